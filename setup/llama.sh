@@ -71,6 +71,13 @@ fail() {
   die "the build failed, see $1.log. Fix the cause and run this again: it goes on where it stopped."
 }
 
+require_tools() {
+  local tool
+  for tool in "$@"; do
+    command -v "$tool" > /dev/null || die "$tool is missing: run setup/packages.sh"
+  done
+}
+
 main() {
   case "${1:-}" in
     '') ;;
@@ -80,7 +87,7 @@ main() {
   esac
   local here source folder key flags
   here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-  command -v cmake ninja c++ > /dev/null || die "cmake, ninja or c++ is missing: run setup/packages.sh"
+  require_tools cmake ninja c++
   source="$("$here/fetch.py" llama-source)"
   mapfile -t flags < <(options)
   key="$( (printf '%s\n' "${flags[@]}"; c++ --version | head -n 1; uname -m) | sha256sum | cut -c1-12)"
