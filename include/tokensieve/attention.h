@@ -1,0 +1,161 @@
+// Attention over all or over selected tokens: plan once, run many.
+//
+//   Plan plan = make_plan(shape, select, options).value();
+//   std::vector<std::byte> workspace(workspace_bytes(plan));
+//   Status status = run(plan, {.q = q, .k = k, .v = v}, {.out = out}, workspace, executor);
+//
+// Shapes are [batch, seq, head, dim] (see tensor.h), queries are the last seqlen_q tokens of the
+// seqlen_kv keys (bottom-right causality), RoPE is applied before. Source: arXiv 2602.03216 and
+// docs/method.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tokensieve/backend.h"
+#include "tokensieve/executor.h"
+#include "tokensieve/select.h"
+#include "tokensieve/status.h"
+#include "tokensieve/tensor.h"
+
+namespace tokensieve {
+
+struct AttentionShape {
+  int64_t batch = 1;
+  int64_t seqlen_q = 0;   // 1 <= seqlen_q <= seqlen_kv
+  int64_t seqlen_kv = 0;  // < 2^31
+  int32_t num_q_heads = 0;
+  int32_t num_kv_heads = 0;  // divides num_q_heads
+  int32_t head_dim = 0;      // a multiple of 16, 16..256
+  DType dtype = DType::kF32;      // of q
+  DType kv_dtype = DType::kF32;   // of k and v
+  DType out_dtype = DType::kF32;  // of out
+  float sm_scale = 0.0f;          // logit factor; 0 means 1 / sqrt(head_dim)
+  float softcap = 0.0f;           // logits become softcap * tanh(logit / softcap); 0 means off
+  bool causal = true;             // false needs a bias or is full attention; always dense
+};
+
+struct PlanOptions {
+  Backend backend = Backend::kAuto;
+  Isa isa = Isa::kAuto;  // CPU backend
+  int num_threads = 1;   // most threads of the executors that run() will get, >= 1
+};
+
+// Which path a call took.
+enum class Path : int32_t { kDense = 0, kSparse = 1 };
+
+// Why it took the dense path.
+enum class DenseReason : int32_t {
+  kNone = 0,          // it ran sparse
+  kDisabled,          // SelectConfig::enabled is false, or tau is 0
+  kShortPrompt,       // seqlen_kv <= min_keep + obs_window
+  kFewQueries,        // fewer queries than obs_window
+  kNothingToDrop,     // the budget keeps every token
+  kBreakEven,         // the cost model says that sparse cannot win
+  kNotSparsifiable,   // non-causal or biased attention: selection is not defined
+  kNonFiniteScore,    // NaN or inf in q or k: dense keeps the damage in its head
+};
+
+const char* dense_reason_text(DenseReason reason);
+
+enum class Stage : int32_t { kScore = 0, kBudget, kSelect, kCompact, kAttend, kScatter };
+inline constexpr int kNumStages = 6;
+const char* stage_name(Stage stage);
+
+// A plan is a plain value: copy it, keep it, use it from several threads at once.
+struct Plan {
+  AttentionShape shape;  // sm_scale resolved
+  SelectConfig select;
+  PlanOptions options;  // backend and isa resolved
+  // kSparse: selection will be tried. kDense: every run of this plan is dense, for `reason`.
+  Path path = Path::kDense;
+  DenseReason reason = DenseReason::kDisabled;
+  int64_t prefix_len = 0;  // tokens that may be dropped
+  int64_t max_keep = 0;    // upper bound of kept prefix tokens per set
+  int32_t num_sets = 0;    // index sets per sequence: num_q_heads, num_kv_heads or 1
+  size_t workspace = 0;    // bytes
+};
+
+// Pure: looks at no data, allocates nothing. Errors: kInvalidArgument, kUnsupported.
+Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
+                       const PlanOptions& options = {});
+
+// Bytes of workspace that run() and select_tokens() need, any alignment.
+size_t workspace_bytes(const Plan& plan);
+
+// Kept tokens of every set, in the caller's memory.
+struct KeepSet {
+  // i32 [batch, num_sets, capacity]: ascending original positions; the first `count[b]` of a row
+  // count.
+  int32_t* indices = nullptr;
+  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len
+  int64_t* count = nullptr;  // i64 [batch]: kept tokens, those after the prefix included
+};
+
+struct AttentionInputs {
+  TensorView q;  // [batch, seqlen_q, num_q_heads, head_dim]
+  TensorView k;  // [batch, seqlen_kv, num_kv_heads, head_dim]; with kv_indices seq may be longer
+  TensorView v;  // as k
+  const float* sink_logits = nullptr;  // f32 [num_q_heads]: extra softmax mass per head, or null
+  // i32 [batch, seqlen_kv]: token j is row kv_indices[j] of k and v (a token-level page table), or
+  // null: token j is row j. Rows that it does not name are never read.
+  const int32_t* kv_indices = nullptr;
+  // f16 additive bias, row i of bias + i * bias_row_stride, indexed by the k row (not the token),
+  // the same for all heads and sequences, times bias_slopes[head] if given (ALiBi); -inf masks.
+  // A plan that runs with a bias must have causal = false.
+  const uint16_t* bias = nullptr;
+  int64_t bias_row_stride = 0;
+  const float* bias_slopes = nullptr;  // f32 [num_q_heads] or null
+};
+
+struct AttentionOutputs {
+  TensorView out;        // [batch, seqlen_q, num_q_heads, head_dim]; every row is written
+  float* lse = nullptr;  // f32 [batch, num_q_heads, seqlen_q], natural log; or null. Zero-fill
+                         // rows and fully masked rows get -inf.
+};
+
+// What a run did.
+struct RunReport {
+  Path path = Path::kDense;  // kSparse if any sequence ran sparse
+  DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense
+  int64_t keep_count = 0;     // kept tokens of all sequences together (dense: all)
+  double keep_ratio = 1.0;    // keep_count / (batch * seqlen_kv)
+  double attention_pairs = 0; // computed (query, key) pairs per head / causal pairs
+  int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend
+  Isa isa = Isa::kAuto;               // CPU backend: the instruction set that really ran
+};
+
+struct RunOptions {
+  Executor* executor = nullptr;  // null: serial
+  bool (*should_cancel)(void* context) = nullptr;
+  void* cancel_context = nullptr;
+  RunReport* report = nullptr;
+};
+
+// Computes out. Never allocates, prints or keeps a reference. Bit-identical for equal inputs,
+// whatever the executor. Errors: kInvalidArgument (null, shape, dtype, stride, overlap),
+// kWorkspaceTooSmall, kCancelled (out is then unspecified).
+Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutputs& outputs,
+           std::span<std::byte> workspace, const RunOptions& options = {});
+
+// Stages score, budget and select alone. A sequence that should run dense gets count = seqlen_kv
+// and no indices, and the reason is in the report. Engines that bring their own attend use
+// select_tokens -> compact -> attend -> scatter.
+Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+                     const KeepSet& keep, std::span<std::byte> workspace,
+                     const RunOptions& options = {});
+
+// Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:
+// row r of output head h is x[keep.indices[b, set(h), r], h * heads / num_heads_out]. x and
+// compact have the same dtype. For q pass num_heads_out = num_q_heads; rows are positions in the
+// whole sequence, so q must hold all of it.
+Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
+               const TensorView& compacted, const RunOptions& options = {});
+
+// Writes compacted rows back: out[b, indices[b, set(h), r], h] = compacted[b, r, h]; every other
+// row becomes 0.
+Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
+               const TensorView& out, const RunOptions& options = {});
+
+}  // namespace tokensieve

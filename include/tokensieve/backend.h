@@ -1,0 +1,30 @@
+// Backends: list, query and force.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tokensieve/status.h"
+
+namespace tokensieve {
+
+enum class Backend : int32_t {
+  kAuto = 0,  // cpu
+  kRef = 1,   // the double-precision oracle: slow, for tests
+  kCpu = 2,   // Highway SIMD with run-time dispatch
+  kCuda = 3,  // Hopper
+};
+
+const char* backend_name(Backend backend);
+bool backend_available(Backend backend);
+
+// Instruction sets of the CPU backend, best first. kAuto takes the best that this CPU has, unless
+// the environment variable TOKENSIEVE_ISA (avx512, avx2, sse4, neon, baseline) forces one.
+enum class Isa : int32_t { kAuto = 0, kAvx512, kAvx2, kSse4, kNeon, kBaseline };
+
+const char* isa_name(Isa isa);
+Result<Isa> isa_from_name(const char* name);
+std::vector<Isa> compiled_isas();   // in this build, best first
+std::vector<Isa> supported_isas();  // compiled and supported by this CPU, best first
+
+}  // namespace tokensieve

@@ -1,0 +1,40 @@
+// Layer profile: which layers of a model run sparse, and how. JSON on disk (docs/profile.md).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tokensieve/select.h"
+#include "tokensieve/status.h"
+
+namespace tokensieve {
+
+// What must match before a profile is used on a model.
+struct ModelFingerprint {
+  std::string architecture;  // e.g. "llama"; empty matches any
+  int32_t num_layers = 0;
+  int32_t num_q_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+};
+
+struct Profile {
+  std::string model;  // a name for people
+  ModelFingerprint fingerprint;
+  std::vector<int32_t> sparse_layers;  // ascending; never 0
+  SelectConfig select;                 // of every sparse layer
+  int64_t min_tokens = 4096;   // shorter prompts run dense
+  std::vector<double> drift;   // per layer, normalised to sum 1; may be empty
+
+  bool is_sparse(int32_t layer) const;
+};
+
+// Errors: kNotFound, kDataError (names the file, the key and what is allowed).
+Result<Profile> load_profile(const std::string& path);
+Result<Profile> parse_profile(const std::string& json, const std::string& source_name);
+std::string profile_to_json(const Profile& profile);
+
+// Error if the profile was made for another model: names each field that differs.
+Status check_fingerprint(const Profile& profile, const ModelFingerprint& model);
+
+}  // namespace tokensieve

@@ -1,0 +1,38 @@
+// The table through which core reaches the backends. CMake decides which boxes are compiled in;
+// core names none of their symbols except through here.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "tokensieve/attention.h"
+
+namespace tokensieve {
+
+struct BackendOps {
+  Backend id;
+
+  // Resolves what the backend chooses (isa) and fills plan.workspace. kUnsupported if it cannot.
+  Status (*prepare)(Plan& plan);
+
+  Status (*run)(const Plan&, const AttentionInputs&, const AttentionOutputs&,
+                std::span<std::byte> workspace, const RunOptions&);
+
+  // Stage score: token_score f32 [batch, num_q_heads, prefix_len].
+  Status (*score)(const Plan&, const TensorView& q, const TensorView& k, float* token_score,
+                  std::span<std::byte> workspace, const RunOptions&);
+
+  // Stages score, budget, select.
+  Status (*select_tokens)(const Plan&, const TensorView& q, const TensorView& k, const KeepSet&,
+                          std::span<std::byte> workspace, const RunOptions&);
+
+  Status (*compact)(const Plan&, const TensorView& x, const KeepSet&, const TensorView& compacted,
+                    const RunOptions&);
+  Status (*scatter)(const Plan&, const TensorView& compacted, const KeepSet&,
+                    const TensorView& out, const RunOptions&);
+};
+
+// Null if the backend is not compiled in. kAuto gives the default.
+const BackendOps* backend_ops(Backend backend);
+
+}  // namespace tokensieve

@@ -1,0 +1,141 @@
+#include "core/plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/backend_table.h"
+#include "core/budget.h"
+#include "core/validate.h"
+
+namespace tokensieve {
+namespace {
+
+// Sparse must be predicted at least this much cheaper: the model's own error, measured.
+constexpr double kSafety = 0.95;
+
+double predicted_sparse_cost(const Plan& plan, int64_t keep) {
+  const AttentionShape& s = plan.shape;
+  const CostModel& cost = cost_model(plan.options.backend);
+  const double sets_per_head = static_cast<double>(std::max(plan.num_sets, s.num_kv_heads)) /
+                               static_cast<double>(s.num_q_heads);
+  const double kept = static_cast<double>(keep + s.seqlen_kv - plan.prefix_len);
+  const double score = static_cast<double>(plan.select.obs_window) * s.seqlen_kv * cost.score_pair;
+  return score + kept * sets_per_head * cost.gather_row +
+         sparse_pairs(plan, keep) * cost.sparse_pair + cost.fixed;
+}
+
+// The reason to run every call of this plan dense, or kNone.
+DenseReason dense_at_plan_time(const Plan& plan) {
+  const AttentionShape& s = plan.shape;
+  const SelectConfig& c = plan.select;
+  if (!c.enabled || (c.budget == BudgetPolicy::kTau && c.tau == 0.0)) {
+    return DenseReason::kDisabled;
+  }
+  if (!s.causal) return DenseReason::kNotSparsifiable;
+  if (s.seqlen_q < c.obs_window) return DenseReason::kFewQueries;
+  if (plan.prefix_len <= std::max<int64_t>(c.min_keep, 0) || plan.prefix_len <= 0) {
+    return DenseReason::kShortPrompt;
+  }
+  // The fewest tokens that the budget could keep: the tau budget is known only at run time.
+  const int64_t drop = c.budget == BudgetPolicy::kTau ? plan.prefix_len : 0;
+  return dense_after_budget(plan, keep_count(c, plan.prefix_len, drop));
+}
+
+}  // namespace
+
+double dense_pairs(const AttentionShape& s) {
+  const double q = static_cast<double>(s.seqlen_q);
+  const double kv = static_cast<double>(s.seqlen_kv);
+  return s.causal ? q * (kv - q) + q * (q + 1) / 2 : q * kv;
+}
+
+double sparse_pairs(const Plan& plan, int64_t keep) {
+  const AttentionShape& s = plan.shape;
+  const SelectConfig& c = plan.select;
+  const double q = static_cast<double>(s.seqlen_q);
+  const double kept = static_cast<double>(keep);
+  if (c.queries == Queries::kAll) {
+    // Chunk rows see the kept past and the chunk; the last obs_window rows see everything.
+    return q * kept + q * (q + 1) / 2 +
+           static_cast<double>(c.obs_window) * (static_cast<double>(plan.prefix_len) - kept);
+  }
+  // Kept queries against kept keys, as if kept tokens were spread evenly over the prefix.
+  const double ratio = (kept + c.obs_window) / static_cast<double>(s.seqlen_kv);
+  const double compact = dense_pairs(s) * ratio * ratio;
+  if (c.fill == Fill::kZero) return compact;
+  const double window = static_cast<double>(c.local_window) + kLocalBlock / 2 + c.sinks;
+  return compact + q * std::min(window, static_cast<double>(s.seqlen_kv) / 2);
+}
+
+DenseReason dense_after_budget(const Plan& plan, int64_t keep) {
+  const SelectConfig& c = plan.select;
+  const int64_t dropped = plan.prefix_len - keep;
+  if (dropped <= 0 || static_cast<double>(dropped) < c.min_drop * plan.prefix_len) {
+    return DenseReason::kNothingToDrop;
+  }
+  if (c.dense_policy == DensePolicy::kBreakEven &&
+      predicted_sparse_cost(plan, keep) > kSafety * dense_pairs(plan.shape)) {
+    return DenseReason::kBreakEven;
+  }
+  return DenseReason::kNone;
+}
+
+// Measured by `tokensieve bench --calibrate`-style runs on 2 Zen4 cores, head_dim 64 and 128 (the
+// larger of the two is stored); docs/performance.md has the table.
+//   score_pair: the score product is half of a pair's work (Q K^T, no P V), plus exponentials.
+//   gather_row: packing a row costs 0.55 ns per element of K and V; a pair costs 4 flops per
+//     element at 86 GF/s, 0.047 ns: 0.55 * 2 / 0.047.
+//   sparse_pair: ragged tiles and window edges.
+const CostModel& cost_model(Backend backend) {
+  static constexpr CostModel kCpu = {0.7, 24.0, 1.15, 20000.0};
+  static constexpr CostModel kRef = {1.0, 1.0, 1.0, 0.0};
+  return backend == Backend::kRef ? kRef : kCpu;
+}
+
+Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
+                       const PlanOptions& options) {
+  TOKENSIEVE_RETURN_IF_ERROR(validate_shape(shape));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_select(select));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_options(options));
+
+  Plan plan;
+  plan.shape = shape;
+  plan.select = select;
+  plan.options = options;
+  if (plan.options.backend == Backend::kAuto) plan.options.backend = Backend::kCpu;
+  if (plan.shape.sm_scale == 0.0f) {
+    plan.shape.sm_scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  }
+  const BackendOps* ops = backend_ops(plan.options.backend);
+  if (ops == nullptr) {
+    return Status::error(StatusCode::kUnsupported,
+                         "backend %s is not in this build; use %s, or rebuild with it",
+                         backend_name(options.backend),
+                         backend_available(Backend::kCpu) ? "cpu" : "ref");
+  }
+  if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
+    plan.select.protect_first = std::max(select.protect_first, select.sinks);
+  }
+
+  plan.prefix_len = select.queries == Queries::kAll ? shape.seqlen_kv - shape.seqlen_q
+                                                    : shape.seqlen_kv - select.obs_window;
+  plan.num_sets = select.share == Share::kHead ? shape.num_q_heads
+                  : select.share == Share::kKv ? shape.num_kv_heads
+                                               : 1;
+  plan.reason = dense_at_plan_time(plan);
+  plan.path = plan.reason == DenseReason::kNone ? Path::kSparse : Path::kDense;
+  if (plan.path == Path::kDense) {
+    plan.prefix_len = 0;
+    plan.num_sets = 0;
+  } else {
+    plan.max_keep = select.budget == BudgetPolicy::kTau
+                        ? plan.prefix_len
+                        : keep_count(plan.select, plan.prefix_len, 0);
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
+  return plan;
+}
+
+size_t workspace_bytes(const Plan& plan) { return plan.workspace; }
+
+}  // namespace tokensieve

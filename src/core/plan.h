@@ -1,0 +1,26 @@
+// Plan-time and run-time choices between sparse and dense.
+#pragma once
+
+#include "tokensieve/attention.h"
+
+namespace tokensieve {
+
+// The dense path's reason if a sequence that keeps `keep` prefix tokens should run dense, else
+// kNone.
+DenseReason dense_after_budget(const Plan& plan, int64_t keep);
+
+// (query, key) pairs per head that a sequence computes when it keeps `keep` prefix tokens.
+double sparse_pairs(const Plan& plan, int64_t keep);
+double dense_pairs(const AttentionShape& shape);
+
+// Per-backend costs of the break-even model, in units of the time of one (query, key) pair of
+// dense attention at the same head_dim. Constants with their derivation: core/plan.cc.
+struct CostModel {
+  double score_pair;   // one (obs query, key) pair of stage score
+  double gather_row;   // packing one row of K and V of one set
+  double sparse_pair;  // one pair of the sparse passes: ragged tiles do more than they count
+  double fixed;        // per sequence and head: select, phase changes
+};
+const CostModel& cost_model(Backend backend);
+
+}  // namespace tokensieve

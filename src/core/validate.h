@@ -1,0 +1,26 @@
+// Every shape, dtype, stride, parameter and alias check of the library, in one place.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "tokensieve/attention.h"
+
+namespace tokensieve {
+
+Status validate_shape(const AttentionShape& shape);
+Status validate_select(const SelectConfig& select);
+Status validate_options(const PlanOptions& options);
+
+// The pointers, shapes, dtypes, strides and overlaps of a run.
+Status validate_run(const Plan& plan, const AttentionInputs& inputs,
+                    const AttentionOutputs& outputs, std::span<std::byte> workspace,
+                    const RunOptions& options);
+Status validate_select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+                              const KeepSet& keep, std::span<std::byte> workspace,
+                              const RunOptions& options);
+// compact (gather) and scatter: `rows` holds kept rows, `full` holds all of them.
+Status validate_gather(const Plan& plan, const TensorView& full, const TensorView& rows,
+                       const KeepSet& keep, const char* full_name, const char* rows_name);
+
+}  // namespace tokensieve
