@@ -20,7 +20,7 @@ setup:  ## install packages, fetch SmolLM2 and llama.cpp's source, build llama.c
 
 build: setup  ## set up, then build; leaves build/bin/tokensieve and the plug-in beside it
 	@source="$$(setup/fetch.py llama-source)"; llama="$$(setup/llama.sh)"; \
-	cmake --preset release -DTOKENSIEVE_LLAMA_DIR="$$source" -DTOKENSIEVE_LLAMA_BUILD="$$llama"
+	cmake --preset release -DTOKENSIEVE_LLAMA=ON -DTOKENSIEVE_LLAMA_DIR="$$source" -DTOKENSIEVE_LLAMA_BUILD="$$llama"
 	@cmake --build build -j $(JOBS)
 
 demo: build  ## ask SmolLM2 about a long document: stock, dense and sparse side by side
