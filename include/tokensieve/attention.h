@@ -151,12 +151,13 @@ TOKENSIEVE_API Status select_tokens(const Plan& plan, const TensorView& q, const
 // Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:
 // row r of output head h is x[keep.indices[b, set(h), r], h * heads / num_heads_out]. x and
 // compact have the same dtype. For q pass num_heads_out = num_q_heads; rows are positions in the
-// whole sequence, so q must hold all of it.
+// whole sequence, so q must hold all of it. A sequence whose count is seqlen_kv runs dense and is
+// left alone.
 TOKENSIEVE_API Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
                               const TensorView& compacted, const RunOptions& options = {});
 
 // Writes compacted rows back: out[b, indices[b, set(h), r], h] = compacted[b, r, h]; every other
-// row becomes 0.
+// row becomes 0. Sequences that run dense are left alone.
 TOKENSIEVE_API Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
                               const TensorView& out, const RunOptions& options = {});
 

@@ -16,8 +16,8 @@ namespace tokensieve {
 // Larger than any struct will be: a size above it was never initialised.
 inline constexpr uint32_t kMaxStructSize = 4096;
 
-// Copies *in to out. All structs of version 0.1 have the size that
-// they have now; the first one to grow gets its old size as its smallest.
+// Copies *in to out. The structs have the size that they were born with; the first one to grow
+// must accept its old size too and default what is missing.
 template <typename T>
 Status read_struct(const T* in, const char* name, T& out) {
   if (in == nullptr) {
