@@ -50,7 +50,7 @@ part_fuzz() {
 }
 
 closing_lines() {
-  local ctest='[0-9]+% tests passed|Total Test time|The following tests|[[:space:]]+[0-9]+ - |No tests'
+  local ctest='[0-9]+% tests passed|Total Test time|The following tests|\s+[0-9]+ - |No tests'
   grep -E "^($ctest|fuzz: |no fuzz target)" "$1" || tail -n 5 "$1"
 }
 
