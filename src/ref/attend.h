@@ -1,0 +1,23 @@
+// Stage attend, in its direct form: for every row the set of keys that it sees, and one softmax
+// over exactly these. Backends reach the same rows by compacting and merging.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ref/oracle.h"
+#include "tokensieve/attention.h"
+
+namespace tokensieve::ref {
+
+// Tokens that the query at position `position` sees, ascending. kept: its head's kept tokens;
+// ignored when `dense`.
+std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
+                                  int64_t position);
+
+// Writes out [seqlen_q, num_q_heads, head_dim] and lse [num_q_heads, seqlen_q] of sequence b.
+Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+              const Selection& selection, const RunOptions& options, double* out, double* lse);
+
+}  // namespace tokensieve::ref

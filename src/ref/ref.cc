@@ -1,2 +1,0 @@
-#include "core/backend_table.h"
-namespace tokensieve { extern const BackendOps kRefOps; const BackendOps kRefOps = {}; }

@@ -1,0 +1,182 @@
+// Backend::kRef: the oracle behind the backend table. Unlike real backends it allocates freely.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "core/backend_table.h"
+#include "core/plan.h"
+#include "ref/attend.h"
+#include "ref/compact.h"
+#include "ref/elements.h"
+#include "ref/oracle.h"
+#include "ref/scatter.h"
+#include "ref/score.h"
+#include "ref/select.h"
+
+namespace tokensieve {
+namespace ref {
+namespace {
+
+int64_t now_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+// Adds the wall time of its scope to a stage of the report.
+class StageTimer {
+ public:
+  StageTimer(RunReport* report, Stage stage)
+      : report_(report), stage_(static_cast<int>(stage)), begin_(now_ns()) {}
+  ~StageTimer() {
+    if (report_) report_->stage_ns[stage_] += now_ns() - begin_;
+  }
+
+ private:
+  RunReport* report_;
+  int stage_;
+  int64_t begin_;
+};
+
+Executor& executor_of(const RunOptions& options) {
+  return options.executor ? *options.executor : serial_executor();
+}
+
+// Fills all but the times.
+void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunReport& report) {
+  const int64_t seqlen = plan.shape.seqlen_kv;
+  double pairs = 0.0;
+  for (const Selection& sequence : sequences) {
+    if (sequence.dense()) {
+      if (report.reason == DenseReason::kNone) report.reason = sequence.reason;
+      report.keep_count += seqlen;
+      pairs += dense_pairs(plan.shape);
+    } else {
+      report.path = Path::kSparse;
+      report.keep_count += sequence.budget.keep + seqlen - plan.prefix_len;
+      pairs += sparse_pairs(plan, sequence.budget.keep);
+    }
+  }
+  const double batch = static_cast<double>(sequences.size());
+  report.keep_ratio = static_cast<double>(report.keep_count) / (batch * seqlen);
+  report.attention_pairs = pairs / (batch * dense_pairs(plan.shape));
+}
+
+}  // namespace
+
+Selection select_sequence(const Plan& plan, const TensorView& q, const TensorView& k,
+                          const int32_t* kv_indices, int64_t b, const RunOptions& options) {
+  Selection result;
+  result.reason = plan.reason;
+  if (plan.path == Path::kDense) return result;
+  {
+    const StageTimer timer(options.report, Stage::kScore);
+    result.token_score = score(plan, q, k, kv_indices, b, executor_of(options));
+  }
+  const auto finite = [](double x) { return std::isfinite(x); };
+  if (!std::all_of(result.token_score.begin(), result.token_score.end(), finite)) {
+    result.reason = DenseReason::kNonFiniteScore;
+    return result;
+  }
+  {
+    const StageTimer timer(options.report, Stage::kBudget);
+    result.budget = budget(plan, result.token_score);
+    result.reason = dense_after_budget(plan, result.budget.keep);
+  }
+  if (result.dense()) return result;
+  const StageTimer timer(options.report, Stage::kSelect);
+  result.kept = select(plan, result.budget.pooled, result.budget.keep);
+  return result;
+}
+
+Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOptions& options,
+                  OracleResult& result) {
+  const AttentionShape& s = plan.shape;
+  result = {};
+  RunOptions timed = options;
+  timed.report = &result.report;
+  const int64_t rows = s.seqlen_q * s.num_q_heads;
+  result.out.resize(static_cast<size_t>(s.batch * rows * s.head_dim));
+  result.lse.resize(static_cast<size_t>(s.batch * rows));
+  for (int64_t b = 0; b < s.batch; ++b) {
+    result.sequences.push_back(
+        select_sequence(plan, inputs.q, inputs.k, inputs.kv_indices, b, timed));
+    const StageTimer timer(timed.report, Stage::kAttend);
+    TOKENSIEVE_RETURN_IF_ERROR(attend(plan, inputs, b, result.sequences.back(), timed,
+                                      &result.out[b * rows * s.head_dim], &result.lse[b * rows]));
+  }
+  fill_report(plan, result.sequences, result.report);
+  return {};
+}
+
+namespace {
+
+Status prepare(Plan& plan) {
+  plan.workspace = 0;
+  return {};
+}
+
+Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutputs& outputs,
+           std::span<std::byte>, const RunOptions& options) {
+  const AttentionShape& s = plan.shape;
+  OracleResult result;
+  TOKENSIEVE_RETURN_IF_ERROR(run_oracle(plan, inputs, options, result));
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t i = 0; i < s.seqlen_q; ++i) {
+      for (int64_t h = 0; h < s.num_q_heads; ++h) {
+        const int64_t from = ((b * s.seqlen_q + i) * s.num_q_heads + h) * s.head_dim;
+        const int64_t to = row_offset(outputs.out, b, i, h);
+        for (int64_t d = 0; d < s.head_dim; ++d) store(outputs.out, to + d, result.out[from + d]);
+      }
+    }
+  }
+  if (outputs.lse) std::copy(result.lse.begin(), result.lse.end(), outputs.lse);
+  if (options.report) *options.report = result.report;
+  return {};
+}
+
+Status score_op(const Plan& plan, const TensorView& q, const TensorView& k, float* token_score,
+                std::span<std::byte>, const RunOptions& options) {
+  for (int64_t b = 0; b < plan.shape.batch; ++b) {
+    const std::vector<double> scores = score(plan, q, k, nullptr, b, executor_of(options));
+    token_score = std::copy(scores.begin(), scores.end(), token_score);
+  }
+  return {};
+}
+
+Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+                     const KeepSet& keep, std::span<std::byte>, const RunOptions& options) {
+  RunReport report;
+  RunOptions timed = options;
+  timed.report = &report;
+  std::vector<Selection> sequences;
+  for (int64_t b = 0; b < plan.shape.batch; ++b) {
+    if (options.should_cancel && options.should_cancel(options.cancel_context)) {
+      return Status::error(StatusCode::kCancelled, "the caller cancelled select_tokens");
+    }
+    sequences.push_back(select_sequence(plan, q, k, nullptr, b, timed));
+    const Selection& chosen = sequences.back();
+    keep.count[b] = plan.shape.seqlen_kv;
+    for (size_t set = 0; set < chosen.kept.size(); ++set) {
+      keep.count[b] = static_cast<int64_t>(chosen.kept[set].size());
+      std::copy(chosen.kept[set].begin(), chosen.kept[set].end(),
+                keep.indices + (b * plan.num_sets + set) * keep.capacity);
+    }
+  }
+  fill_report(plan, sequences, report);
+  if (options.report) *options.report = report;
+  return {};
+}
+
+}  // namespace
+}  // namespace ref
+
+extern const BackendOps kRefOps;
+const BackendOps kRefOps = {.id = Backend::kRef,
+                            .prepare = ref::prepare,
+                            .run = ref::run,
+                            .score = ref::score_op,
+                            .select_tokens = ref::select_tokens,
+                            .compact = ref::compact,
+                            .scatter = ref::scatter};
+
+}  // namespace tokensieve
