@@ -15,6 +15,7 @@
 
 #include "tokensieve/backend.h"
 #include "tokensieve/executor.h"
+#include "tokensieve/export.h"
 #include "tokensieve/select.h"
 #include "tokensieve/status.h"
 #include "tokensieve/tensor.h"
@@ -57,11 +58,11 @@ enum class DenseReason : int32_t {
   kNonFiniteScore,    // NaN or inf in q or k: dense keeps the damage in its head
 };
 
-const char* dense_reason_text(DenseReason reason);
+TOKENSIEVE_API const char* dense_reason_text(DenseReason reason);
 
 enum class Stage : int32_t { kScore = 0, kBudget, kSelect, kCompact, kAttend, kScatter };
 inline constexpr int kNumStages = 6;
-const char* stage_name(Stage stage);
+TOKENSIEVE_API const char* stage_name(Stage stage);
 
 // A plan is a plain value: copy it, keep it, use it from several threads at once.
 struct Plan {
@@ -78,11 +79,11 @@ struct Plan {
 };
 
 // Pure: looks at no data, allocates nothing. Errors: kInvalidArgument, kUnsupported.
-Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
-                       const PlanOptions& options = {});
+TOKENSIEVE_API Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
+                                      const PlanOptions& options = {});
 
 // Bytes of workspace that run() and select_tokens() need, any alignment.
-size_t workspace_bytes(const Plan& plan);
+TOKENSIEVE_API size_t workspace_bytes(const Plan& plan);
 
 // Kept tokens of every set, in the caller's memory.
 struct KeepSet {
@@ -136,26 +137,28 @@ struct RunOptions {
 // Computes out. Never allocates, prints or keeps a reference. Bit-identical for equal inputs,
 // whatever the executor. Errors: kInvalidArgument (null, shape, dtype, stride, overlap),
 // kWorkspaceTooSmall, kCancelled (out is then unspecified).
-Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutputs& outputs,
-           std::span<std::byte> workspace, const RunOptions& options = {});
+TOKENSIEVE_API Status run(const Plan& plan, const AttentionInputs& inputs,
+                          const AttentionOutputs& outputs, std::span<std::byte> workspace,
+                          const RunOptions& options = {});
 
 // Stages score, budget and select alone. A sequence that should run dense gets count = seqlen_kv
 // and no indices, and the reason is in the report. Engines that bring their own attend use
 // select_tokens -> compact -> attend -> scatter.
-Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                     const KeepSet& keep, std::span<std::byte> workspace,
-                     const RunOptions& options = {});
+TOKENSIEVE_API Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+                                    const KeepSet& keep, std::span<std::byte> workspace,
+                                    const RunOptions& options = {});
 
 // Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:
 // row r of output head h is x[keep.indices[b, set(h), r], h * heads / num_heads_out]. x and
 // compact have the same dtype. For q pass num_heads_out = num_q_heads; rows are positions in the
-// whole sequence, so q must hold all of it.
-Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
-               const TensorView& compacted, const RunOptions& options = {});
+// whole sequence, so q must hold all of it. A sequence whose count is seqlen_kv runs dense and is
+// left alone.
+TOKENSIEVE_API Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
+                              const TensorView& compacted, const RunOptions& options = {});
 
 // Writes compacted rows back: out[b, indices[b, set(h), r], h] = compacted[b, r, h]; every other
-// row becomes 0.
-Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
-               const TensorView& out, const RunOptions& options = {});
+// row becomes 0. Sequences that run dense are left alone.
+TOKENSIEVE_API Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
+                              const TensorView& out, const RunOptions& options = {});
 
 }  // namespace tokensieve

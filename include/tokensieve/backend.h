@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "tokensieve/export.h"
 #include "tokensieve/status.h"
 
 namespace tokensieve {
@@ -15,16 +16,16 @@ enum class Backend : int32_t {
   kCuda = 3,  // Hopper
 };
 
-const char* backend_name(Backend backend);
-bool backend_available(Backend backend);
+TOKENSIEVE_API const char* backend_name(Backend backend);
+TOKENSIEVE_API bool backend_available(Backend backend);
 
 // Instruction sets of the CPU backend, best first. kAuto takes the best that this CPU has, unless
 // the environment variable TOKENSIEVE_ISA (avx512, avx2, sse4, neon, baseline) forces one.
 enum class Isa : int32_t { kAuto = 0, kAvx512, kAvx2, kSse4, kNeon, kBaseline };
 
-const char* isa_name(Isa isa);
-Result<Isa> isa_from_name(const char* name);
-std::vector<Isa> compiled_isas();   // in this build, best first
-std::vector<Isa> supported_isas();  // compiled and supported by this CPU, best first
+TOKENSIEVE_API const char* isa_name(Isa isa);
+TOKENSIEVE_API Result<Isa> isa_from_name(const char* name);
+TOKENSIEVE_API std::vector<Isa> compiled_isas();   // in this build, best first
+TOKENSIEVE_API std::vector<Isa> supported_isas();  // compiled and supported by this CPU, best first
 
 }  // namespace tokensieve

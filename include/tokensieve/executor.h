@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <memory>
 
+#include "tokensieve/export.h"
+
 namespace tokensieve {
 
-class Executor {
+class TOKENSIEVE_API Executor {
  public:
   virtual ~Executor() = default;
 
@@ -32,10 +34,12 @@ class Executor {
 };
 
 // Runs everything on the calling thread.
-Executor& serial_executor();
+TOKENSIEVE_API Executor& serial_executor();
 
 // A pool of num_threads - 1 workers plus the calling thread; workers spin shortly, then sleep.
 // num_threads 0 means the hardware's concurrency. One run at a time; destroy after the last run.
-std::unique_ptr<Executor> make_thread_pool(int num_threads);
+// The pool has fewer threads than asked for (num_threads() says) if the system refuses to start
+// them.
+TOKENSIEVE_API std::unique_ptr<Executor> make_thread_pool(int num_threads);
 
 }  // namespace tokensieve

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tokensieve/export.h"
 #include "tokensieve/select.h"
 #include "tokensieve/status.h"
 
@@ -18,7 +19,7 @@ struct ModelFingerprint {
   int32_t head_dim = 0;
 };
 
-struct Profile {
+struct TOKENSIEVE_API Profile {
   std::string model;  // a name for people
   ModelFingerprint fingerprint;
   std::vector<int32_t> sparse_layers;  // ascending; never 0
@@ -30,11 +31,11 @@ struct Profile {
 };
 
 // Errors: kNotFound, kDataError (names the file, the key and what is allowed).
-Result<Profile> load_profile(const std::string& path);
-Result<Profile> parse_profile(const std::string& json, const std::string& source_name);
-std::string profile_to_json(const Profile& profile);
+TOKENSIEVE_API Result<Profile> load_profile(const std::string& path);
+TOKENSIEVE_API Result<Profile> parse_profile(const std::string& json, const std::string& source_name);
+TOKENSIEVE_API std::string profile_to_json(const Profile& profile);
 
 // Error if the profile was made for another model: names each field that differs.
-Status check_fingerprint(const Profile& profile, const ModelFingerprint& model);
+TOKENSIEVE_API Status check_fingerprint(const Profile& profile, const ModelFingerprint& model);
 
 }  // namespace tokensieve

@@ -10,6 +10,8 @@
 #include <optional>
 #include <utility>
 
+#include "tokensieve/export.h"
+
 namespace tokensieve {
 
 enum class StatusCode : int32_t {
@@ -21,9 +23,10 @@ enum class StatusCode : int32_t {
   kNotFound = 5,           // a file, model or library is missing
   kDataError = 6,          // a file is truncated, malformed or for something else
   kInternal = 7,           // a bug in tokensieve
+  kOutOfMemory = 8,        // C ABI: a plan or thread pool could not be allocated
 };
 
-const char* status_code_name(StatusCode code);
+TOKENSIEVE_API const char* status_code_name(StatusCode code);
 
 class [[nodiscard]] Status {
  public:

@@ -5,12 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tokensieve/export.h"
+
 namespace tokensieve {
 
 enum class DType : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
 
 constexpr size_t dtype_size(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
-const char* dtype_name(DType dtype);
+TOKENSIEVE_API const char* dtype_name(DType dtype);
 
 // Shape and strides are always in the order [batch, seq, head, dim], whatever the memory layout;
 // strides count elements. The last stride must be 1. Inputs are read only, although `data` is not

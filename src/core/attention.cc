@@ -46,7 +46,7 @@ Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
   const Result<const BackendOps*> ops = ops_of(plan);
   if (!ops.ok()) return ops.status();
   TOKENSIEVE_RETURN_IF_ERROR(needs_selection(plan, "compact"));
-  TOKENSIEVE_RETURN_IF_ERROR(validate_gather(plan, x, compacted, keep, "x", "compacted"));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_compact(plan, x, keep, compacted));
   return (*ops)->compact(plan, x, keep, compacted, options);
 }
 
@@ -55,7 +55,7 @@ Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& kee
   const Result<const BackendOps*> ops = ops_of(plan);
   if (!ops.ok()) return ops.status();
   TOKENSIEVE_RETURN_IF_ERROR(needs_selection(plan, "scatter"));
-  TOKENSIEVE_RETURN_IF_ERROR(validate_gather(plan, out, compacted, keep, "out", "compacted"));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_scatter(plan, compacted, keep, out));
   return (*ops)->scatter(plan, compacted, keep, out, options);
 }
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,8 +34,13 @@ void relax() {
 class ThreadPool final : public Executor {
  public:
   explicit ThreadPool(int num_threads) {
-    for (int thread = 1; thread < num_threads; ++thread) {
-      workers_.emplace_back([this, thread] { work(thread); });
+    workers_.reserve(static_cast<size_t>(num_threads));
+    try {
+      for (int thread = 1; thread < num_threads; ++thread) {
+        workers_.emplace_back([this, thread] { work(thread); });
+      }
+    } catch (const std::system_error&) {
+      // The system's limit: go on with the workers that started.
     }
   }
 

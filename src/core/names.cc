@@ -13,6 +13,7 @@ const char* status_code_name(StatusCode code) {
     case StatusCode::kNotFound: return "not found";
     case StatusCode::kDataError: return "data error";
     case StatusCode::kInternal: return "internal error";
+    case StatusCode::kOutOfMemory: return "out of memory";
   }
   return "unknown";
 }

@@ -8,6 +8,7 @@
 
 namespace tokensieve {
 
+bool valid_dtype(DType dtype);
 Status validate_shape(const AttentionShape& shape);
 Status validate_select(const SelectConfig& select);
 Status validate_options(const PlanOptions& options);
@@ -19,8 +20,9 @@ Status validate_run(const Plan& plan, const AttentionInputs& inputs,
 Status validate_select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
                               const KeepSet& keep, std::span<std::byte> workspace,
                               const RunOptions& options);
-// compact (gather) and scatter: `rows` holds kept rows, `full` holds all of them.
-Status validate_gather(const Plan& plan, const TensorView& full, const TensorView& rows,
-                       const KeepSet& keep, const char* full_name, const char* rows_name);
+Status validate_compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
+                        const TensorView& compacted);
+Status validate_scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
+                        const TensorView& out);
 
 }  // namespace tokensieve

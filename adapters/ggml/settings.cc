@@ -1,0 +1,155 @@
+#include "settings.h"
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+namespace tokensieve::ggml {
+namespace {
+
+constexpr const char* kModeNames[] = {"off", "dense", "chunk", "whole"};
+
+struct Shared {
+  std::mutex mutex;
+  std::shared_ptr<const Settings> settings = std::make_shared<const Settings>();
+};
+
+Shared& shared() {
+  // Never destroyed: a host may compute or free its contexts during its own static destruction.
+  static Shared& instance = *new Shared;
+  return instance;
+}
+
+const char* environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && value[0] != '\0' ? value : nullptr;
+}
+
+Status read_flag(const char* name, bool& out) {
+  const char* value = environment(name);
+  if (value == nullptr) return {};
+  if (std::strcmp(value, "0") != 0 && std::strcmp(value, "1") != 0) {
+    return Status::error(StatusCode::kInvalidArgument, "%s is \"%.40s\"; allowed: 0 or 1", name,
+                         value);
+  }
+  out = value[0] == '1';
+  return {};
+}
+
+Status read_mode(Mode& mode) {
+  const char* value = environment("TOKENSIEVE_MODE");
+  if (value == nullptr) return {};
+  for (int i = 0; i < 4; ++i) {
+    if (std::strcmp(value, kModeNames[i]) == 0) {
+      mode = static_cast<Mode>(i);
+      return {};
+    }
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "TOKENSIEVE_MODE is \"%.40s\"; allowed: off, dense, chunk, whole", value);
+}
+
+Status read_min_queries(int64_t& min_queries) {
+  const char* value = environment("TOKENSIEVE_MIN_QUERIES");
+  if (value == nullptr) return {};
+  char* end = nullptr;
+  errno = 0;
+  const long long number = std::strtoll(value, &end, 10);
+  if (*end != '\0' || errno != 0 || number < 1 || number > (1 << 30)) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "TOKENSIEVE_MIN_QUERIES is \"%.40s\"; allowed: 1 to 2^30, and below 257 "
+                         "only together with -fa on",
+                         value);
+  }
+  min_queries = number;
+  return {};
+}
+
+// For tests: the double-precision oracle instead of the CPU kernels.
+Status read_backend(Backend& backend) {
+  const char* value = environment("TOKENSIEVE_BACKEND");
+  if (value == nullptr) return {};
+  for (Backend candidate : {Backend::kCpu, Backend::kRef}) {
+    if (std::strcmp(value, backend_name(candidate)) == 0) {
+      backend = candidate;
+      return {};
+    }
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "TOKENSIEVE_BACKEND is \"%.40s\"; allowed: cpu, ref", value);
+}
+
+Status read_profile(Settings& settings) {
+  const char* path = environment("TOKENSIEVE_PROFILE");
+  if (path == nullptr) return {};
+  Result<Profile> profile = load_profile(path);
+  if (!profile.ok()) return profile.status();
+  settings.profile = std::move(profile).value();
+  settings.profile_name = path;
+  return {};
+}
+
+Status read_all(Settings& settings) {
+  TOKENSIEVE_RETURN_IF_ERROR(read_flag("TOKENSIEVE_DISABLE", settings.disabled));
+  TOKENSIEVE_RETURN_IF_ERROR(read_flag("TOKENSIEVE_STATS", settings.print_stats));
+  TOKENSIEVE_RETURN_IF_ERROR(read_mode(settings.mode));
+  TOKENSIEVE_RETURN_IF_ERROR(read_min_queries(settings.min_queries));
+  TOKENSIEVE_RETURN_IF_ERROR(read_backend(settings.backend));
+  return read_profile(settings);
+}
+
+}  // namespace
+
+const char* mode_name(Mode mode) { return kModeNames[mode]; }
+
+Status settings_from_environment(Settings& settings) {
+  Settings read;
+  const Status status = read_all(read);
+  if (!status.ok()) {
+    settings = Settings{.mode = TOKENSIEVE_GGML_DENSE};
+    return status;
+  }
+  settings = std::move(read);
+  return {};
+}
+
+std::shared_ptr<const Settings> current_settings() {
+  const std::lock_guard lock(shared().mutex);
+  return shared().settings;
+}
+
+void set_current_settings(Settings settings) {
+  auto next = std::make_shared<const Settings>(std::move(settings));
+  const std::lock_guard lock(shared().mutex);
+  shared().settings = std::move(next);
+}
+
+Status apply_config(const tokensieve_ggml_config* config) {
+  constexpr size_t kLeast = offsetof(tokensieve_ggml_config, profile_json) + sizeof(const char*);
+  if (config == nullptr || config->struct_size < kLeast) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "config is null or its struct_size %u is below %zu; set it to "
+                         "sizeof(tokensieve_ggml_config)",
+                         config == nullptr ? 0 : config->struct_size, kLeast);
+  }
+  if (config->mode < TOKENSIEVE_GGML_OFF || config->mode > TOKENSIEVE_GGML_WHOLE) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "mode is %d; allowed: 0 (off), 1 (dense), 2 (chunk), 3 (whole)",
+                         config->mode);
+  }
+  Settings settings = *current_settings();
+  settings.mode = static_cast<Mode>(config->mode);
+  if (config->profile_json != nullptr) {
+    Result<Profile> profile = parse_profile(config->profile_json, "profile_json");
+    if (!profile.ok()) return profile.status();
+    settings.profile = std::move(profile).value();
+    settings.profile_name = settings.profile->model;
+  }
+  set_current_settings(std::move(settings));
+  return {};
+}
+
+}  // namespace tokensieve::ggml

@@ -1,0 +1,43 @@
+// What the environment and tokensieve_ggml_configure set: mode, profile, thresholds.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "tokensieve/tokensieve.h"
+#include "tokensieve_ggml.h"
+
+namespace tokensieve::ggml {
+
+using Mode = tokensieve_ggml_mode;
+
+struct Settings {
+  Mode mode = TOKENSIEVE_GGML_CHUNK;
+  std::optional<Profile> profile;
+  std::string profile_name = "none";
+  int64_t min_queries = kMinQueries;  // shorter nodes stay on the CPU backend
+  Backend backend = Backend::kCpu;
+  bool disabled = false;     // report no device at all
+  bool print_stats = false;  // print the table at exit
+
+  // llama.cpp probes flash attention with one token per sequence, at most 256 sequences, and
+  // switches it off if the probe does not stay on the CPU backend: 257 is the least safe value.
+  static constexpr int64_t kMinQueries = 257;
+};
+
+const char* mode_name(Mode mode);
+
+// Reads TOKENSIEVE_*. A wrong value is an error that names it; the settings are then the default
+// with no profile, i.e. dense.
+Status settings_from_environment(Settings& settings);
+
+// Process-wide, shared by all contexts: a graph works on the snapshot that it took at its start.
+std::shared_ptr<const Settings> current_settings();
+void set_current_settings(Settings settings);
+
+// Status of the public control function (tokensieve_ggml.h).
+Status apply_config(const tokensieve_ggml_config* config);
+
+}  // namespace tokensieve::ggml

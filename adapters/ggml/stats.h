@@ -1,0 +1,32 @@
+// What every layer did: process-wide, over all contexts, behind a mutex.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+
+#include "tokensieve_ggml.h"
+
+namespace tokensieve::ggml {
+
+// One attention node.
+struct NodeReport {
+  int32_t layer = -1;
+  bool sparse = false;         // at least one run was
+  double kept = 0;             // kept tokens of the sparse runs
+  double tokens = 0;           // tokens of the sparse runs
+  double computed_pairs = 0;   // (query, key) pairs per head
+  double causal_pairs = 0;     // that dense attention computes
+  double ms = 0;
+  const char* reason = "";     // of the last dense run; copied
+};
+
+void add_to_stats(const NodeReport& report);
+void reset_stats();
+
+// tokensieve_ggml_stats_fn.
+int32_t copy_stats(tokensieve_ggml_layer_stats* stats, int32_t capacity);
+
+// A table, one line a layer and one for the sum.
+void print_stats(std::FILE* file);
+
+}  // namespace tokensieve::ggml

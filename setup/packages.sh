@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Installs the Debian or Ubuntu packages that tokensieve's build and tests need, missing ones only.
+set -euo pipefail
+
+readonly kMinCmake=3.25
+
+# "package" must be installed, "package:command" is also satisfied by a command from elsewhere.
+readonly kPackages=(
+  g++:c++ cmake:cmake ninja-build:ninja make:make ccache:ccache pkg-config:pkg-config
+  python3:python3 clang:clang++
+  libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev libgtest-dev libgmock-dev libbenchmark-dev
+)
+
+usage() {
+  cat <<'TEXT'
+usage: setup/packages.sh [--list]
+
+Installs the missing apt packages for building and testing tokensieve (Debian 12, Ubuntu 24.04).
+Needs root or sudo only when something is missing; uses no network when nothing is.
+  --list   only print the missing packages, one a line
+TEXT
+}
+
+say() { echo "packages: $*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+installed() {
+  dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2> /dev/null | grep -q '^ii'
+}
+
+# The sanitizer and fuzzer runtimes are a package of their own, named after clang's version.
+clang_runtime() {
+  local major
+  if command -v clang++ > /dev/null; then
+    major="$(clang++ -dumpversion | cut -d. -f1)"
+  else
+    major="$(apt-cache depends clang 2> /dev/null |
+      sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)"
+  fi
+  [[ -n "$major" ]] && echo "libclang-rt-$major-dev"
+}
+
+has_clang_runtime() {
+  local package
+  command -v clang++ > /dev/null || return 1
+  local runtimes
+  runtimes="$(find "$(clang++ -print-resource-dir)" -name 'libclang_rt.fuzzer*')"
+  [[ -n "$runtimes" ]] && return 0
+  package="$(clang_runtime)" && installed "$package"
+}
+
+missing() {
+  local entry package
+  for entry in "${kPackages[@]}"; do
+    package="${entry%%:*}"
+    installed "$package" && continue
+    [[ "$entry" == *:* ]] && command -v "${entry##*:}" > /dev/null && continue
+    echo "$package"
+  done
+  python3 -m pip --version > /dev/null 2>&1 || echo python3-pip
+  python3 -c 'import ensurepip, venv' > /dev/null 2>&1 || echo python3-venv
+  # Unknown until apt's lists are there (install() looks again after the update).
+  has_clang_runtime || clang_runtime || true
+}
+
+# Runs a command as root: directly, or by sudo (without a question when nobody can answer it).
+as_root() {
+  if [[ "$(id -u)" == 0 ]]; then
+    "$@"
+  elif command -v sudo > /dev/null; then
+    if [[ -t 0 ]]; then sudo "$@"; else sudo -n "$@"; fi
+  else
+    return 1
+  fi
+}
+
+install() {
+  local packages
+  mapfile -t packages < <(missing)
+  command -v apt-get > /dev/null ||
+    die "this is not Debian or Ubuntu; install what these packages hold: ${packages[*]}"
+  as_root true 2> /dev/null ||
+    die "not root and no usable sudo. Missing: ${packages[*]}
+Run as root: apt-get update && apt-get install -y --no-install-recommends ${packages[*]}"
+  say "installing ${packages[*]}"
+  as_root apt-get update -q >&2 || die "apt-get update failed (network? see above)"
+  mapfile -t packages < <(missing)
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends "${packages[@]}" >&2 ||
+    die "apt-get could not install ${packages[*]} (see above)"
+}
+
+check_cmake() {
+  local version
+  version="$(cmake --version | sed -n '1s/cmake version //p')"
+  [[ "$(printf '%s\n' "$kMinCmake" "$version" | sort -V | head -n 1)" == "$kMinCmake" ]] ||
+    die "$(command -v cmake) is version $version, at least $kMinCmake is needed;
+remove it and run this again (Debian 12 and Ubuntu 24.04 bring a new enough one)"
+}
+
+main() {
+  case "${1:-}" in
+    '') ;;
+    --list) missing; exit 0 ;;
+    -h | --help) usage; exit 0 ;;
+    *) say "unknown argument '$1'"; usage >&2; exit 2 ;;
+  esac
+  local left
+  left="$(missing)"
+  if [[ -n "$left" ]]; then
+    install
+    left="$(missing)"
+    [[ -z "$left" ]] || die "still missing after the installation: ${left//$'\n'/ }"
+  fi
+  check_cmake
+}
+
+main "$@"

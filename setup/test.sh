@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Runs every test of a built tree: ctest, the sanitizer builds, a short run of each fuzz target.
+# All parts run even if one fails; the closing lines of each are repeated at the end.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly kJobs="${JOBS:-$(nproc)}" kFuzzSeconds="${FUZZ_SECONDS:-20}"
+readonly kLogs=build/test-logs
+
+usage() {
+  cat <<'TEXT'
+usage: setup/test.sh [PART...]
+
+Runs the parts release, asan (address and undefined behaviour), tsan and fuzz; all by default.
+'release' needs a configured build/ (make build); the others configure their own build folder.
+  JOBS=N           how many compilers run at once (default: all CPUs)
+  FUZZ_SECONDS=N   how long each fuzz target runs (default: 20)
+TEXT
+}
+
+part_release() { ctest --test-dir build --no-tests=error --output-on-failure; }
+part_asan() { sanitizer asan; }
+part_tsan() { sanitizer tsan; }
+
+sanitizer() {
+  cmake --preset "$1" && cmake --build "build-$1" -j "$kJobs" &&
+    ctest --test-dir "build-$1" --no-tests=error --output-on-failure
+}
+
+part_fuzz() {
+  cmake --preset fuzz && cmake --build build-fuzz -j "$kJobs" || return 1
+  local targets target name corpora failed=0
+  mapfile -t targets < <(find build-fuzz -type f -executable -name 'fuzz_*' | sort)
+  [[ ${#targets[@]} -gt 0 ]] || { echo "no fuzz target (fuzz_*) in build-fuzz"; return 1; }
+  for target in "${targets[@]}"; do
+    name="$(basename "$target")"
+    # New inputs go to the first folder, the repository's seeds are only read.
+    corpora=("build-fuzz/corpus/$name")
+    mkdir -p "${corpora[0]}"
+    [[ ! -d "tests/fuzz/corpus/$name" ]] || corpora+=("tests/fuzz/corpus/$name")
+    if "$target" -max_total_time="$kFuzzSeconds" -artifact_prefix="build-fuzz/$name-" \
+      "${corpora[@]}"; then
+      echo "fuzz: $name: no crash in $kFuzzSeconds s"
+    else
+      echo "fuzz: $name: FAILED, input kept as build-fuzz/$name-*"
+      failed=1
+    fi
+  done
+  return "$failed"
+}
+
+closing_lines() {
+  local ctest='[0-9]+% tests passed|Total Test time|The following tests|\s+[0-9]+ - |No tests'
+  grep -E "^($ctest|fuzz: |no fuzz target)" "$1" || tail -n 5 "$1"
+}
+
+main() {
+  local part parts=("$@") failed=()
+  [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan fuzz)
+  for part in "${parts[@]}"; do
+    case "$part" in
+      release | asan | tsan | fuzz) ;;
+      -h | --help) usage; exit 0 ;;
+      *) echo "test: unknown part '$part'" >&2; usage >&2; exit 2 ;;
+    esac
+  done
+  mkdir -p "$kLogs"
+  for part in "${parts[@]}"; do
+    echo "== $part"
+    # 'set -e' is off inside a condition, so each part chains its steps by && or return.
+    "part_$part" 2>&1 | tee "$kLogs/$part.log" || failed+=("$part")
+  done
+  for part in "${parts[@]}"; do
+    echo "== $part, in short"
+    closing_lines "$kLogs/$part.log"
+  done
+  if [[ ${#failed[@]} -gt 0 ]]; then
+    echo "FAILED: ${failed[*]} (logs in $kLogs)"
+    exit 1
+  fi
+  echo "all passed: ${parts[*]}"
+}
+
+main "$@"

@@ -1,0 +1,67 @@
+// Between the structs of tokensieve_c.h and those of the C++ surface.
+//
+// A C struct may be newer (longer) than this library's: read_struct refuses fields that it does not
+// know, unless they are 0.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "tokensieve/attention.h"
+#include "tokensieve/tokensieve_c.h"
+#include "tokensieve/version.h"
+
+namespace tokensieve {
+
+// Larger than any struct will be: a size above it was never initialised.
+inline constexpr uint32_t kMaxStructSize = 4096;
+
+// Copies *in to out. The structs have the size that they were born with; the first one to grow
+// must accept its old size too and default what is missing.
+template <typename T>
+Status read_struct(const T* in, const char* name, T& out) {
+  if (in == nullptr) {
+    return Status::error(StatusCode::kInvalidArgument, "%s is NULL; pass an initialised struct",
+                         name);
+  }
+  const uint32_t size = in->struct_size;
+  if (size < sizeof(T) || size > kMaxStructSize) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s.struct_size is %u; allowed: %zu (call its tokensieve_..._init)", name,
+                         size, sizeof(T));
+  }
+  const auto* bytes = reinterpret_cast<const unsigned char*>(in);
+  if (std::any_of(bytes + sizeof(T), bytes + size, [](unsigned char b) { return b != 0; })) {
+    return Status::error(StatusCode::kUnsupported,
+                         "%s sets a field that tokensieve %s does not know; update the library or "
+                         "leave the field 0",
+                         name, TOKENSIEVE_VERSION_STRING);
+  }
+  std::memcpy(&out, in, sizeof(T));
+  return {};
+}
+
+// Writes `value` to a caller's struct of any size that init has set.
+template <typename T>
+void write_struct(const T& value, T* out) {
+  const uint32_t size = out->struct_size;
+  if (size < sizeof(uint32_t) || size > kMaxStructSize) return;
+  std::memcpy(out, &value, std::min<size_t>(size, sizeof(T)));
+  out->struct_size = size;
+}
+
+Status from_c(const tokensieve_shape* in, AttentionShape& out);
+Status from_c(const tokensieve_select* in, SelectConfig& out);    // NULL: defaults
+Status from_c(const tokensieve_options* in, PlanOptions& out);    // NULL: defaults
+Status from_c(const tokensieve_tensor* in, const char* name, TensorView& out);
+Status from_c(const tokensieve_inputs* in, AttentionInputs& out);
+Status from_c(const tokensieve_outputs* in, AttentionOutputs& out);
+Status from_c(const tokensieve_keep_set* in, KeepSet& out);
+
+tokensieve_shape to_c(const AttentionShape& in);
+tokensieve_select to_c(const SelectConfig& in);
+tokensieve_options to_c(const PlanOptions& in);
+tokensieve_report to_c(const RunReport& in);
+tokensieve_plan_info to_c(const Plan& in);
+
+}  // namespace tokensieve

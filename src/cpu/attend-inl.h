@@ -1,0 +1,197 @@
+// Stage attend: online softmax of one tile of query rows over packed keys.
+//
+// Per block of 256 keys: S = Q K^T (all rows against one 64-key panel at a time, which stays in
+// L1), then 6 rows at a time softmax in place and O += P V. O is read and written once a block.
+#if defined(TOKENSIEVE_CPU_ATTEND_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TOKENSIEVE_CPU_ATTEND_INL_H_
+#undef TOKENSIEVE_CPU_ATTEND_INL_H_
+#else
+#define TOKENSIEVE_CPU_ATTEND_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "cpu/gemm-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tokensieve::cpu {
+namespace HWY_NAMESPACE {
+
+// Softmax steps over two vectors; S is computed in these units.
+constexpr int kStepCols = 2 * kLanes;
+static_assert(kPanelCols % kStepCols == 0);
+
+// S of all rows against kVecs vectors of columns at p.
+template <int kVecs>
+HWY_INLINE void logits_columns(const Tile& tile, const float* panel, int p) {
+  for (int r = 0; r < tile.rows;) {
+    const float* q = tile.q + static_cast<int64_t>(r) * tile.dim;
+    float* s = tile.s + static_cast<int64_t>(r) * kBlockKeys + p;
+    const int rows = next_rows(tile.rows - r);
+    if (rows == 6) gemm<6, kVecs, false>(q, tile.dim, panel, kPanelCols, s, kBlockKeys, tile.dim);
+    if (rows == 4) gemm<4, kVecs, false>(q, tile.dim, panel, kPanelCols, s, kBlockKeys, tile.dim);
+    r += rows;
+  }
+}
+
+// S of all rows against the first `cols` keys of the panels at kt; cols is a multiple of
+// kStepCols.
+HWY_INLINE void logits_block(const Tile& tile, const float* kt, int cols) {
+  int p = 0;
+  for (; p + kPanelCols <= cols; p += kPanelCols) {
+    logits_columns<kVectors>(tile, kt + static_cast<int64_t>(p) * tile.dim, p);
+  }
+  if (p < cols) logits_columns<2>(tile, kt + static_cast<int64_t>(p) * tile.dim, p);
+}
+
+template <int kRows, int kVecs>
+HWY_INLINE void values_columns(const Tile& tile, int r, const float* v, int depth, int column) {
+  gemm<kRows, kVecs, true>(tile.s + static_cast<int64_t>(r) * kBlockKeys, kBlockKeys, v + column,
+                           tile.dim, tile.o + static_cast<int64_t>(r) * tile.dim + column,
+                           tile.dim, depth);
+}
+
+// O[r, r + kRows) += P V over `depth` keys.
+template <int kRows>
+HWY_INLINE void values_rows(const Tile& tile, int r, const float* v, int depth) {
+  int column = 0;
+  for (; column + kPanelCols <= tile.dim; column += kPanelCols) {
+    values_columns<kRows, kVectors>(tile, r, v, depth, column);
+  }
+  const int left = (tile.dim - column) / kLanes;
+  if (left == 1) values_columns<kRows, 1>(tile, r, v, depth, column);
+  if (left == 2) values_columns<kRows, 2>(tile, r, v, depth, column);
+  if (left == 3) values_columns<kRows, 3>(tile, r, v, depth, column);
+}
+
+// The softcap and the additive bias of row r, keys [key, key + cols).
+void adjust_logits(float* s, int row, int64_t key, int cols, const Logits& logits) {
+  const F32 d;
+  if (logits.softcap != 0.0f) {
+    const VF32 softcap = hn::Set(d, logits.softcap);
+    for (int c = 0; c < cols; c += kLanes) {
+      hn::Store(cap_logit(hn::Load(d, s + c), softcap), d, s + c);
+    }
+  }
+  if (logits.bias == nullptr) return;
+  const uint16_t* bias = logits.bias + row * logits.bias_stride;
+  const VF32 scale = hn::Set(d, logits.bias_scale);
+  const VF32 lowest = hn::Set(d, kMasked);
+  // Gathered, or copied where a whole vector would read past the row's end.
+  HWY_ALIGN uint16_t gathered[kBlockKeys] = {};
+  const uint16_t* values = bias + key;
+  if (logits.bias_cells != nullptr || cols % kLanes != 0) {
+    for (int c = 0; c < cols; ++c) {
+      gathered[c] = bias[logits.bias_cells ? logits.bias_cells[key + c] : key + c];
+    }
+    values = gathered;
+  }
+  for (int c = 0; c < cols; c += kLanes) {
+    const hn::Rebind<hwy::float16_t, F32> half;
+    const VF32 b =
+        hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(values + c)));
+    const VF32 sum = hn::MulAdd(scale, b, hn::Load(d, s + c));
+    // x86's max returns its second argument for NaN, so that NaN survives and -inf does not.
+    hn::Store(hn::Max(lowest, sum), d, s + c);
+  }
+}
+
+// Turns S of row r into P over keys [0, seen) of `cols`, the first `skip` excluded; updates m, l
+// and rescales o. Writes zeros if nothing is visible.
+HWY_INLINE void softmax_row(const Tile& tile, int r, int skip, int seen, int cols) {
+  const F32 d;
+  float* s = tile.s + static_cast<int64_t>(r) * kBlockKeys;
+  for (int c = 0; c < skip; ++c) s[c] = kMasked;
+  for (int c = seen; c < cols; ++c) s[c] = kMasked;
+
+  VF32 max0 = hn::Load(d, s);
+  VF32 max1 = max0;
+  for (int c = kLanes; c + kLanes < cols; c += 2 * kLanes) {
+    max0 = hn::Max(max0, hn::Load(d, s + c));
+    max1 = hn::Max(max1, hn::Load(d, s + c + kLanes));
+  }
+  max0 = hn::Max(max0, hn::Load(d, s + cols - kLanes));
+  const float block_max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1)));
+  if (seen <= skip || block_max <= 0.5f * kMasked) {
+    std::fill(s, s + cols, 0.0f);
+    return;
+  }
+  const float old_max = tile.m[r];
+  const float new_max = std::max(block_max, old_max);
+  const VF32 max = hn::Set(d, new_max);
+  VF32 sum0 = hn::Zero(d);
+  VF32 sum1 = hn::Zero(d);
+  for (int c = 0; c < cols; c += 2 * kLanes) {
+    const VF32 p0 = exp2(hn::Sub(hn::Load(d, s + c), max));
+    const VF32 p1 = exp2(hn::Sub(hn::Load(d, s + c + kLanes), max));
+    sum0 = hn::Add(sum0, p0);
+    sum1 = hn::Add(sum1, p1);
+    hn::Store(p0, d, s + c);
+    hn::Store(p1, d, s + c + kLanes);
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum0, sum1)));
+  if (new_max == old_max) {
+    tile.l[r] += sum;
+    return;
+  }
+  const float rescale = hn::GetLane(exp2(hn::Set(d, old_max - new_max)));
+  tile.l[r] = tile.l[r] * rescale + sum;
+  tile.m[r] = new_max;
+  const VF32 factor = hn::Set(d, rescale);
+  float* o = tile.o + static_cast<int64_t>(r) * tile.dim;
+  for (int c = 0; c < tile.dim; c += kLanes) {
+    hn::Store(hn::Mul(factor, hn::Load(d, o + c)), d, o + c);
+  }
+}
+
+// True if no bias value of the block lets any row see any key.
+bool fully_masked(const Tile& tile, int64_t key, int cols, const Logits& logits) {
+  constexpr uint16_t kMinusInf = 0xfc00;
+  for (int r = 0; r < tile.rows; ++r) {
+    const uint16_t* bias = logits.bias + r * logits.bias_stride;
+    for (int c = 0; c < cols; ++c) {
+      const int64_t column = logits.bias_cells ? logits.bias_cells[key + c] : key + c;
+      if (bias[column] != kMinusInf) return false;
+    }
+  }
+  return true;
+}
+
+void attend(const Tile& tile, const KeyRange& keys, const Logits& logits) {
+  int64_t last = 0;
+  for (int r = 0; r < tile.rows; ++r) {
+    last = std::max<int64_t>(last, keys.row_end ? keys.row_end[r] : keys.end);
+  }
+  last = std::min(last, keys.end);
+  for (int64_t key = keys.begin / kPanelKeys * kPanelKeys; key < last; key += kBlockKeys) {
+    const int valid = static_cast<int>(std::min<int64_t>(kBlockKeys, last - key));
+    const int step = valid % kPanelCols > kStepCols ? kPanelCols : kStepCols;
+    const int cols = (valid + step - 1) / step * step;
+    if (logits.bias != nullptr && fully_masked(tile, key, valid, logits)) continue;
+    logits_block(tile, keys.kt + key * tile.dim, cols);
+    const int skip = static_cast<int>(std::max<int64_t>(0, keys.begin - key));
+    for (int r = 0; r < tile.rows;) {
+      const int rows = next_rows(tile.rows - r);
+      int depth = 0;
+      for (int i = r; i < std::min(r + rows, tile.rows); ++i) {
+        const int64_t end = keys.row_end ? std::min<int64_t>(keys.row_end[i], last) : last;
+        const int seen = static_cast<int>(std::clamp<int64_t>(end - key, 0, valid));
+        if (logits.softcap != 0.0f || logits.bias != nullptr) {
+          adjust_logits(tile.s + static_cast<int64_t>(i) * kBlockKeys, i, key, valid, logits);
+        }
+        softmax_row(tile, i, skip, seen, cols);
+        depth = std::max(depth, seen);
+      }
+      const float* v = keys.v + key * tile.dim;
+      if (depth > 0 && rows == 6) values_rows<6>(tile, r, v, depth);
+      if (depth > 0 && rows == 4) values_rows<4>(tile, r, v, depth);
+      r += rows;
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tokensieve::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,218 @@
+// The CPU backend's entries in the backend table.
+#include <cstdlib>
+#include <cstring>
+
+#include "core/backend_table.h"
+#include "core/plan.h"
+#include "cpu/context.h"
+
+namespace tokensieve {
+namespace cpu {
+namespace {
+
+// TOKENSIEVE_ISA forces an instruction set where the caller left the choice open.
+Result<Isa> resolve_isa(Isa wanted) {
+  if (wanted == Isa::kAuto) {
+    if (const char* name = std::getenv("TOKENSIEVE_ISA"); name != nullptr && *name != '\0') {
+      const Result<Isa> forced = isa_from_name(name);
+      if (!forced.ok()) {
+        return Status::error(StatusCode::kInvalidArgument, "TOKENSIEVE_ISA: %s",
+                             forced.status().message());
+      }
+      wanted = *forced;
+    }
+  }
+  const Kernels* kernels = kernels_for(wanted);
+  if (kernels != nullptr) return kernels->isa;
+  return Status::error(StatusCode::kUnsupported,
+                       "instruction set %s is not compiled in or not supported by this CPU; use "
+                       "auto (best here: %s)",
+                       isa_name(wanted), isa_name(kernels_for(Isa::kAuto)->isa));
+}
+
+Status prepare(Plan& plan) {
+  const Result<Isa> isa = resolve_isa(plan.options.isa);
+  if (!isa.ok()) return isa.status();
+  plan.options.isa = *isa;
+  plan.workspace = make_layout(plan, *kernels_for(*isa), nullptr).bytes;
+  return {};
+}
+
+Executor& executor_of(const RunOptions& options) {
+  return options.executor ? *options.executor : serial_executor();
+}
+
+Status finish(Context& context) {
+  context.report.isa = context.kernels.isa;
+  if (context.options.report != nullptr) *context.options.report = context.report;
+  if (context.cancelled.load()) {
+    return Status::error(StatusCode::kCancelled, "cancelled by the caller");
+  }
+  return {};
+}
+
+void count_sequence(Context& context, int64_t kept, double pairs) {
+  context.report.keep_count += kept;
+  context.report.attention_pairs += pairs;
+}
+
+void count_dense(Context& context, DenseReason reason) {
+  if (context.report.reason == DenseReason::kNone) context.report.reason = reason;
+  count_sequence(context, context.plan.shape.seqlen_kv, dense_pairs(context.plan.shape));
+}
+
+void finish_counts(Context& context) {
+  const AttentionShape& s = context.plan.shape;
+  const double tokens = static_cast<double>(s.batch) * static_cast<double>(s.seqlen_kv);
+  context.report.keep_ratio = static_cast<double>(context.report.keep_count) / tokens;
+  context.report.attention_pairs /= static_cast<double>(s.batch) * dense_pairs(s);
+}
+
+Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
+           std::span<std::byte> workspace, const RunOptions& options) {
+  const Kernels& kernels = *kernels_for(plan.options.isa);
+  Context context{.plan = plan,
+                  .kernels = kernels,
+                  .executor = executor_of(options),
+                  .options = options,
+                  .in = in,
+                  .out = out,
+                  .layout = make_layout(plan, kernels, workspace.data())};
+  for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
+    DenseReason reason = plan.reason;
+    int64_t keep = -1;
+    if (plan.path == Path::kSparse) {
+      score_sequence(context, b);
+      keep = select_sequence(context, context.layout.indices, context.layout.capacity, &reason);
+    }
+    if (context.cancelled) break;
+    if (keep >= 0) {
+      context.report.path = Path::kSparse;
+      attend_sparse(context, b, keep);
+      count_sequence(context, keep + plan.shape.seqlen_kv - plan.prefix_len,
+                     sparse_pairs(plan, keep));
+    } else {
+      attend_dense(context, b);
+      count_dense(context, reason);
+    }
+  }
+  finish_counts(context);
+  return finish(context);
+}
+
+Status score(const Plan& plan, const TensorView& q, const TensorView& k, float* token_score,
+             std::span<std::byte> workspace, const RunOptions& options) {
+  const Kernels& kernels = *kernels_for(plan.options.isa);
+  const AttentionInputs in{.q = q, .k = k, .v = k};
+  const AttentionOutputs out;
+  Context context{.plan = plan,
+                  .kernels = kernels,
+                  .executor = executor_of(options),
+                  .options = options,
+                  .in = in,
+                  .out = out,
+                  .layout = make_layout(plan, kernels, workspace.data())};
+  const int64_t size = plan.shape.num_q_heads * plan.prefix_len;
+  for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
+    score_sequence(context, b);
+    std::memcpy(token_score + b * size, context.layout.token_score,
+                static_cast<size_t>(size) * sizeof(float));
+  }
+  return finish(context);
+}
+
+Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+                     const KeepSet& keep, std::span<std::byte> workspace,
+                     const RunOptions& options) {
+  const Kernels& kernels = *kernels_for(plan.options.isa);
+  const AttentionInputs in{.q = q, .k = k, .v = k};
+  const AttentionOutputs out;
+  Context context{.plan = plan,
+                  .kernels = kernels,
+                  .executor = executor_of(options),
+                  .options = options,
+                  .in = in,
+                  .out = out,
+                  .layout = make_layout(plan, kernels, workspace.data())};
+  for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
+    DenseReason reason;
+    score_sequence(context, b);
+    const int64_t kept = select_sequence(
+        context, keep.indices + b * plan.num_sets * keep.capacity, keep.capacity, &reason);
+    if (kept >= 0) {
+      context.report.path = Path::kSparse;
+      keep.count[b] = kept + plan.shape.seqlen_kv - plan.prefix_len;
+      count_sequence(context, keep.count[b], sparse_pairs(plan, kept));
+    } else {
+      keep.count[b] = plan.shape.seqlen_kv;
+      count_dense(context, reason);
+    }
+  }
+  finish_counts(context);
+  return finish(context);
+}
+
+// Calls body(batch, head of `rows`, head of `full`, set) for every output head.
+template <typename F>
+void for_heads(const Plan& plan, int64_t full_heads, int64_t row_heads, const RunOptions& options,
+               F&& body) {
+  executor_of(options).parallel_for(plan.shape.batch * row_heads, [&](int64_t i, int) {
+    const int64_t head = i % row_heads;
+    body(i / row_heads, head, head * full_heads / row_heads, head * plan.num_sets / row_heads);
+  });
+}
+
+char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t head) {
+  const int64_t at = batch * x.strides[0] + seq * x.strides[1] + head * x.strides[2];
+  return static_cast<char*>(x.data) + at * static_cast<int64_t>(dtype_size(x.dtype));
+}
+
+Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
+               const TensorView& compacted, const RunOptions& options) {
+  const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(x.dtype);
+  for_heads(plan, x.shape[2], compacted.shape[2], options,
+            [&](int64_t b, int64_t head, int64_t source, int64_t set) {
+              if (keep.count[b] > keep.capacity) return;  // a dense sequence: no indices
+              const int32_t* list = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+              for (int64_t r = 0; r < keep.count[b]; ++r) {
+                std::memcpy(row_at(compacted, b, r, head), row_at(x, b, list[r], source), bytes);
+              }
+            });
+  return {};
+}
+
+Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
+               const TensorView& out, const RunOptions& options) {
+  const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(out.dtype);
+  for_heads(plan, out.shape[2], compacted.shape[2], options,
+            [&](int64_t b, int64_t head, int64_t target, int64_t set) {
+              if (keep.count[b] > keep.capacity) return;  // a dense sequence: no indices
+              const int32_t* list = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+              int64_t r = 0;
+              for (int64_t row = 0; row < plan.shape.seqlen_kv; ++row) {
+                char* to = row_at(out, b, row, target);
+                if (r < keep.count[b] && list[r] == row) {
+                  std::memcpy(to, row_at(compacted, b, r++, head), bytes);
+                } else {
+                  std::memset(to, 0, bytes);
+                }
+              }
+            });
+  return {};
+}
+
+}  // namespace
+}  // namespace cpu
+
+extern const BackendOps kCpuOps;
+const BackendOps kCpuOps = {
+    .id = Backend::kCpu,
+    .prepare = cpu::prepare,
+    .run = cpu::run,
+    .score = cpu::score,
+    .select_tokens = cpu::select_tokens,
+    .compact = cpu::compact,
+    .scatter = cpu::scatter,
+};
+
+}  // namespace tokensieve

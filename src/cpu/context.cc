@@ -1,0 +1,148 @@
+#include "cpu/context.h"
+
+#include <algorithm>
+
+namespace tokensieve::cpu {
+namespace {
+
+// Panels and exponentials of several heads are held at once while they fit: fewer phases, and
+// still within a last-level cache.
+constexpr int64_t kPhaseBytes = int64_t{16} << 20;
+
+// Rows past a tile that the microkernel may write (gemm-inl.h).
+constexpr int kPadRows = kTileRows + 4;
+
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
+ThreadScratch take_scratch(Arena& arena, int dim) {
+  ThreadScratch scratch;
+  float* s = arena.take<float>(int64_t{kPadRows} * kBlockKeys);
+  for (Tile* tile : {&scratch.tile, &scratch.kept}) {
+    tile->q = arena.take<float>(int64_t{kPadRows} * dim);
+    tile->o = arena.take<float>(int64_t{kPadRows} * dim);
+    tile->m = arena.take<float>(kPadRows);
+    tile->l = arena.take<float>(kPadRows);
+    tile->s = s;
+    tile->rows = 0;
+    tile->dim = dim;
+  }
+  scratch.row_end = arena.take<int32_t>(kTileRows);
+  scratch.kept_row_end = arena.take<int32_t>(kTileRows);
+  scratch.kept_rows = arena.take<int32_t>(kTileRows);
+  return scratch;
+}
+
+size_t scratch_bytes(int dim) {
+  Arena arena(nullptr);
+  take_scratch(arena, dim);
+  return arena.used();
+}
+
+ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols) {
+  // The microkernel writes whole row groups, which end with a panel.
+  const int64_t keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
+  const int64_t blocks = round_up(keys, kBlockKeys) / kBlockKeys;
+  const int64_t per_head = query_blocks(plan, cols);
+  const int64_t unit_bytes = keys * cols * static_cast<int64_t>(sizeof(float));
+  const int64_t all = per_head * plan.shape.num_q_heads;
+  int64_t units = std::clamp<int64_t>(kPhaseBytes / unit_bytes, 1, all);
+  if (units > per_head) units = units / per_head * per_head;
+  ScoreBuffers buffers;
+  buffers.units = units;
+  buffers.unit_keys = keys;
+  buffers.qt = arena.take<float>(units * plan.shape.head_dim * cols);
+  buffers.e = arena.take<float>(units * keys * cols);
+  buffers.m = arena.take<float>(units * blocks * cols);
+  buffers.l = arena.take<float>(units * blocks * cols);
+  return buffers;
+}
+
+PanelBuffers take_panels(Arena& arena, const Plan& plan) {
+  const bool sparse = plan.path == Path::kSparse;
+  const bool local = sparse && plan.select.fill == Fill::kLocal;
+  const bool chunk = sparse && plan.select.queries == Queries::kAll;
+  const int64_t all_keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
+  const int64_t kept = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+  PanelBuffers buffers;
+  // A sparse plan may find at run time that dense is right, so it always has room for it. Zero
+  // fill and chunks use the two one after the other; local fill needs both at once.
+  buffers.identity_keys = all_keys;
+  buffers.compact_keys = sparse ? round_up(kept, kPanelKeys) : 0;
+  const bool together = local && !chunk;
+  const int64_t keys = together ? buffers.identity_keys + buffers.compact_keys
+                                : std::max(buffers.identity_keys, buffers.compact_keys);
+  const int64_t group_floats = keys * plan.shape.head_dim * 2;
+  const int64_t bytes = group_floats * static_cast<int64_t>(sizeof(float));
+  const int64_t groups =
+      sparse ? std::max(plan.num_sets, plan.shape.num_kv_heads) : plan.shape.num_kv_heads;
+  buffers.groups = std::clamp<int64_t>(kPhaseBytes / bytes, 1, groups);
+  float* base = arena.take<float>(buffers.groups * group_floats);
+  buffers.identity = base;
+  buffers.compact =
+      together && base ? base + buffers.groups * buffers.identity_keys * plan.shape.head_dim * 2
+                       : base;
+  return buffers;
+}
+
+}  // namespace
+
+int64_t query_blocks(const Plan& plan, int panel_cols) {
+  return round_up(plan.select.obs_window, panel_cols) / panel_cols;
+}
+
+int64_t num_blocks(const Plan& plan) {
+  return round_up(plan.shape.seqlen_kv, kLocalBlock) / kLocalBlock;
+}
+
+Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
+  Arena arena(base);
+  Layout layout = {};
+  layout.threads = arena.take<std::byte>(
+      static_cast<int64_t>(scratch_bytes(plan.shape.head_dim)) * plan.options.num_threads);
+  if (plan.path == Path::kSparse) {
+    layout.capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+    layout.token_score = arena.take<float>(plan.shape.num_q_heads * plan.prefix_len);
+    layout.indices = arena.take<int32_t>(plan.num_sets * layout.capacity);
+    layout.spans = arena.take<int32_t>(plan.num_sets * (num_blocks(plan) + 1));
+  }
+  const size_t phase = arena.used();
+  size_t most = phase;
+  if (plan.path == Path::kSparse) {
+    layout.score = take_score(arena, plan, kernels.panel_cols);
+    most = std::max(most, arena.used());
+    arena.rewind(phase);
+    layout.select.pooled = arena.take<float>(plan.shape.num_q_heads * plan.prefix_len);
+    layout.select.mean = arena.take<double>(plan.prefix_len);
+    layout.select.scratch =
+        arena.take<float>(plan.options.num_threads * plan.prefix_len);
+    most = std::max(most, arena.used());
+    arena.rewind(phase);
+  }
+  layout.panels = take_panels(arena, plan);
+  // The base may start up to kAlign - 1 bytes into the caller's buffer.
+  layout.bytes = std::max(most, arena.used()) + (base ? 0 : Arena::kAlign);
+  return layout;
+}
+
+ThreadScratch Context::scratch(int thread) const {
+  Arena arena(layout.threads + scratch_bytes(plan.shape.head_dim) * static_cast<size_t>(thread));
+  return take_scratch(arena, plan.shape.head_dim);
+}
+
+Rows Context::rows(const TensorView& x, int64_t batch, int64_t head) const {
+  const int64_t size = static_cast<int64_t>(dtype_size(x.dtype));
+  Rows rows;
+  rows.base = static_cast<const char*>(x.data) +
+              (batch * x.strides[0] + head * x.strides[2]) * size;
+  rows.stride_bytes = x.strides[1] * size;
+  rows.dtype = x.dtype;
+  return rows;
+}
+
+float Context::q_scale() const {
+  // With a softcap the kernel wants 2 log2(e) x, x = logit / softcap (math-inl.h, cap_logit).
+  const AttentionShape& s = plan.shape;
+  return s.softcap > 0.0f ? s.sm_scale / s.softcap * 2.0f * kLog2E : s.sm_scale * kLog2E;
+}
+
+}  // namespace tokensieve::cpu

@@ -1,0 +1,87 @@
+// Which instruction set runs: what is compiled in, what this CPU has, what is forced.
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+namespace tokensieve {
+namespace cpu {
+
+const Kernels* compiled_kernels(Isa isa);
+
+namespace {
+
+constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kSse4, Isa::kNeon, Isa::kBaseline};
+
+bool cpu_has(Isa isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  switch (isa) {
+    case Isa::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512cd") && cpu_has(Isa::kAvx2);
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+    case Isa::kSse4:
+      return __builtin_cpu_supports("sse4.2");
+    default:
+      return isa == Isa::kBaseline;
+  }
+#else
+  return isa == Isa::kNeon || isa == Isa::kBaseline;
+#endif
+}
+
+}  // namespace
+
+const Kernels* kernels_for(Isa isa) {
+  if (isa != Isa::kAuto) return cpu_has(isa) ? compiled_kernels(isa) : nullptr;
+  for (Isa candidate : kBestFirst) {
+    if (const Kernels* kernels = kernels_for(candidate)) return kernels;
+  }
+  return nullptr;
+}
+
+}  // namespace cpu
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAuto: return "auto";
+    case Isa::kAvx512: return "avx512";
+    case Isa::kAvx2: return "avx2";
+    case Isa::kSse4: return "sse4";
+    case Isa::kNeon: return "neon";
+    case Isa::kBaseline: return "baseline";
+  }
+  return "unknown";
+}
+
+Result<Isa> isa_from_name(const char* name) {
+  for (Isa isa : {Isa::kAuto, Isa::kAvx512, Isa::kAvx2, Isa::kSse4, Isa::kNeon, Isa::kBaseline}) {
+    if (std::strcmp(name, isa_name(isa)) == 0) return isa;
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "instruction set \"%.40s\" is unknown; allowed: auto, avx512, avx2, sse4, "
+                       "neon, baseline",
+                       name);
+}
+
+std::vector<Isa> compiled_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : cpu::kBestFirst) {
+    if (cpu::compiled_kernels(isa) != nullptr) isas.push_back(isa);
+  }
+  return isas;
+}
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : cpu::kBestFirst) {
+    if (cpu::kernels_for(isa) != nullptr) isas.push_back(isa);
+  }
+  return isas;
+}
+
+}  // namespace tokensieve

@@ -1,0 +1,102 @@
+// Vector math shared by the kernels: loads of any dtype, 2^x, tanh of a logit.
+#if defined(TOKENSIEVE_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TOKENSIEVE_CPU_MATH_INL_H_
+#undef TOKENSIEVE_CPU_MATH_INL_H_
+#else
+#define TOKENSIEVE_CPU_MATH_INL_H_
+#endif
+
+#include "cpu/kernels.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tokensieve::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::CappedTag<float, 16>;
+using VF32 = hn::Vec<F32>;
+constexpr int kLanes = hn::MaxLanes(F32());
+
+// Microkernel shape: 32 registers hold 6 x 4 accumulators, 16 hold 6 x 2 (measured: 97 % of the
+// FMA peak each).
+#if HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64
+constexpr int kVectors = 4;
+#else
+constexpr int kVectors = 2;
+#endif
+constexpr int kPanelCols = kVectors * kLanes;
+static_assert(kPanelKeys % kPanelCols == 0);
+
+template <DType kDType>
+HWY_INLINE VF32 load(const char* row, int column) {
+  const F32 d;
+  if constexpr (kDType == DType::kF32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(row) + column);
+  } else if constexpr (kDType == DType::kF16) {
+    const hn::Rebind<hwy::float16_t, F32> half;
+    return hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(row) + column));
+  } else {
+    const hn::Rebind<uint16_t, F32> half;
+    const hn::Rebind<uint32_t, F32> wide;
+    const auto bits = hn::LoadU(half, reinterpret_cast<const uint16_t*>(row) + column);
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(wide, bits)));
+  }
+}
+
+// Calls body.operator()<dtype>() for a run-time dtype.
+template <typename F>
+HWY_INLINE void for_dtype(DType dtype, F&& body) {
+  switch (dtype) {
+    case DType::kF32: return body.template operator()<DType::kF32>();
+    case DType::kF16: return body.template operator()<DType::kF16>();
+    case DType::kBF16: return body.template operator()<DType::kBF16>();
+  }
+}
+
+// 2^x to 2e-7 relative; 0 far below, inf far above, NaN for NaN.
+HWY_INLINE VF32 exp2(VF32 x) {
+  const F32 d;
+#if HWY_TARGET <= HWY_AVX3
+  const VF32 n = VF32{_mm512_roundscale_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+#else
+  // The exponent is built in integers: keep it within range. Max and Min return their second
+  // argument for NaN on x86, so x comes second.
+  const VF32 whole = x;
+  x = hn::Min(hn::Set(d, 127.0f), hn::Max(hn::Set(d, -126.0f), x));
+  const VF32 n = hn::Round(x);
+#endif
+  const VF32 f = hn::Sub(x, n);
+  // Minimax on [-1/2, 1/2] with p(0) = 1: 9.2e-8 relative.
+  VF32 p = hn::Set(d, 1.326472731e-3f);
+  p = hn::MulAdd(p, f, hn::Set(d, 9.671512991e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.550733581e-2f));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.402224243e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.931470037e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+#if HWY_TARGET <= HWY_AVX3
+  return VF32{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const hn::RebindToSigned<F32> di;
+  const VF32 power =
+      hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127))));
+  const VF32 result = hn::Mul(p, power);
+  // Not (x < -126), so that NaN passes.
+  return hn::IfThenZeroElse(hn::Lt(whole, hn::Set(d, -126.0f)), result);
+#endif
+}
+
+// softcap * tanh(x), where y = 2 log2(e) x is what the product gives (q_scale holds the factor).
+HWY_INLINE VF32 cap_logit(VF32 y, VF32 softcap) {
+  const F32 d;
+  const VF32 one = hn::Set(d, 1.0f);
+  const VF32 two = hn::Set(d, 2.0f);
+  const VF32 tanh = hn::Sub(one, hn::Div(two, hn::Add(exp2(y), one)));
+  return hn::Mul(softcap, tanh);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tokensieve::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif
