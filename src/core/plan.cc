@@ -80,14 +80,15 @@ DenseReason dense_after_budget(const Plan& plan, int64_t keep) {
   return DenseReason::kNone;
 }
 
-// Measured by `tokensieve bench --calibrate`-style runs on 2 Zen4 cores, head_dim 64 and 128 (the
-// larger of the two is stored); docs/performance.md has the table.
-//   score_pair: the score product is half of a pair's work (Q K^T, no P V), plus exponentials.
-//   gather_row: packing a row costs 0.55 ns per element of K and V; a pair costs 4 flops per
-//     element at 86 GF/s, 0.047 ns: 0.55 * 2 / 0.047.
-//   sparse_pair: ragged tiles and window edges.
+// CPU: fitted to one-thread times of dense, zero and local layers at 1K-8K tokens, 9/3 heads, on
+// Zen4 (docs/performance.md, "Break-even"); predicted and measured differ by at most 4 % there.
+// The unit is a dense pair: 2.6 ns at head_dim 64, 5.1 ns at 128.
+//   score_pair: half of a pair's products (Q K^T, no P V) and one exponential: 1.85 ns.
+//   gather_row: 58 ns to pack a row of K and V.
+//   sparse_pair: ragged tiles, window edges.
+//   fixed: 50 us a head for select and the phases.
 const CostModel& cost_model(Backend backend) {
-  static constexpr CostModel kCpu = {0.7, 24.0, 1.15, 20000.0};
+  static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 20000.0};
   static constexpr CostModel kRef = {1.0, 1.0, 1.0, 0.0};
   return backend == Backend::kRef ? kRef : kCpu;
 }
