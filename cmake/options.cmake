@@ -3,6 +3,8 @@ option(TOKENSIEVE_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(TOKENSIEVE_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
 option(TOKENSIEVE_CLI "Build the CLI (its llama.cpp commands need TOKENSIEVE_LLAMA)"
        ${PROJECT_IS_TOP_LEVEL})
+option(TOKENSIEVE_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
+option(BUILD_SHARED_LIBS "Build libtokensieve.so instead of libtokensieve.a" OFF)
 option(TOKENSIEVE_OPENMP "Build the OpenMP executor and use it in the plug-in" ON)
 option(TOKENSIEVE_FUZZ "Build the libFuzzer targets (clang)" OFF)
 set(TOKENSIEVE_LLAMA AUTO CACHE STRING

@@ -45,23 +45,25 @@ HWY_INLINE void logits_block(const Tile& tile, const float* kt, int cols) {
 }
 
 template <int kRows, int kVecs>
-HWY_INLINE void values_columns(const Tile& tile, int r, const float* v, int depth, int column) {
-  gemm<kRows, kVecs, true>(tile.s + static_cast<int64_t>(r) * kBlockKeys, kBlockKeys, v + column,
-                           tile.dim, tile.o + static_cast<int64_t>(r) * tile.dim + column,
-                           tile.dim, depth);
+HWY_INLINE void values_columns(const Tile& tile, int r, const float* v, int begin, int end,
+                               int column) {
+  gemm<kRows, kVecs, true>(tile.s + static_cast<int64_t>(r) * kBlockKeys + begin, kBlockKeys,
+                           v + static_cast<int64_t>(begin) * tile.dim + column, tile.dim,
+                           tile.o + static_cast<int64_t>(r) * tile.dim + column, tile.dim,
+                           end - begin);
 }
 
-// O[r, r + kRows) += P V over `depth` keys.
+// O[r, r + kRows) += P V over keys [begin, end) of the block.
 template <int kRows>
-HWY_INLINE void values_rows(const Tile& tile, int r, const float* v, int depth) {
+HWY_INLINE void values_rows(const Tile& tile, int r, const float* v, int begin, int end) {
   int column = 0;
   for (; column + kPanelCols <= tile.dim; column += kPanelCols) {
-    values_columns<kRows, kVectors>(tile, r, v, depth, column);
+    values_columns<kRows, kVectors>(tile, r, v, begin, end, column);
   }
   const int left = (tile.dim - column) / kLanes;
-  if (left == 1) values_columns<kRows, 1>(tile, r, v, depth, column);
-  if (left == 2) values_columns<kRows, 2>(tile, r, v, depth, column);
-  if (left == 3) values_columns<kRows, 3>(tile, r, v, depth, column);
+  if (left == 1) values_columns<kRows, 1>(tile, r, v, begin, end, column);
+  if (left == 2) values_columns<kRows, 2>(tile, r, v, begin, end, column);
+  if (left == 3) values_columns<kRows, 3>(tile, r, v, begin, end, column);
 }
 
 // The softcap and the additive bias of row r, keys [key, key + cols).
@@ -87,12 +89,9 @@ void adjust_logits(float* s, int row, int64_t key, int cols, const Logits& logit
     values = gathered;
   }
   for (int c = 0; c < cols; c += kLanes) {
-    const hn::Rebind<hwy::float16_t, F32> half;
-    const VF32 b =
-        hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(values + c)));
-    const VF32 sum = hn::MulAdd(scale, b, hn::Load(d, s + c));
-    // x86's max returns its second argument for NaN, so that NaN survives and -inf does not.
-    hn::Store(hn::Max(lowest, sum), d, s + c);
+    const VF32 sum = hn::MulAdd(scale, load_f16(values + c), hn::Load(d, s + c));
+    // -inf becomes finite; NaN stays.
+    hn::Store(hn::IfThenElse(hn::Lt(sum, lowest), lowest, sum), d, s + c);
   }
 }
 
@@ -170,21 +169,27 @@ void attend(const Tile& tile, const KeyRange& keys, const Logits& logits) {
     if (logits.bias != nullptr && fully_masked(tile, key, valid, logits)) continue;
     logits_block(tile, keys.kt + key * tile.dim, cols);
     const int skip = static_cast<int>(std::max<int64_t>(0, keys.begin - key));
+    const float* v = keys.v + key * tile.dim;
     for (int r = 0; r < tile.rows;) {
       const int rows = next_rows(tile.rows - r);
-      int depth = 0;
-      for (int i = r; i < std::min(r + rows, tile.rows); ++i) {
+      const int last_row = std::min(r + rows, tile.rows);
+      int seen[6];
+      int common = valid;  // keys that all rows of the group see
+      for (int i = r; i < last_row; ++i) {
         const int64_t end = keys.row_end ? std::min<int64_t>(keys.row_end[i], last) : last;
-        const int seen = static_cast<int>(std::clamp<int64_t>(end - key, 0, valid));
+        seen[i - r] = static_cast<int>(std::clamp<int64_t>(end - key, 0, valid));
+        common = std::min(common, seen[i - r]);
         if (logits.softcap != 0.0f || logits.bias != nullptr) {
           adjust_logits(tile.s + static_cast<int64_t>(i) * kBlockKeys, i, key, valid, logits);
         }
-        softmax_row(tile, i, skip, seen, cols);
-        depth = std::max(depth, seen);
+        softmax_row(tile, i, skip, seen[i - r], cols);
       }
-      const float* v = keys.v + key * tile.dim;
-      if (depth > 0 && rows == 6) values_rows<6>(tile, r, v, depth);
-      if (depth > 0 && rows == 4) values_rows<4>(tile, r, v, depth);
+      if (common > 0 && rows == 6) values_rows<6>(tile, r, v, 0, common);
+      if (common > 0 && rows == 4) values_rows<4>(tile, r, v, 0, common);
+      // The rest row by row: 0 * NaN of a value that a row may not see must not reach it.
+      for (int i = r; i < last_row; ++i) {
+        if (seen[i - r] > common) values_rows<1>(tile, i, v, common, seen[i - r]);
+      }
       r += rows;
     }
   }

@@ -28,14 +28,34 @@ constexpr int kVectors = 2;
 constexpr int kPanelCols = kVectors * kLanes;
 static_assert(kPanelKeys % kPanelCols == 0);
 
+HWY_INLINE VF32 load_f16(const uint16_t* HWY_RESTRICT from) {
+  const F32 d;
+#if HWY_TARGET <= HWY_AVX2 || HWY_ARCH_ARM_A64
+  const hn::Rebind<hwy::float16_t, F32> half;
+  return hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(from)));
+#else
+  // Highway's emulation reads inf as 65536. Shifting the magnitude into place and scaling by 2^112
+  // is exact for subnormals too; inf and NaN keep the largest exponent.
+  const hn::Rebind<uint16_t, F32> half;
+  const hn::Rebind<uint32_t, F32> wide;
+  const auto bits = hn::PromoteTo(wide, hn::LoadU(half, from));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(wide, 0x8000u)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(wide, 0x7fffu)));
+  const auto finite =
+      hn::BitCast(wide, hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f)));
+  const auto special = hn::Or(magnitude, hn::Set(wide, 0x7f800000u));
+  const auto is_special = hn::Gt(magnitude, hn::Set(wide, 0x0f7fffffu));
+  return hn::BitCast(d, hn::Or(sign, hn::IfThenElse(is_special, special, finite)));
+#endif
+}
+
 template <DType kDType>
 HWY_INLINE VF32 load(const char* row, int column) {
   const F32 d;
   if constexpr (kDType == DType::kF32) {
     return hn::LoadU(d, reinterpret_cast<const float*>(row) + column);
   } else if constexpr (kDType == DType::kF16) {
-    const hn::Rebind<hwy::float16_t, F32> half;
-    return hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(row) + column));
+    return load_f16(reinterpret_cast<const uint16_t*>(row) + column);
   } else {
     const hn::Rebind<uint16_t, F32> half;
     const hn::Rebind<uint32_t, F32> wide;
@@ -60,8 +80,7 @@ HWY_INLINE VF32 exp2(VF32 x) {
 #if HWY_TARGET <= HWY_AVX3
   const VF32 n = VF32{_mm512_roundscale_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 #else
-  // The exponent is built in integers: keep it within range. Max and Min return their second
-  // argument for NaN on x86, so x comes second.
+  // The exponent is built in integers: keep it within range.
   const VF32 whole = x;
   x = hn::Min(hn::Set(d, 127.0f), hn::Max(hn::Set(d, -126.0f), x));
   const VF32 n = hn::Round(x);
@@ -81,8 +100,8 @@ HWY_INLINE VF32 exp2(VF32 x) {
   const VF32 power =
       hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127))));
   const VF32 result = hn::Mul(p, power);
-  // Not (x < -126), so that NaN passes.
-  return hn::IfThenZeroElse(hn::Lt(whole, hn::Set(d, -126.0f)), result);
+  const VF32 flushed = hn::IfThenZeroElse(hn::Lt(whole, hn::Set(d, -126.0f)), result);
+  return hn::IfThenElse(hn::Eq(whole, whole), flushed, whole);  // NaN stays NaN
 #endif
 }
 

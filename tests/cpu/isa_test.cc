@@ -1,0 +1,87 @@
+// Instruction sets: the one that is forced is the one that runs.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <vector>
+
+#include "tokensieve/tokensieve.h"
+
+namespace tokensieve {
+namespace {
+
+// A small dense run; the report's isa comes from the kernels' own translation unit.
+Result<Isa> isa_that_runs(Isa wanted) {
+  AttentionShape shape;
+  shape.seqlen_q = shape.seqlen_kv = 70;
+  shape.num_q_heads = shape.num_kv_heads = 1;
+  shape.head_dim = 16;
+  SelectConfig dense;
+  dense.enabled = false;
+  const Result<Plan> plan = make_plan(shape, dense, {.backend = Backend::kCpu, .isa = wanted});
+  if (!plan.ok()) return plan.status();
+  std::vector<float> x(70 * 16, 0.5f), out(70 * 16);
+  std::vector<std::byte> workspace(workspace_bytes(*plan));
+  const TensorView view = bshd(x.data(), DType::kF32, 1, 70, 1, 16);
+  RunReport report;
+  const Status status = run(*plan, {.q = view, .k = view, .v = view},
+                            {.out = bshd(out.data(), DType::kF32, 1, 70, 1, 16)}, workspace,
+                            {.report = &report});
+  if (!status.ok()) return status;
+  return report.isa;
+}
+
+class ForcedIsa : public testing::Test {
+ protected:
+  void TearDown() override { unsetenv("TOKENSIEVE_ISA"); }
+};
+
+TEST_F(ForcedIsa, ByTheApi) {
+  ASSERT_FALSE(supported_isas().empty());
+  for (Isa isa : supported_isas()) {
+    const Result<Isa> ran = isa_that_runs(isa);
+    ASSERT_TRUE(ran.ok()) << ran.status().message();
+    EXPECT_EQ(*ran, isa);
+  }
+}
+
+TEST_F(ForcedIsa, ByTheEnvironment) {
+  for (Isa isa : supported_isas()) {
+    setenv("TOKENSIEVE_ISA", isa_name(isa), 1);
+    const Result<Isa> ran = isa_that_runs(Isa::kAuto);
+    ASSERT_TRUE(ran.ok()) << ran.status().message();
+    EXPECT_EQ(*ran, isa);
+  }
+}
+
+TEST_F(ForcedIsa, AutoIsTheBest) {
+  EXPECT_EQ(isa_that_runs(Isa::kAuto).value(), supported_isas().front());
+}
+
+TEST_F(ForcedIsa, UnknownNameIsAnError) {
+  setenv("TOKENSIEVE_ISA", "mmx", 1);
+  const Result<Isa> ran = isa_that_runs(Isa::kAuto);
+  ASSERT_FALSE(ran.ok());
+  EXPECT_EQ(ran.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(ran.status().message(), testing::HasSubstr("mmx"));
+  EXPECT_THAT(ran.status().message(), testing::HasSubstr("avx512"));
+}
+
+TEST_F(ForcedIsa, OneThatThisCpuLacksIsAnError) {
+#if defined(__x86_64__)
+  const Result<Isa> ran = isa_that_runs(Isa::kNeon);
+  ASSERT_FALSE(ran.ok());
+  EXPECT_EQ(ran.status().code(), StatusCode::kUnsupported);
+  EXPECT_THAT(ran.status().message(), testing::HasSubstr("neon"));
+#endif
+}
+
+TEST(Isas, X86BuildsHaveAllFour) {
+#if defined(__x86_64__)
+  EXPECT_THAT(compiled_isas(),
+              testing::ElementsAre(Isa::kAvx512, Isa::kAvx2, Isa::kSse4, Isa::kBaseline));
+#endif
+}
+
+}  // namespace
+}  // namespace tokensieve
