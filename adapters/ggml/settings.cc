@@ -109,7 +109,10 @@ Status settings_from_environment(Settings& settings) {
   Settings read;
   const Status status = read_all(read);
   if (!status.ok()) {
-    settings = Settings{.mode = TOKENSIEVE_GGML_DENSE};
+    settings = {.mode = TOKENSIEVE_GGML_DENSE,
+                .backend = read.backend,
+                .disabled = read.disabled,
+                .print_stats = read.print_stats};
     return status;
   }
   settings = std::move(read);
