@@ -20,7 +20,8 @@ setup:  ## install packages, fetch SmolLM2 and llama.cpp's source, build llama.c
 
 build: setup  ## set up, then build; leaves build/bin/tokensieve and the plug-in beside it
 	@source="$$(setup/fetch.py llama-source)"; llama="$$(setup/llama.sh)"; \
-	cmake --preset release -DTOKENSIEVE_LLAMA=ON -DTOKENSIEVE_LLAMA_DIR="$$source" -DTOKENSIEVE_LLAMA_BUILD="$$llama"
+	cmake --preset release -DTOKENSIEVE_LLAMA=ON \
+	  -DTOKENSIEVE_LLAMA_DIR="$$source" -DTOKENSIEVE_LLAMA_BUILD="$$llama"
 	@cmake --build build -j $(JOBS)
 
 demo: build  ## ask SmolLM2 about a long document: stock, dense and sparse side by side
@@ -33,7 +34,8 @@ bench: build  ## time every stage against llama.cpp's flash attention
 	@build/bin/tokensieve bench
 
 format:  ## reformat all C++ files (needs clang-format)
-	@command -v clang-format > /dev/null || { echo "clang-format is missing: apt-get install clang-format" >&2; exit 1; }
+	@command -v clang-format > /dev/null || \
+	  { echo "clang-format is missing: apt-get install clang-format" >&2; exit 1; }
 	@git ls-files -z '*.h' '*.cc' '*.c' | xargs -0 --no-run-if-empty clang-format -i
 
 clean:  ## remove the build folders (the cache folder stays)

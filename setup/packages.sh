@@ -34,7 +34,8 @@ clang_runtime() {
   if command -v clang++ > /dev/null; then
     major="$(clang++ -dumpversion | cut -d. -f1)"
   else
-    major="$(apt-cache depends clang 2> /dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)"
+    major="$(apt-cache depends clang 2> /dev/null |
+      sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)"
   fi
   [[ -n "$major" ]] && echo "libclang-rt-$major-dev"
 }
@@ -42,7 +43,9 @@ clang_runtime() {
 has_clang_runtime() {
   local package
   command -v clang++ > /dev/null || return 1
-  [[ -n "$(find "$(clang++ -print-resource-dir)" -name 'libclang_rt.fuzzer*' -print -quit)" ]] && return 0
+  local runtimes
+  runtimes="$(find "$(clang++ -print-resource-dir)" -name 'libclang_rt.fuzzer*')"
+  [[ -n "$runtimes" ]] && return 0
   package="$(clang_runtime)" && installed "$package"
 }
 
@@ -91,7 +94,8 @@ check_cmake() {
   local version
   version="$(cmake --version | sed -n '1s/cmake version //p')"
   [[ "$(printf '%s\n' "$kMinCmake" "$version" | sort -V | head -n 1)" == "$kMinCmake" ]] ||
-    die "$(command -v cmake) is version $version, at least $kMinCmake is needed: apt-get install cmake"
+    die "$(command -v cmake) is version $version, at least $kMinCmake is needed;
+remove it and run this again (Debian 12 and Ubuntu 24.04 bring a new enough one)"
 }
 
 main() {

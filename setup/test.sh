@@ -29,16 +29,17 @@ sanitizer() {
 
 part_fuzz() {
   cmake --preset fuzz && cmake --build build-fuzz -j "$kJobs" || return 1
-  local targets target name corpus failed=0
+  local targets target name corpora failed=0
   mapfile -t targets < <(find build-fuzz -type f -executable -name 'fuzz_*' | sort)
-  [[ ${#targets[@]} -gt 0 ]] || { echo "no fuzz target (fuzz_*) was built in build-fuzz"; return 1; }
+  [[ ${#targets[@]} -gt 0 ]] || { echo "no fuzz target (fuzz_*) in build-fuzz"; return 1; }
   for target in "${targets[@]}"; do
     name="$(basename "$target")"
-    corpus="build-fuzz/corpus/$name"
-    mkdir -p "$corpus"
-    # The repository's seeds are read only; new inputs go to the build folder.
+    # New inputs go to the first folder, the repository's seeds are only read.
+    corpora=("build-fuzz/corpus/$name")
+    mkdir -p "${corpora[0]}"
+    [[ ! -d "tests/fuzz/corpus/$name" ]] || corpora+=("tests/fuzz/corpus/$name")
     if "$target" -max_total_time="$kFuzzSeconds" -artifact_prefix="build-fuzz/$name-" \
-      "$corpus" $(find "tests/fuzz/corpus/$name" -maxdepth 0 2> /dev/null); then
+      "${corpora[@]}"; then
       echo "fuzz: $name: no crash in $kFuzzSeconds s"
     else
       echo "fuzz: $name: FAILED, input kept as build-fuzz/$name-*"
@@ -49,8 +50,8 @@ part_fuzz() {
 }
 
 closing_lines() {
-  grep -E '^([0-9]+% tests passed|Total Test time|The following tests FAILED|[[:space:]]+[0-9]+ - |No tests were found|fuzz: |no fuzz target)' "$1" ||
-    tail -n 5 "$1"
+  local ctest='[0-9]+% tests passed|Total Test time|The following tests|\s+[0-9]+ - |No tests'
+  grep -E "^($ctest|fuzz: |no fuzz target)" "$1" || tail -n 5 "$1"
 }
 
 main() {

@@ -60,7 +60,9 @@ def library_text(tokens, rng):
             if length > tokens:
                 return " ".join(words)
             words.append(word)
-    raise SystemExit(f"make_long: --tokens {tokens:.0f} is too long, at most {length:.0f} is possible")
+    raise SystemExit(
+        f"make_long: --tokens {tokens:.0f} is too long, at most {length:.0f} is possible"
+    )
 
 
 def insert_at_word(text, depth, sentence):
@@ -97,11 +99,17 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, required=True, help="length in SmolLM2's tokens, about")
+    parser.add_argument(
+        "--tokens", type=int, required=True, help="length in SmolLM2's tokens, about"
+    )
     parser.add_argument("--seed", type=int, default=1, help="what to draw (default 1)")
-    parser.add_argument("--depth", type=float, help="where the answer is, 0 to 1 (default: by seed)")
+    parser.add_argument(
+        "--depth", type=float, help="where the answer is, 0 to 1 (default: by seed)"
+    )
     parser.add_argument("--distractors", type=int, default=8, help="0 to 11 (default 8)")
-    parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="text file to write")
+    parser.add_argument(
+        "-o", "--output", type=pathlib.Path, required=True, help="text file to write"
+    )
     options = parser.parse_args()
     if options.tokens < 1000:
         parser.error(f"--tokens {options.tokens}: at least 1000 is needed")

@@ -26,7 +26,9 @@ LORA_SCALE = 2.0  # the trained model is W + 2 B A
 
 def permute_rotary(weight, heads):
     rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def convert(name, tensor):

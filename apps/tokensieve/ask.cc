@@ -1,0 +1,232 @@
+#include "ask.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "ask_report.h"
+#include "command.h"
+#include "files.h"
+#include "plugin.h"
+#include "prefill_watch.h"
+#include "profiles.h"
+#include "prompt.h"
+#include "system.h"
+#include "terminal.h"
+
+namespace tokensieve::cli {
+namespace {
+
+// Above this, the mask of a whole-prompt graph (2 bytes per pair) passes 2 GiB and llama.cpp needs
+// seconds to fill it.
+constexpr int32_t kWholeLimit = 32768;
+constexpr int32_t kChunkUbatch = 2048;
+// The fastest for llama.cpp's own attention; see docs/performance.md.
+constexpr int32_t kStockUbatch = 512;
+
+// What is fixed before the first run.
+struct Session {
+  const AskOptions& options;
+  const LlamaModel& model;
+  Plugin* plugin;  // null when only stock attention is wanted
+  Profile profile;
+  Tokens prompt;
+  int32_t context;
+};
+
+std::vector<Attention> wanted_runs(const AskOptions& options) {
+  if (!options.compare) return {options.attention};
+  return {Attention::kStock, Attention::kDense, Attention::kSparse};
+}
+
+bool wants(const AskOptions& options, Attention attention) {
+  const auto runs = wanted_runs(options);
+  return std::find(runs.begin(), runs.end(), attention) != runs.end();
+}
+
+Result<std::vector<Document>> read_documents(const std::vector<std::string>& files) {
+  std::vector<Document> documents;
+  for (const std::string& file : files) {
+    Result<std::string> text = read_text(file);
+    if (!text.ok()) return text.status();
+    documents.push_back({file, std::move(text.value())});
+  }
+  return documents;
+}
+
+// The context that prompt and answer need, checked against what the user and the model allow.
+Result<int32_t> choose_context(const AskOptions& options, const LlamaModel& model,
+                               size_t prompt_tokens) {
+  const auto needed = static_cast<int64_t>(prompt_tokens) + options.max_tokens;
+  const int64_t limit = options.context > 0 ? options.context : model.max_context();
+  if (needed <= limit) return static_cast<int32_t>(options.context > 0 ? limit : needed);
+  const char* fix = options.context > 0 && options.context < model.max_context()
+                        ? "raise --ctx, or shorten the documents"
+                        : "shorten the documents, lower --max-tokens, or use a model with a longer "
+                          "context (smollm2-128k, or --rope-scaling yarn)";
+  return Status::error(StatusCode::kInvalidArgument,
+                       "the prompt has %zu tokens and the answer may have %d, but the context holds "
+                       "%lld; %s",
+                       prompt_tokens, options.max_tokens, static_cast<long long>(limit), fix);
+}
+
+struct RunPlan {
+  tokensieve_ggml_mode mode;
+  std::string name;
+  int32_t ubatch;
+};
+
+RunPlan plan_run(const Session& session, Attention attention) {
+  const AskOptions& options = session.options;
+  const auto tokens = static_cast<int32_t>(session.prompt.size());
+  RunPlan plan{TOKENSIEVE_GGML_OFF, "stock", kStockUbatch};
+  const bool whole = options.mode == PromptMode::kWhole || options.paper ||
+                     (options.mode == PromptMode::kAuto && tokens <= kWholeLimit);
+  if (attention == Attention::kDense) {
+    plan = {TOKENSIEVE_GGML_DENSE, "dense", kChunkUbatch};
+  } else if (attention == Attention::kSparse) {
+    plan = whole ? RunPlan{TOKENSIEVE_GGML_WHOLE, "whole", tokens}
+                 : RunPlan{TOKENSIEVE_GGML_CHUNK, "chunk", kChunkUbatch};
+  }
+  const bool fixed = plan.mode == TOKENSIEVE_GGML_WHOLE;
+  if (options.ubatch > 0 && !fixed) plan.ubatch = options.ubatch;
+  plan.ubatch = std::min(plan.ubatch, tokens);
+  return plan;
+}
+
+void print_piece(const std::string& piece) {
+  std::fwrite(piece.data(), 1, piece.size(), stdout);
+  std::fflush(stdout);
+}
+
+Result<AskRun> run_attention(const Session& session, Attention attention, bool stream) {
+  const RunPlan plan = plan_run(session, attention);
+  const auto tokens = static_cast<int32_t>(session.prompt.size());
+  AskRun run{.attention = attention, .mode = plan.name, .ubatch = plan.ubatch};
+  if (session.plugin != nullptr) {
+    const bool sparse = attention == Attention::kSparse;
+    TOKENSIEVE_RETURN_IF_ERROR(
+        session.plugin->configure(plan.mode, sparse ? &session.profile : nullptr));
+  }
+  Progress progress(fmt::format("reading ({})", attention_name(attention)), tokens, "tokens");
+  PrefillWatch watch({.num_layers = session.model.num_layers(),
+                      .num_ubatches = (tokens + plan.ubatch - 1) / plan.ubatch,
+                      .time_attention = attention == Attention::kStock,
+                      .on_progress = [&](double fraction) { progress.update(fraction); }});
+  Result<LlamaContext> created = LlamaContext::create(
+      session.model, {.context = session.context, .ubatch = plan.ubatch});
+  if (!created.ok()) return created.status();
+  LlamaContext& context = created.value();
+  TOKENSIEVE_RETURN_IF_ERROR(context.warm_up());
+  if (session.plugin != nullptr) session.plugin->reset_stats();
+
+  context.watch(&watch);
+  const auto start = std::chrono::steady_clock::now();
+  const Status prefilled = context.prefill(session.prompt, /*all_outputs=*/false, nullptr);
+  run.prefill_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
+                                                             start).count();
+  context.watch(nullptr);
+  TOKENSIEVE_RETURN_IF_ERROR(prefilled);
+  progress.finish();
+  run.memory_bytes = watch.peak_memory_bytes();
+  run.attention_ms = watch.attention_ms();
+  if (attention != Attention::kStock) {
+    run.layers = session.plugin->stats();
+    summarize_layers(run);
+  }
+  Result<std::string> answer =
+      context.generate(session.options.max_tokens, session.options.temperature,
+                        stream ? print_piece : std::function<void(const std::string&)>());
+  if (!answer.ok()) return answer.status();
+  run.answer = std::move(answer.value());
+  return run;
+}
+
+Result<ChosenProfile> profile_for(const AskOptions& options, const LlamaModel& model) {
+  if (!options.paper) {
+    return choose_profile(options.profile, model.source().name, model.fingerprint());
+  }
+  Profile profile = default_profile(model.fingerprint());
+  profile.model = "the paper's settings";
+  profile.select = paper_select();
+  return ChosenProfile{std::move(profile), "the paper's settings on the upper half"};
+}
+
+Status run_all(const Session& session, AskReport& report) {
+  const AskOptions& options = session.options;
+  const bool stream = !options.compare && !options.json;
+  for (const Attention attention : wanted_runs(options)) {
+    Result<AskRun> run = run_attention(session, attention, stream);
+    if (stream && run.ok()) fmt::print("\n");
+    if (!run.ok()) return run.status();
+    report.runs.push_back(std::move(run.value()));
+  }
+  return {};
+}
+
+void print_report(const AskOptions& options, const AskReport& report) {
+  if (options.json) {
+    fmt::print("{}", report_json(report));
+  } else if (options.compare) {
+    fmt::print("{}", report_table(report, wants_color(STDOUT_FILENO)));
+  } else {
+    const AskRun& run = report.runs.front();
+    fmt::print(stderr, "{}\n", report_line(report, run));
+    if (const std::string why = why_dense(run); !why.empty()) fmt::print(stderr, "{}\n", why);
+  }
+}
+
+Status ask(const AskOptions& options) {
+  Result<std::vector<Document>> documents = read_documents(options.files);
+  if (!documents.ok()) return documents.status();
+  const Result<ResolvedModel> source = resolve_model(options.model);
+  if (!source.ok()) return source.status();
+  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
+  const bool ours = wants(options, Attention::kDense) || wants(options, Attention::kSparse);
+  std::optional<Plugin> plugin;
+  if (ours) {
+    Result<Plugin> loaded = Plugin::load();
+    if (!loaded.ok()) return loaded.status();
+    plugin = std::move(loaded.value());
+  }
+  Result<LlamaModel> model = LlamaModel::load(*source);
+  if (!model.ok()) return model.status();
+
+  AskReport report{.model = source->name};
+  report.threads = options.model.threads > 0 ? options.model.threads : default_threads();
+  Profile profile;
+  if (wants(options, Attention::kSparse) || !options.profile.empty()) {
+    Result<ChosenProfile> chosen = profile_for(options, *model);
+    if (!chosen.ok()) return chosen.status();
+    report.profile = chosen->source;
+    profile = std::move(chosen.value().profile);
+    fmt::print(stderr, "profile: {} (layers {})\n", report.profile,
+               format_layers(profile.sparse_layers));
+  }
+  Result<Prompt> prompt = build_prompt(*model, *documents, options.question,
+                                       options.system.value_or(source->system_prompt));
+  if (!prompt.ok()) return prompt.status();
+  if (!prompt->uses_template) {
+    fmt::print(stderr, "{} has no chat template that llama.cpp knows: plain text is used\n",
+               source->name);
+  }
+  const Result<int32_t> context = choose_context(options, *model, prompt->tokens.size());
+  if (!context.ok()) return context.status();
+  report.prompt_tokens = static_cast<int32_t>(prompt->tokens.size());
+  const Session session{options,          *model, ours ? &*plugin : nullptr, std::move(profile),
+                        std::move(prompt.value().tokens), *context};
+  TOKENSIEVE_RETURN_IF_ERROR(run_all(session, report));
+  print_report(options, report);
+  return {};
+}
+
+}  // namespace
+
+int run_ask(const AskOptions& options) {
+  const Status status = ask(options);
+  return status.ok() ? kExitOk : fail(status);
+}
+
+}  // namespace tokensieve::cli

@@ -1,0 +1,41 @@
+// `tokensieve ask`: answers a question over long documents.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models.h"
+
+namespace tokensieve::cli {
+
+enum class Attention { kStock, kDense, kSparse };
+const char* attention_name(Attention attention);
+
+// How a sparse prompt is fed: in one ubatch (the full method) or in chunks (only keys are
+// dropped). Auto: whole up to kWholeLimit tokens.
+enum class PromptMode { kAuto, kWhole, kChunk };
+
+struct AskOptions {
+  ModelOptions model;
+  std::vector<std::string> files;
+  std::string question;
+  Attention attention = Attention::kSparse;
+  bool compare = false;
+  bool paper = false;
+  PromptMode mode = PromptMode::kAuto;
+  std::string profile;
+  std::optional<std::string> system;
+  int32_t context = 0;  // 0: as long as the prompt and the answer need
+  int32_t ubatch = 0;   // 0: by the attention and mode
+  int32_t max_tokens = 64;
+  double temperature = 0;
+  bool json = false;
+  bool verbose = false;
+};
+
+void add_ask_options(CLI::App& command, AskOptions& options);
+int run_ask(const AskOptions& options);
+
+}  // namespace tokensieve::cli

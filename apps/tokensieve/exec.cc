@@ -1,0 +1,116 @@
+#include "exec.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "command.h"
+#include "options.h"
+#include "paths.h"
+#include "profiles.h"
+
+namespace tokensieve::cli {
+namespace {
+
+bool is_executable(const fs::path& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error) && ::access(path.c_str(), X_OK) == 0;
+}
+
+// A path as it is, else PATH, else llama.cpp's own bin folder. Empty: `searched` says where.
+fs::path find_program(const std::string& name, std::string& searched) {
+  if (name.find('/') != std::string::npos) {
+    searched = name;
+    return is_executable(name) ? fs::path(name) : fs::path();
+  }
+  std::string_view rest = std::getenv("PATH") != nullptr ? std::getenv("PATH") : "";
+  searched = fmt::format("PATH ({})", rest);
+  while (!rest.empty()) {
+    const size_t end = rest.find(':');
+    const fs::path candidate = fs::path(rest.substr(0, end)) / name;
+    if (is_executable(candidate)) return candidate;
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  }
+  if (const fs::path folder = llama_bin_folder(); !folder.empty()) {
+    searched += fmt::format(" and {}", folder.string());
+    if (is_executable(folder / name)) return folder / name;
+  }
+  return {};
+}
+
+void set_environment(const char* name, const std::string& value) {
+  ::setenv(name, value.c_str(), /*overwrite=*/1);
+}
+
+// The plug-in through GGML_BACKEND_PATH for programs that read it, and through the preload shim
+// for those with their CPU backend compiled in, which do not.
+Status set_plugin_environment(const ExecOptions& options) {
+  const auto plugin = find_plugin();
+  const auto shim = find_preload_shim();
+  if (!plugin || !shim) {
+    return Status::error(StatusCode::kNotFound,
+                         "the llama.cpp plug-in or its preload shim is missing (looked in %s); "
+                         "build them with `make build`",
+                         plugin_candidates().front().parent_path().c_str());
+  }
+  set_environment("GGML_BACKEND_PATH", plugin->string());
+  const auto preloaded = environment("LD_PRELOAD");
+  set_environment("LD_PRELOAD", shim->string() + (preloaded ? ":" + *preloaded : ""));
+  if (!options.mode.empty()) set_environment("TOKENSIEVE_MODE", options.mode);
+  if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
+  if (options.profile.empty()) return {};
+  const Result<ChosenProfile> profile = choose_profile(options.profile, "", {});
+  if (!profile.ok()) return profile.status();
+  set_environment("TOKENSIEVE_PROFILE", fs::absolute(profile->source).string());
+  return {};
+}
+
+}  // namespace
+
+void add_exec_options(CLI::App& command, ExecOptions& options) {
+  command
+      .add_option("--mode", options.mode,
+                  "what the plug-in does; whole needs a ubatch that holds the prompt (-b N -ub N); "
+                  "default: chunk")
+      ->check(CLI::IsMember({"off", "dense", "chunk", "whole"}))
+      ->type_name("off|dense|chunk|whole");
+  command.add_option("--profile", options.profile, "layer profile: a file or a shipped name")
+      ->type_name("FILE");
+  command.add_flag("--stats", options.stats, "print what every layer did at the end");
+  command
+      .add_option("PROGRAM", options.command,
+                  "a llama.cpp program and its arguments, after --; looked up in PATH, then in the "
+                  "llama.cpp build")
+      ->required()
+      ->type_name("ARGS...");
+  command.positionals_at_end();
+  add_examples(command,
+               "  tokensieve exec -- llama-bench -m model.gguf -p 8192 -n 0\n"
+               "  tokensieve exec --mode whole --profile smollm2 -- llama-completion -m model.gguf "
+               "-f prompt.txt -b 8192 -ub 8192\n");
+}
+
+int run_exec(const ExecOptions& options) {
+  std::string searched;
+  const fs::path program = find_program(options.command.front(), searched);
+  if (program.empty()) {
+    fmt::print(stderr,
+               "tokensieve: there is no program \"{}\" in {}; give its path, or set "
+               "TOKENSIEVE_LLAMA_BIN to the bin folder of a llama.cpp build\n",
+               options.command.front(), searched);
+    return kExitFailure;
+  }
+  if (const Status status = set_plugin_environment(options); !status.ok()) return fail(status);
+  std::vector<char*> arguments;
+  for (const std::string& argument : options.command) {
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  }
+  arguments.push_back(nullptr);
+  ::execv(program.c_str(), arguments.data());
+  fmt::print(stderr, "tokensieve: cannot start {}: {}\n", program.string(), std::strerror(errno));
+  return kExitFailure;
+}
+
+}  // namespace tokensieve::cli

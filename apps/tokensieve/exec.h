@@ -1,0 +1,21 @@
+// `tokensieve exec`: runs any llama.cpp program with the plug-in loaded.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+namespace tokensieve::cli {
+
+struct ExecOptions {
+  std::vector<std::string> command;  // PROGRAM ARGS
+  std::string mode;                  // empty: the plug-in's default
+  std::string profile;               // a file or a shipped name
+  bool stats = false;
+};
+
+void add_exec_options(CLI::App& command, ExecOptions& options);
+// Returns only when the program cannot be started.
+int run_exec(const ExecOptions& options);
+
+}  // namespace tokensieve::cli

@@ -1,0 +1,59 @@
+// The command line: every command is registered here, and nowhere else.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "ask.h"
+#include "command.h"
+#include "exec.h"
+#include "info.h"
+#include "options.h"
+#include "profile_command.h"
+#include "signals.h"
+#include "tokensieve/version.h"
+
+namespace tokensieve::cli {
+namespace {
+
+template <typename Options>
+void add_command(CLI::App& app, const char* name, const char* summary,
+                 void (*add_options)(CLI::App&, Options&), int (*run)(const Options&),
+                 int& exit_code) {
+  CLI::App* command = app.add_subcommand(name, summary);
+  auto options = std::make_shared<Options>();
+  add_options(*command, *options);
+  command->callback([options, run, &exit_code] { exit_code = run(*options); });
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Token Sparse Attention: long prompts read faster, with the same answers.",
+               "tokensieve");
+  app.set_version_flag("--version", "tokensieve " TOKENSIEVE_VERSION_STRING);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(28);
+  add_examples(app,
+               "  tokensieve ask smollm2 --file report.md --compare \"Who signed the contract?\"\n"
+               "  tokensieve COMMAND --help\n");
+  int exit_code = kExitOk;
+  add_command<AskOptions>(app, "ask", "answer a question over long documents", add_ask_options,
+                          run_ask, exit_code);
+  add_command<ProfileOptions>(app, "profile", "measure a model and write its layer profile",
+                              add_profile_options, run_profile, exit_code);
+  add_command<ExecOptions>(app, "exec", "run a llama.cpp program with the plug-in loaded",
+                           add_exec_options, run_exec, exit_code);
+  add_command<InfoOptions>(app, "info", "show what this build and this machine have",
+                           add_info_options, run_info, exit_code);
+  install_interrupt_handler();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace tokensieve::cli
+
+int main(int argc, char** argv) { return tokensieve::cli::run(argc, argv); }

@@ -1,0 +1,99 @@
+#include "options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace tokensieve::cli {
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  command
+      .add_option("MODEL", options.model,
+                  fmt::format("a GGUF file or a short name: {}",
+                              fmt::join(short_model_names(), ", ")))
+      ->required()
+      ->type_name("");
+  command.add_option("--lora", options.lora, "LoRA adapter (GGUF)")->type_name("FILE");
+  add_choice<RopeScaling>(command, "--rope-scaling", options.rope_scaling,
+                          {{"none", RopeScaling::kNone},
+                           {"linear", RopeScaling::kLinear},
+                           {"yarn", RopeScaling::kYarn}},
+                          "RoPE scaling; default: the model's")
+      ->default_str("");
+  command.add_option("--rope-scale", options.rope_scale, "RoPE context factor; default: the model's")
+      ->check(CLI::Range(1.0, 1024.0))
+      ->type_name("FACTOR");
+  command
+      .add_option("--yarn-orig-ctx", options.yarn_orig_ctx,
+                  "context that the model was trained with before YaRN; default: the model's")
+      ->check(CLI::Range(1, 1 << 30))
+      ->type_name("N");
+  command.add_option("--threads", options.threads, "threads; default: one per physical core")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+}
+
+void add_select_options(CLI::App& command, SelectConfig& select) {
+  CLI::App& group = *command.add_option_group("Selection", "what a sparse layer keeps");
+  auto* tau = group
+                  .add_option_function<double>(
+                      "--tau",
+                      [&select](double value) {
+                        select.tau = value;
+                        select.budget = BudgetPolicy::kTau;
+                      },
+                      "budget: share of score mass that may be dropped (the paper: 0.005)")
+                  ->check(CLI::Range(0.0, 0.999999));
+  auto* ratio = group
+                    .add_option_function<double>(
+                        "--keep-ratio",
+                        [&select](double value) {
+                          select.keep_ratio = value;
+                          select.budget = BudgetPolicy::kKeepRatio;
+                        },
+                        "budget: share of the prefix tokens that is kept")
+                    ->check(CLI::Range(1e-6, 1.0));
+  if (select.budget == BudgetPolicy::kTau) tau->default_str(fmt::format("{}", select.tau));
+  if (select.budget == BudgetPolicy::kKeepRatio) {
+    ratio->default_str(fmt::format("{}", select.keep_ratio));
+  }
+  auto* count = group
+                    .add_option_function<int64_t>(
+                        "--keep-count",
+                        [&select](int64_t value) {
+                          select.keep_count = value;
+                          select.budget = BudgetPolicy::kKeepCount;
+                        },
+                        "budget: number of prefix tokens that is kept")
+                    ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  tau->excludes(ratio)->excludes(count);
+  ratio->excludes(count);
+  add_choice<Fill>(group, "--fill", select.fill, {{"zero", Fill::kZero}, {"local", Fill::kLocal}},
+                   "what rows of dropped tokens get");
+  add_choice<Share>(group, "--share", select.share,
+                    {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
+                    "whose scores are averaged before the top tokens are taken");
+  group.add_option("--window", select.local_window, "local fill: neighbours, a multiple of 64")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  group.add_option("--sinks", select.sinks, "local fill: first tokens that every row sees")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
+  group.add_option("--obs-window", select.obs_window, "last queries that score the prefix")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  group.add_option("--pool-width", select.pool_width, "smoothing width of the scores, odd")
+      ->check(CLI::Range(1, 1023))
+      ->capture_default_str();
+  group.add_option("--min-keep", select.min_keep, "fewest prefix tokens that are kept")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
+  group.add_option("--min-drop", select.min_drop,
+                   "run dense unless this share of the prefix is dropped")
+      ->check(CLI::Range(0.0, 0.999999))
+      ->capture_default_str();
+}
+
+void add_examples(CLI::App& command, const std::string& examples) {
+  command.footer("Examples:\n" + examples);
+}
+
+}  // namespace tokensieve::cli

@@ -1,0 +1,44 @@
+// The llama.cpp plug-in as this program drives it: load, set the mode, read what layers did.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tokensieve/profile.h"
+#include "tokensieve/status.h"
+#include "tokensieve_ggml.h"
+
+namespace tokensieve::cli {
+
+struct LayerStats {
+  int32_t layer = 0;
+  int64_t sparse_nodes = 0;
+  double keep_ratio = 1;
+  double pair_ratio = 1;
+  double attention_ms = 0;
+  std::string dense_reason;
+};
+
+class Plugin {
+ public:
+  // Loads it into this process's ggml. Error: missing, wrong llama.cpp, too old.
+  static Result<Plugin> load();
+
+  const std::string& path() const { return path_; }
+  // For contexts made from now on.
+  Status configure(tokensieve_ggml_mode mode, const Profile* profile);
+  void reset_stats() { reset_stats_(); }
+  std::vector<LayerStats> stats() const;
+
+ private:
+  Plugin() = default;
+
+  std::string path_;
+  tokensieve_ggml_configure_fn configure_ = nullptr;
+  tokensieve_ggml_stats_fn stats_ = nullptr;
+  tokensieve_ggml_reset_stats_fn reset_stats_ = nullptr;
+};
+
+}  // namespace tokensieve::cli

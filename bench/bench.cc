@@ -1,0 +1,358 @@
+#include "bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <utility>
+
+#include "yardstick_ggml.h"
+
+namespace tokensieve::bench {
+namespace {
+
+// f32 queries and outputs, f16 keys and values: what llama.cpp passes.
+constexpr double kTolerance = 2e-3;  // of f16 inputs against ggml's own f32 sums
+constexpr int64_t kCheckLength = 1536;  // sparse results are compared with the oracle at this size
+
+uint16_t to_f16(float x) {
+  const _Float16 half = static_cast<_Float16>(x);
+  uint16_t bits;
+  std::memcpy(&bits, &half, sizeof(bits));
+  return bits;
+}
+
+// Random tokens of which every 16th is a heavy hitter, so that selection has something to find.
+struct Inputs {
+  Inputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
+      : tokens(tokens), heads(heads), kv_heads(kv_heads), dim(dim) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    std::vector<float> pool(1 << 20);
+    for (float& x : pool) x = normal(random);
+    const size_t queries = static_cast<size_t>(tokens) * heads * dim;
+    const size_t keys = static_cast<size_t>(tokens) * kv_heads * dim;
+    q.resize(queries);
+    k.resize(keys);
+    v.resize(keys);
+    out.assign(queries, NAN);
+    for (size_t i = 0; i < queries; ++i) q[i] = 1.5f * pool[(i * 7 + 3) % pool.size()];
+    const size_t row = static_cast<size_t>(kv_heads) * dim;
+    for (size_t i = 0; i < keys; ++i) {
+      const float weight = (i / row) % 16 == 5 ? 2.5f : 1.0f;
+      k[i] = to_f16(weight * pool[(i * 5 + 11) % pool.size()]);
+      v[i] = to_f16(pool[(i * 3 + 17) % pool.size()]);
+    }
+  }
+
+  // The last `queries` tokens ask.
+  AttentionInputs inputs(int64_t queries) const {
+    const float* first = q.data() + static_cast<size_t>(tokens - queries) * heads * dim;
+    return {.q = bshd(first, DType::kF32, 1, queries, heads, dim),
+            .k = bshd(k.data(), DType::kF16, 1, tokens, kv_heads, dim),
+            .v = bshd(v.data(), DType::kF16, 1, tokens, kv_heads, dim)};
+  }
+  AttentionOutputs outputs(int64_t queries) {
+    return {.out = bshd(out.data(), DType::kF32, 1, queries, heads, dim)};
+  }
+  AttentionShape shape(int64_t queries) const {
+    AttentionShape s;
+    s.seqlen_q = queries;
+    s.seqlen_kv = tokens;
+    s.num_q_heads = heads;
+    s.num_kv_heads = kv_heads;
+    s.head_dim = dim;
+    s.kv_dtype = DType::kF16;
+    return s;
+  }
+
+  int64_t tokens;
+  int32_t heads, kv_heads, dim;
+  std::vector<float> q, out;
+  std::vector<uint16_t> k, v;
+};
+
+double relative_l2(const std::vector<float>& actual, const std::vector<float>& expected,
+                   size_t count) {
+  double error = 0.0;
+  double norm = 0.0;
+  for (size_t i = 0; i < count; ++i) {
+    const double difference = static_cast<double>(actual[i]) - expected[i];
+    error += difference * difference;
+    norm += static_cast<double>(expected[i]) * expected[i];
+  }
+  return norm > 0.0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+struct Timing {
+  double ms = 0.0;
+  double spread = 0.0;
+};
+
+Timing summarise(std::vector<double> ms) {
+  std::sort(ms.begin(), ms.end());
+  const double median = ms[ms.size() / 2];
+  return {median, median > 0.0 ? (ms.back() - ms.front()) / median : 0.0};
+}
+
+// A sparse layer that the benches measure.
+struct LayerKind {
+  const char* name;
+  Fill fill;
+  Share share;
+  Queries queries;
+};
+constexpr LayerKind kZeroLayer = {"layer_zero", Fill::kZero, Share::kHead, Queries::kKept};
+constexpr LayerKind kLocalLayer = {"layer_local", Fill::kLocal, Share::kLayer, Queries::kKept};
+constexpr LayerKind kChunkLayer = {"layer_chunk", Fill::kLocal, Share::kLayer, Queries::kAll};
+
+class Bench {
+ public:
+  Bench(const Settings& settings, const std::function<void(const Row&)>& emit)
+      : settings_(settings), emit_(emit) {
+    executor_ = make_thread_pool(settings.num_threads);
+    threads_ = executor_->num_threads();
+    ggml_ = make_ggml_flash_attention(settings.llama_bin, threads_);
+    peak_ = fma_peak_gflops(threads_, *executor_);
+  }
+
+  Status run() {
+    Row row;
+    row.bench = "fma_peak";
+    row.gflops = peak_;
+    emit_(row);
+    for (int32_t dim : settings_.head_dims) {
+      for (int64_t length : settings_.lengths) TOKENSIEVE_RETURN_IF_ERROR(run_length(dim, length));
+    }
+    return {};
+  }
+
+ private:
+  bool wants(const char* bench) const {
+    return std::find(settings_.benches.begin(), settings_.benches.end(), bench) !=
+           settings_.benches.end();
+  }
+
+  Status run_length(int32_t dim, int64_t length) {
+    dense_.reset();
+    if (wants("attend")) {
+      TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, length, 1.0));
+      for (double keep : settings_.keep_ratios) {
+        const int64_t rows = static_cast<int64_t>(keep * static_cast<double>(length));
+        if (rows >= 256) TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, rows, keep));
+      }
+    }
+    if (!wants("compact") && !wants("select") && !wants("layer")) return {};
+    Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
+    for (double keep : settings_.keep_ratios) {
+      TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kZeroLayer, length, keep));
+      TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kLocalLayer, length, keep));
+      if (settings_.ubatch < length) {
+        TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kChunkLayer, settings_.ubatch, keep));
+      }
+    }
+    return {};
+  }
+
+  // Times a plan on inputs; the report of the last run is kept.
+  Status time_plan(const Plan& plan, Inputs& inputs, int64_t queries, Timing* timing,
+                   RunReport* report) {
+    std::vector<std::byte> workspace(workspace_bytes(plan));
+    std::vector<double> ms;
+    for (int i = 0; i <= settings_.repeats; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(plan, inputs.inputs(queries),
+                                                 inputs.outputs(queries), workspace,
+                                                 {.executor = executor_.get(), .report = report}));
+      const std::chrono::duration<double, std::milli> time =
+          std::chrono::steady_clock::now() - start;
+      if (i > 0) ms.push_back(time.count());  // the first run warms up
+    }
+    *timing = summarise(ms);
+    return {};
+  }
+
+  Result<Plan> plan_for(const AttentionShape& shape, const SelectConfig& select,
+                        Backend backend = Backend::kCpu) const {
+    return make_plan(shape, select,
+                     {.backend = backend, .isa = settings_.isa, .num_threads = threads_});
+  }
+
+  static SelectConfig dense_config() {
+    SelectConfig config;
+    config.enabled = false;
+    return config;
+  }
+
+  SelectConfig layer_config(const LayerKind& kind, double keep) const {
+    SelectConfig config;
+    config.budget = BudgetPolicy::kKeepRatio;
+    config.keep_ratio = keep;
+    config.min_keep = 64;
+    config.fill = kind.fill;
+    config.share = kind.share;
+    config.queries = kind.queries;
+    config.local_window = settings_.local_window;
+    config.dense_policy = DensePolicy::kNever;
+    return config;
+  }
+
+  static double gflops(const AttentionShape& s, double ms) {
+    const double q = static_cast<double>(s.seqlen_q);
+    const double kv = static_cast<double>(s.seqlen_kv);
+    const double pairs = q * (kv - q) + q * (q + 1) / 2;
+    return pairs * s.num_q_heads * s.head_dim * 4 / ms / 1e6;
+  }
+
+  // Dense attention of `rows` tokens against ggml's flash attention on the same tensors; with
+  // keep < 1 these are the compact rows of a longer prompt.
+  Status bench_attend(int32_t dim, int64_t rows, double keep) {
+    Inputs inputs(rows, settings_.num_q_heads, settings_.num_kv_heads, dim);
+    const Result<Plan> plan = plan_for(inputs.shape(rows), dense_config());
+    if (!plan.ok()) return plan.status();
+    Row row;
+    row.bench = "attend";
+    row.head_dim = dim;
+    row.rows = rows;
+    row.keep_ratio = keep;
+    Timing timing;
+    TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, rows, &timing, nullptr));
+    row.ms = timing.ms;
+    row.spread = timing.spread;
+    row.gflops = gflops(inputs.shape(rows), timing.ms);
+    if (ggml_ != nullptr) TOKENSIEVE_RETURN_IF_ERROR(against_ggml(inputs, rows, &row));
+    emit_(row);
+    return {};
+  }
+
+  Status against_ggml(const Inputs& inputs, int64_t rows, Row* row) {
+    std::vector<float> expected(inputs.out.size());
+    std::vector<double> ms;
+    for (int i = 0; i < std::max(1, settings_.repeats - 1); ++i) {
+      const Result<double> time = ggml_->run(inputs.shape(rows), inputs.q.data(), inputs.k.data(),
+                                             inputs.v.data(), expected.data());
+      if (!time.ok()) return time.status();
+      ms.push_back(*time);
+    }
+    row->error = relative_l2(inputs.out, expected, expected.size());
+    if (!(row->error < kTolerance)) {
+      return Status::error(StatusCode::kInternal,
+                           "attend of %lld rows, head_dim %d differs from ggml's flash attention: "
+                           "rel-L2 %g, allowed %g",
+                           static_cast<long long>(rows), inputs.dim, row->error, kTolerance);
+    }
+    row->yardstick = "ggml_flash_attn";
+    row->yardstick_ms = summarise(ms).ms;
+    row->ratio = row->yardstick_ms / row->ms;
+    return {};
+  }
+
+  // The layer's plan must give the oracle's result; at a size that the oracle can do.
+  Status check_layer(const LayerKind& kind, int32_t dim, double keep, double* error) {
+    const auto key = std::make_pair(std::string(kind.name), std::make_pair(dim, keep));
+    if (const auto found = checked_.find(key); found != checked_.end()) {
+      *error = found->second;
+      return {};
+    }
+    const int64_t queries = kind.queries == Queries::kAll ? kCheckLength / 2 : kCheckLength;
+    Inputs inputs(kCheckLength, settings_.num_q_heads, settings_.num_kv_heads, dim);
+    const SelectConfig config = layer_config(kind, keep);
+    std::vector<float> results[2];
+    for (int i = 0; i < 2; ++i) {
+      const Result<Plan> plan = plan_for(inputs.shape(queries), config,
+                                         i == 0 ? Backend::kCpu : Backend::kRef);
+      if (!plan.ok()) return plan.status();
+      std::vector<std::byte> workspace(workspace_bytes(*plan));
+      TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, inputs.inputs(queries),
+                                                 inputs.outputs(queries), workspace,
+                                                 {.executor = executor_.get()}));
+      results[i] = inputs.out;
+    }
+    const size_t count = static_cast<size_t>(queries) * settings_.num_q_heads * dim;
+    *error = relative_l2(results[0], results[1], count);
+    if (!(*error < kTolerance)) {
+      return Status::error(StatusCode::kInternal, "%s differs from the oracle: rel-L2 %g", kind.name,
+                           *error);
+    }
+    checked_[key] = *error;
+    return {};
+  }
+
+  // One sparse layer, and what its stages cost, against dense attention of the same rows.
+  Status bench_layer(Inputs& inputs, const LayerKind& kind, int64_t queries, double keep) {
+    double error = 0.0;
+    TOKENSIEVE_RETURN_IF_ERROR(check_layer(kind, inputs.dim, keep, &error));
+    const AttentionShape shape = inputs.shape(queries);
+    if (!dense_ || dense_->queries != queries) {
+      const Result<Plan> plan = plan_for(shape, dense_config());
+      if (!plan.ok()) return plan.status();
+      dense_ = Dense{queries, {}};
+      TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, queries, &dense_->timing, nullptr));
+    }
+    const Result<Plan> plan = plan_for(shape, layer_config(kind, keep));
+    if (!plan.ok()) return plan.status();
+    if (plan->path == Path::kDense) return {};  // too short for this keep ratio
+    Timing timing;
+    RunReport report;
+    TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, queries, &timing, &report));
+
+    Row row;
+    row.head_dim = inputs.dim;
+    row.rows = inputs.tokens;
+    row.keep_ratio = keep;
+    row.error = error;
+    row.yardstick = "own_dense";
+    row.yardstick_ms = dense_->timing.ms;
+    if (wants("layer")) {
+      row.bench = kind.name;
+      row.ms = timing.ms;
+      row.spread = timing.spread;
+      row.ratio = row.yardstick_ms / row.ms;
+      emit_(row);
+    }
+    const auto stage_ms = [&](Stage stage) {
+      return static_cast<double>(report.stage_ns[static_cast<int>(stage)]) / 1e6;
+    };
+    row.share = true;
+    row.spread = 0.0;
+    if (wants("select")) {
+      row.bench = std::string("score+budget+select of ") + kind.name;
+      row.ms = stage_ms(Stage::kScore) + stage_ms(Stage::kBudget) + stage_ms(Stage::kSelect);
+      row.ratio = row.ms / row.yardstick_ms;
+      emit_(row);
+    }
+    if (wants("compact")) {
+      row.bench = std::string("compact of ") + kind.name;
+      row.ms = stage_ms(Stage::kCompact);
+      row.yardstick = "attend of the same layer";
+      row.yardstick_ms = stage_ms(Stage::kAttend);
+      row.ratio = row.ms / row.yardstick_ms;
+      emit_(row);
+    }
+    return {};
+  }
+
+  struct Dense {
+    int64_t queries;
+    Timing timing;
+  };
+
+  const Settings& settings_;
+  const std::function<void(const Row&)>& emit_;
+  std::unique_ptr<Executor> executor_;
+  int threads_ = 1;
+  std::unique_ptr<GgmlFlashAttention> ggml_;
+  double peak_ = 0.0;
+  std::optional<Dense> dense_;
+  std::map<std::pair<std::string, std::pair<int32_t, double>>, double> checked_;
+};
+
+}  // namespace
+
+Status run(const Settings& settings, const std::function<void(const Row&)>& emit) {
+  return Bench(settings, emit).run();
+}
+
+}  // namespace tokensieve::bench

@@ -1,0 +1,52 @@
+// Benchmarks of every stage and of whole layers: `tokensieve bench`. Each checks its result before
+// it is timed and reports a ratio against a yardstick measured in the same run.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tokensieve/tokensieve.h"
+
+namespace tokensieve::bench {
+
+struct Settings {
+  std::vector<int64_t> lengths = {2048, 8192};
+  std::vector<int32_t> head_dims = {64, 128};
+  std::vector<double> keep_ratios = {0.2, 0.5};
+  std::vector<std::string> benches = {"attend", "compact", "select", "layer"};
+  int32_t num_q_heads = 9;
+  int32_t num_kv_heads = 3;
+  int32_t local_window = 512;
+  int64_t ubatch = 2048;  // queries of the chunk benches
+  int num_threads = 0;    // 0: all
+  int repeats = 3;
+  Isa isa = Isa::kAuto;
+  std::string llama_bin;  // folder of ggml's backends; empty: no ggml yardstick
+};
+
+// One line of results.
+struct Row {
+  std::string bench;
+  int32_t head_dim = 0;
+  int64_t rows = 0;  // tokens of the prompt (attend: rows that attend)
+  double keep_ratio = 1.0;
+  double ms = 0.0;      // median
+  double spread = 0.0;  // (slowest - fastest) / median
+  double gflops = 0.0;  // of the causal work really asked for; 0 where it means nothing
+  std::string yardstick;
+  double yardstick_ms = 0.0;
+  double ratio = 0.0;   // yardstick_ms / ms: how many times faster; `share` rows: ms / yardstick_ms
+  bool share = false;
+  double error = 0.0;   // rel-L2 of the result that was checked
+};
+
+// Runs what the settings ask for, passing each row on as soon as it is measured. Errors: a result
+// that is wrong, settings that no plan accepts.
+Status run(const Settings& settings, const std::function<void(const Row&)>& emit);
+
+// GFLOP/s that all threads together reach in fused multiply-adds from registers.
+double fma_peak_gflops(int num_threads, Executor& executor);
+
+}  // namespace tokensieve::bench

@@ -1,0 +1,285 @@
+// FLASH_ATTN_EXT on the plug-in's backend against the op's meaning in double and against ggml's
+// own CPU backend, through the public ggml API only.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "op_graph.h"
+#include "tokensieve_ggml.h"
+
+namespace tokensieve::ggml {
+namespace {
+
+constexpr float kHidden = -INFINITY;
+
+// Rows are the newest of `past + queries` tokens.
+auto causal(int64_t past) {
+  return [past](int64_t, int64_t i, int64_t j) { return j <= past + i ? 0.0f : kHidden; };
+}
+
+class Plugin : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    ggml_backend_load_all_from_path(TOKENSIEVE_LLAMA_BIN);
+    reg_ = ggml_backend_load(TOKENSIEVE_PLUGIN_FILE);
+  }
+
+  void SetUp() override {
+    ASSERT_NE(reg_, nullptr) << "cannot load " << TOKENSIEVE_PLUGIN_FILE;
+    ASSERT_EQ(ggml_backend_reg_dev_count(reg_), 1u);
+    device_ = ggml_backend_reg_dev_get(reg_, 0);
+    backend_.reset(ggml_backend_dev_init(device_, nullptr));
+    ASSERT_NE(backend_, nullptr);
+    cpu_.reset(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
+    ASSERT_NE(cpu_, nullptr);
+    set_threads(2);
+    configure(TOKENSIEVE_GGML_DENSE);
+  }
+
+  template <typename F>
+  static F function(const char* name) {
+    void* address = ggml_backend_reg_get_proc_address(reg_, name);
+    EXPECT_NE(address, nullptr) << name;
+    return reinterpret_cast<F>(address);
+  }
+
+  void set_threads(int n) {
+    function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads")(backend_.get(), n);
+  }
+
+  static std::string configure(int mode, const char* profile = nullptr) {
+    tokensieve_ggml_config config = {sizeof(config), mode, profile};
+    char error[400] = "";
+    const int rc = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(
+        &config, error, sizeof(error));
+    EXPECT_EQ(rc == 0, error[0] == '\0') << error;
+    return error;
+  }
+
+  static std::vector<tokensieve_ggml_layer_stats> stats() {
+    const auto get = function<tokensieve_ggml_stats_fn>("tokensieve_ggml_stats");
+    std::vector<tokensieve_ggml_layer_stats> layers(get(nullptr, 0));
+    if (layers.empty()) return layers;
+    layers[0].struct_size = sizeof(layers[0]);
+    get(layers.data(), static_cast<int32_t>(layers.size()));
+    return layers;
+  }
+
+  static void reset_stats() {
+    function<tokensieve_ggml_reset_stats_fn>("tokensieve_ggml_reset_stats")();
+  }
+
+  bool claims(const OpCase& c) { return ggml_backend_dev_supports_op(device_, OpGraph(c).op()); }
+
+  static ggml_backend_reg_t reg_;
+  ggml_backend_dev_t device_ = nullptr;
+  ggml_backend_ptr backend_;
+  ggml_backend_ptr cpu_;
+};
+
+ggml_backend_reg_t Plugin::reg_ = nullptr;
+
+double worst_error(const std::vector<float>& got, const std::vector<double>& want) {
+  double worst = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (!std::isfinite(got[i])) return INFINITY;
+    worst = std::max(worst, std::abs(got[i] - want[i]));
+  }
+  return worst;
+}
+
+std::vector<OpCase> dense_cases() {
+  std::vector<OpCase> cases;
+  const auto add = [&](OpCase c) { cases.push_back(std::move(c)); };
+  add({.name = "whole_prompt", .mask = causal(0)});
+  add({.name = "chunk", .queries = 257, .cells = 768, .mask = causal(490)});
+  add({.name = "no_padding", .queries = 320, .cells = 320, .mask = causal(0)});
+  add({.name = "mha_d128", .head_dim = 128, .q_heads = 2, .kv_heads = 2, .mask = causal(100)});
+  add({.name = "mqa_d256", .head_dim = 256, .q_heads = 3, .kv_heads = 1, .mask = causal(0)});
+  add({.name = "d16", .head_dim = 16, .mask = causal(0)});
+  add({.name = "d80", .head_dim = 80, .mask = causal(5)});
+  add({.name = "d192", .head_dim = 192, .q_heads = 2, .kv_heads = 1, .mask = causal(5)});
+  add({.name = "group9", .q_heads = 9, .kv_heads = 3, .mask = causal(0)});
+  add({.name = "bf16",
+       .type_k = GGML_TYPE_BF16,
+       .type_v = GGML_TYPE_BF16,
+       .mask = causal(33)});
+  add({.name = "f32", .type_k = GGML_TYPE_F32, .type_v = GGML_TYPE_F32, .mask = causal(33)});
+  add({.name = "q8_0", .type_k = GGML_TYPE_Q8_0, .type_v = GGML_TYPE_Q8_0, .mask = causal(33)});
+  add({.name = "q8_0_biased",
+       .type_k = GGML_TYPE_Q8_0,
+       .type_v = GGML_TYPE_Q8_0,
+       .mask = [](int64_t, int64_t, int64_t j) { return j % 3 == 1 ? 0.0f : kHidden; }});
+  add({.name = "q4_0_k_f16_v", .type_k = GGML_TYPE_Q4_0, .mask = causal(33)});
+  add({.name = "f16_k_f32_v", .type_v = GGML_TYPE_F32, .mask = causal(33)});
+  add({.name = "softcap", .softcap = 5.0f, .mask = causal(20), .scale = 0.3f});
+  add({.name = "sinks", .sinks = true, .mask = causal(20)});
+  add({.name = "softcap_sinks_biased",
+       .softcap = 8.0f,
+       .sinks = true,
+       .mask = [](int64_t, int64_t, int64_t j) { return j < 400 ? 0.0f : kHidden; }});
+  add({.name = "streams", .streams = 3, .mask = [](int64_t s, int64_t i, int64_t j) {
+         return j <= i + 50 * s ? 0.0f : kHidden;
+       }});
+  add({.name = "alibi",
+       .q_heads = 6,
+       .max_bias = 8.0f,
+       .mask = [](int64_t, int64_t i, int64_t j) {
+         return j <= i + 30 ? -static_cast<float>(i + 30 - j) : kHidden;
+       }});
+  add({.name = "values",
+       .mask = [](int64_t, int64_t i, int64_t j) {
+         return j <= i ? -0.25f * static_cast<float>((i * 7 + j * 3) % 11) : kHidden;
+       }});
+  add({.name = "no_mask", .queries = 300, .cells = 310});
+  add({.name = "non_causal",
+       .mask = [](int64_t, int64_t, int64_t j) { return j < 301 ? 0.0f : kHidden; }});
+  add({.name = "sliding_window", .queries = 500, .mask = [](int64_t, int64_t i, int64_t j) {
+         return j <= i && j > i - 100 ? 0.0f : kHidden;
+       }});
+  add({.name = "two_sequences",
+       .queries = 400,
+       .mask = [](int64_t, int64_t i, int64_t j) {
+         return j <= i && (i < 150) == (j < 150) ? 0.0f : kHidden;
+       }});
+  add({.name = "interleaved_sequences",
+       .mask = [](int64_t, int64_t i, int64_t j) {
+         return j <= i && i % 2 == j % 2 ? 0.0f : kHidden;
+       }});
+  add({.name = "holes", .cells = 1024, .mask = [](int64_t, int64_t i, int64_t j) {
+         return j % 3 == 2 && 1022 - j <= 3 * i ? 0.0f : kHidden;  // cells in descending order
+       }});
+  add({.name = "fully_masked_rows",
+       .mask = [](int64_t, int64_t i, int64_t j) {
+         return i % 5 != 0 && j <= i ? 0.0f : kHidden;
+       }});
+  add({.name = "nothing_visible", .mask = [](int64_t, int64_t, int64_t) { return kHidden; }});
+  add({.name = "nothing_visible_sinks",
+       .sinks = true,
+       .mask = [](int64_t, int64_t, int64_t) { return kHidden; }});
+  add({.name = "fewer_cells_than_rows", .mask = [](int64_t, int64_t i, int64_t j) {
+         return j % 50 == 3 && (i + j) % 2 == 0 ? 0.0f : kHidden;
+       }});
+  return cases;
+}
+
+TEST_F(Plugin, DenseMeansWhatGgmlMeans) {
+  for (const OpCase& c : dense_cases()) {
+    SCOPED_TRACE(c.name);
+    OpGraph graph(c);
+    ASSERT_TRUE(ggml_backend_dev_supports_op(device_, graph.op()));
+    const std::vector<double> expected = graph.expected();
+
+    ASSERT_EQ(graph.compute(cpu_.get()), GGML_STATUS_SUCCESS);
+    const double ggml_error = worst_error(graph.result(), expected);
+    // ggml rounds Q, P or V to the type of K: the bound only shows that both mean the same.
+    const bool quantised = ggml_is_quantized(c.type_k);
+    EXPECT_LT(ggml_error, quantised ? 5e-2 : 2e-2);
+
+    graph.poison_hidden_cells();
+    ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+    const double error = worst_error(graph.result(), expected);
+    EXPECT_LT(error, 2e-5);
+    std::printf("%-24s worst error %.1e, ggml's own %.1e\n", c.name.c_str(), error, ggml_error);
+  }
+}
+
+TEST_F(Plugin, ResultDoesNotDependOnThreads) {
+  OpGraph graph({.name = "chunk", .queries = 400, .cells = 1024, .mask = causal(600)});
+  set_threads(1);
+  ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  const std::vector<float> one = graph.result();
+  set_threads(3);
+  ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  EXPECT_EQ(std::memcmp(one.data(), graph.result().data(), one.size() * sizeof(float)), 0);
+}
+
+TEST_F(Plugin, RefusesWhatItMustNotTake) {
+  EXPECT_TRUE(claims({.queries = 257, .mask = causal(0)}));
+  EXPECT_FALSE(claims({.queries = 256, .mask = causal(0)})) << "llama's flash attention probe";
+  EXPECT_FALSE(claims({.queries = 1, .mask = causal(100)})) << "decode";
+  EXPECT_FALSE(claims({.head_dim = 40, .mask = causal(0)}));
+  EXPECT_FALSE(claims({.head_dim = 512, .mask = causal(0)}));
+  EXPECT_FALSE(claims({.queries = 600, .cells = 512, .mask = causal(0)})) << "cross attention";
+  configure(TOKENSIEVE_GGML_OFF);
+  EXPECT_FALSE(claims({.mask = causal(0)}));
+  configure(TOKENSIEVE_GGML_DENSE);
+  EXPECT_TRUE(claims({.mask = causal(0)}));
+}
+
+TEST_F(Plugin, RefusesOtherOpsAndOtherWidthsOfV) {
+  ggml_context_ptr context(ggml_init({1 << 20, nullptr, true}));
+  ggml_context* ctx = context.get();
+  ggml_tensor* a = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 512, 512);
+  EXPECT_FALSE(ggml_backend_dev_supports_op(device_, ggml_mul_mat(ctx, a, a)));
+  EXPECT_FALSE(ggml_backend_dev_supports_op(device_, ggml_soft_max(ctx, a)));
+  ggml_tensor* q = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, 192, 300, 4);
+  ggml_tensor* k = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, 192, 512, 4);
+  ggml_tensor* v = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, 128, 512, 4);
+  EXPECT_FALSE(ggml_backend_dev_supports_op(
+      device_, ggml_flash_attn_ext(ctx, q, k, v, nullptr, 0.1f, 0.0f, 0.0f)));
+}
+
+TEST_F(Plugin, LooksLikeAnAccelerator) {
+  EXPECT_STREQ(ggml_backend_reg_name(reg_), "TokenSieve");
+  EXPECT_EQ(ggml_backend_dev_type(device_), GGML_BACKEND_DEVICE_TYPE_ACCEL);
+  EXPECT_EQ(ggml_backend_dev_buffer_type(device_), ggml_backend_cpu_buffer_type());
+  EXPECT_TRUE(ggml_backend_dev_supports_buft(device_, ggml_backend_cpu_buffer_type()));
+  ggml_backend_dev_props props;
+  ggml_backend_dev_get_props(device_, &props);
+  EXPECT_EQ(props.memory_total, 0u);
+  // Loading the same file again gives the same registry entry.
+  EXPECT_EQ(ggml_backend_load(TOKENSIEVE_PLUGIN_FILE), reg_);
+}
+
+TEST_F(Plugin, AbortCallbackStopsANode) {
+  OpGraph graph({.name = "abort", .mask = causal(0)});
+  static std::atomic<int> calls;
+  calls = 0;
+  const auto set = function<ggml_backend_set_abort_callback_t>("ggml_backend_set_abort_callback");
+  set(backend_.get(), [](void*) { return ++calls > 1; }, nullptr);  // inside the node
+  EXPECT_EQ(graph.compute(backend_.get()), GGML_STATUS_ABORTED);
+  EXPECT_GE(calls, 2);
+  set(backend_.get(), [](void*) { return true; }, nullptr);
+  EXPECT_EQ(graph.compute(backend_.get()), GGML_STATUS_ABORTED);
+  set(backend_.get(), nullptr, nullptr);
+  EXPECT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+}
+
+TEST_F(Plugin, StatsCountNodesByLayer) {
+  reset_stats();
+  EXPECT_TRUE(stats().empty());
+  OpGraph first({.mask = causal(0), .layer = 3});
+  OpGraph second({.mask = causal(0), .layer = 21});
+  ASSERT_EQ(first.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  ASSERT_EQ(second.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  ASSERT_EQ(second.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  const auto layers = stats();
+  ASSERT_EQ(layers.size(), 2u);
+  EXPECT_EQ(layers[0].layer, 3);
+  EXPECT_EQ(layers[0].nodes, 1);
+  EXPECT_EQ(layers[1].layer, 21);
+  EXPECT_EQ(layers[1].nodes, 2);
+  EXPECT_EQ(layers[1].sparse_nodes, 0);
+  EXPECT_EQ(layers[1].keep_ratio, 1.0);
+  EXPECT_GT(layers[1].attention_ms, 0.0);
+  EXPECT_STREQ(layers[1].reason, "mode is dense");
+}
+
+TEST_F(Plugin, ConfigureSaysWhatIsWrong) {
+  EXPECT_NE(configure(17).find("mode is 17"), std::string::npos);
+  EXPECT_NE(configure(TOKENSIEVE_GGML_CHUNK, "{").find("not valid JSON"), std::string::npos);
+  EXPECT_NE(configure(TOKENSIEVE_GGML_CHUNK, "{}").find("tokensieve_profile"), std::string::npos);
+  tokensieve_ggml_config config = {};
+  char tiny[8];
+  EXPECT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&config, tiny,
+                                                                              sizeof(tiny)),
+            -1);
+  EXPECT_EQ(tiny[sizeof(tiny) - 1], '\0');
+}
+
+}  // namespace
+}  // namespace tokensieve::ggml
