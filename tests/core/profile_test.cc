@@ -172,7 +172,7 @@ INSTANTIATE_TEST_SUITE_P(
                 {"pool_width is 5.5", "an integer"}},
         BadText{"window_zero", replaced("\"obs_window\": 64", "\"obs_window\": 0"),
                 {"obs_window is 0"}},
-        BadText{"window_huge", replaced("\"obs_window\": 64", "\"obs_window\": 99999999999999999999"),
+        BadText{"window_huge", replaced("\"obs_window\": 64", "\"obs_window\": 9999999999999999999"),
                 {"obs_window is", "an integer"}},
         BadText{"local_window", replaced("256", "100"), {"local_window is 100", "64"}},
         BadText{"min_keep_negative", replaced("500", "-500"), {"min_keep is -500"}},

@@ -21,8 +21,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   unsigned sum = 0;
   for (const auto& [name, tensor] : parsed->tensors()) {
-    FUZZ_REQUIRE(tensor.bytes.empty() || (tensor.bytes.data() >= begin &&
-                                          tensor.bytes.data() + tensor.bytes.size() <= begin + size));
+    const std::byte* const at = tensor.bytes.data();
+    FUZZ_REQUIRE(tensor.bytes.empty() ||
+                 (at >= begin && at + tensor.bytes.size() <= begin + size));
     for (const std::byte byte : tensor.bytes) sum += static_cast<unsigned>(byte);
     FUZZ_REQUIRE(parsed->get(name, tensor.dtype, tensor.shape.size()).ok());
     FUZZ_REQUIRE(!parsed->get(name, "X1", tensor.shape.size()).ok());

@@ -1,6 +1,6 @@
 // Any parameters and any shapes over the C ABI: an error with a message, or a run that stays inside
 // its buffers and writes every row. Buffers are exactly as large as they must be.
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -18,7 +18,8 @@ tokensieve_shape take_shape(Bytes& bytes) {
   tokensieve_shape_init(&s);
   s.batch = bytes.odd_or<int64_t>(bytes.range(1, 2));
   s.seqlen_kv = bytes.odd_or<int64_t>(bytes.range(1, 200));
-  const int64_t suffix = bytes.range(0, 3) == 0 ? bytes.range(1, 200) : s.seqlen_kv;
+  const int64_t most = std::clamp<int64_t>(s.seqlen_kv, 1, 200);
+  const int64_t suffix = bytes.range(0, 3) == 0 ? bytes.range(1, most) : s.seqlen_kv;
   s.seqlen_q = bytes.odd_or<int64_t>(suffix);
   s.num_kv_heads = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
   const int64_t group = bytes.range(1, 3);
