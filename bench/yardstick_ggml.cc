@@ -42,7 +42,7 @@ class CpuFlashAttention final : public GgmlFlashAttention {
     ggml_tensor* result = ggml_flash_attn_ext(
         c, ggml_permute(c, tq, 0, 2, 1, 3), ggml_permute(c, tk, 0, 2, 1, 3),
         ggml_permute(c, tv, 0, 2, 1, 3), mask, 1.0f / std::sqrt(float(s.head_dim)), 0.0f, 0.0f);
-    ggml_flash_attn_ext_set_prec(result, GGML_PREC_F32);
+    ggml_prec_set_acc(result, GGML_PREC_F32);
     ggml_cgraph* graph = ggml_new_graph(c);
     ggml_build_forward_expand(graph, result);
     const std::unique_ptr<ggml_backend_buffer, BufferDeleter> buffer(

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "ask.h"
+#include "bench_command.h"
 #include "command.h"
 #include "exec.h"
 #include "info.h"
@@ -40,6 +41,8 @@ int run(int argc, char** argv) {
                           run_ask, exit_code);
   add_command<ProfileOptions>(app, "profile", "measure a model and write its layer profile",
                               add_profile_options, run_profile, exit_code);
+  add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
+                            add_bench_options, run_bench, exit_code);
   add_command<ExecOptions>(app, "exec", "run a llama.cpp program with the plug-in loaded",
                            add_exec_options, run_exec, exit_code);
   add_command<InfoOptions>(app, "info", "show what this build and this machine have",

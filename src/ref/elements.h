@@ -25,6 +25,7 @@ inline uint16_t encode(double x, SmallFloat format) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   if (std::isnan(x)) return sign | format.infinity | (1u << (format.mantissa - 1));
   const double magnitude = std::fabs(x);
+  if (magnitude == 0.0) return sign;
   if (std::isinf(x) || magnitude >= 0x1p129) return sign | format.infinity;
   int exponent = 0;
   std::frexp(magnitude, &exponent);  // magnitude in [2^(exponent-1), 2^exponent)

@@ -2,10 +2,15 @@
 // guarded on both sides.
 #pragma once
 
+#include <sys/mman.h>
+
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "ref/elements.h"
@@ -22,6 +27,33 @@ enum class Layout {
   kBshd,    // contiguous [batch, seq, head, dim]
   kBhsd,    // contiguous [batch, head, seq, dim]
   kPadded,  // [batch, seq, head, dim] with gaps after every row, token and sequence
+  kHuge,    // as kPadded, with 16 MiB or more between tokens: offsets beyond 2^31 elements
+};
+
+// Zeroed memory that costs only the pages that are touched.
+class LazyBytes {
+ public:
+  LazyBytes() = default;
+  explicit LazyBytes(size_t size) : size_(size) {
+    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) std::abort();
+    data_ = static_cast<std::byte*>(memory);
+  }
+  LazyBytes(LazyBytes&& other) noexcept { *this = std::move(other); }
+  LazyBytes& operator=(LazyBytes&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~LazyBytes() {
+    if (data_) munmap(data_, size_);
+  }
+  std::byte* data() const { return data_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
 };
 
 // Bytes with guards before and after; starts poisoned.
@@ -60,15 +92,24 @@ class Tensor {
         view_ = {nullptr, dtype, {batch, seq, heads, dim}, {seq * token + 80, token, row, 1}};
         break;
       }
+      case Layout::kHuge:
+        view_ = {nullptr, dtype, {batch, seq, heads, dim}, {(seq + 1) << 23, 1 << 23, dim, 1}};
+        break;
     }
     int64_t elements = 1;
     for (int axis = 0; axis < 4; ++axis) elements += (view_.shape[axis] - 1) * view_.strides[axis];
-    bytes_ = GuardedBytes(static_cast<size_t>(elements) * dtype_size(dtype));
+    const size_t bytes = static_cast<size_t>(elements) * dtype_size(dtype);
+    if (layout == Layout::kHuge) {
+      lazy_bytes_ = LazyBytes(bytes);
+      poison();
+    } else {
+      bytes_ = GuardedBytes(bytes);
+    }
   }
 
   TensorView view() const {
     TensorView view = view_;
-    view.data = const_cast<std::byte*>(bytes_.data());
+    view.data = huge() ? lazy_bytes_.data() : const_cast<std::byte*>(bytes_.data());
     return view;
   }
   int64_t rows() const { return view_.shape[0] * view_.shape[1] * view_.shape[2]; }
@@ -106,10 +147,16 @@ class Tensor {
     }
   }
 
-  void poison() { bytes_.poison(); }
+  // All bytes; of a huge tensor its rows only.
+  void poison() {
+    if (huge()) return assign(std::vector<double>(size(), std::nan("")));
+    bytes_.poison();
+  }
 
-  // Neither the guards nor the gaps between rows were written (after poison()).
+  // Neither the guards nor the gaps between rows were written (after poison()). Always true for
+  // kHuge.
   bool untouched_outside() const {
+    if (huge()) return true;
     if (!bytes_.guards_intact()) return false;
     std::vector<bool> inside(bytes_.size(), false);
     const size_t element = dtype_size(view_.dtype);
@@ -128,8 +175,11 @@ class Tensor {
   }
 
  private:
+  bool huge() const { return lazy_bytes_.data() != nullptr; }
+
   TensorView view_;
   GuardedBytes bytes_;
+  LazyBytes lazy_bytes_;
 };
 
 }  // namespace tokensieve::test

@@ -1,0 +1,105 @@
+#include "bench_command.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "command.h"
+#include "options.h"
+#include "paths.h"
+#include "terminal.h"
+
+namespace tokensieve::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void print_json(const bench::Row& row) {
+  Json line = {{"bench", row.bench}, {"backend", "cpu"}};
+  if (row.rows > 0) {
+    line["head_dim"] = row.head_dim;
+    line["rows"] = row.rows;
+    line["keep_ratio"] = row.keep_ratio;
+    line["ms"] = row.ms;
+    line["spread"] = row.spread;
+  }
+  if (row.gflops > 0) line["gflops"] = row.gflops;
+  if (!row.yardstick.empty()) {
+    line["yardstick"] = row.yardstick;
+    line["yardstick_ms"] = row.yardstick_ms;
+    line["ratio"] = row.ratio;
+    line["rel_l2"] = row.error;
+  }
+  fmt::print("{}\n", line.dump());
+  std::fflush(stdout);
+}
+
+// One line a row, aligned: readable while the run goes on.
+void print_text(const bench::Row& row) {
+  if (row.rows == 0) {
+    fmt::print("{} {:.0f} GFLOP/s (all threads)\n\n{:<38}{:>5}{:>8}{:>7}{:>11}{:>9}  {}\n",
+               row.bench, row.gflops, "bench", "dim", "rows", "keep", "ms", "GFLOP/s",
+               "against");
+    return;
+  }
+  const std::string speed = row.gflops > 0 ? fmt::format("{:.0f}", row.gflops) : "";
+  std::string against;
+  if (row.share) {
+    against = fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
+  } else if (!row.yardstick.empty()) {
+    against = fmt::format("x{:.2f} over {} ({:.1f} ms)", row.ratio, row.yardstick,
+                          row.yardstick_ms);
+  }
+  fmt::print("{:<38}{:>5}{:>8}{:>7.2f}{:>11.2f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
+             row.keep_ratio, row.ms, speed, against);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+void add_bench_options(CLI::App& command, BenchOptions& options) {
+  bench::Settings& s = options.settings;
+  const auto list = [&](const char* name, auto& value, const char* help) {
+    command.add_option(name, value, help)->delimiter(',')->capture_default_str();
+  };
+  list("--lengths", s.lengths, "prompt lengths, tokens");
+  list("--head-dims", s.head_dims, "head dimensions");
+  list("--keep", s.keep_ratios, "keep ratios of the sparse layers");
+  command.add_option("--bench", s.benches, "what to measure: attend, compact, select, layer")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"attend", "compact", "select", "layer"}))
+      ->capture_default_str();
+  command.add_option("--heads", s.num_q_heads, "query heads")->capture_default_str();
+  command.add_option("--kv-heads", s.num_kv_heads, "kv heads")->capture_default_str();
+  command.add_option("--window", s.local_window, "local fill's window")->capture_default_str();
+  command.add_option("--ubatch", s.ubatch, "queries of the chunk layers")->capture_default_str();
+  command.add_option("--threads", s.num_threads, "threads; 0: all cores")->capture_default_str();
+  command.add_option("--repeats", s.repeats, "timed runs; the median is reported")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command.add_option("--isa", options.isa, "force avx512, avx2, sse4, neon or baseline")
+      ->capture_default_str();
+  command.add_option("--backend", options.backend, "backend to measure")
+      ->check(CLI::IsMember({"cpu"}))
+      ->capture_default_str();
+  command.add_flag("--json", options.json, "one JSON object a line");
+  add_examples(command,
+               "  tokensieve bench\n"
+               "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n");
+}
+
+int run_bench(const BenchOptions& options) {
+  bench::Settings settings = options.settings;
+  const Result<Isa> isa = isa_from_name(options.isa.c_str());
+  if (!isa.ok()) {
+    fmt::print(stderr, "tokensieve: {}\n", isa.status().message());
+    return kExitUsage;
+  }
+  settings.isa = *isa;
+  settings.llama_bin = llama_bin_folder().string();
+  const Status status = bench::run(settings, options.json ? print_json : print_text);
+  if (!status.ok()) return fail(status);
+  return kExitOk;
+}
+
+}  // namespace tokensieve::cli

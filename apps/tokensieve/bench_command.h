@@ -1,0 +1,22 @@
+// `tokensieve bench`: how fast the stages and whole layers are on this machine.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <string>
+
+#include "bench.h"
+
+namespace tokensieve::cli {
+
+struct BenchOptions {
+  bench::Settings settings;
+  std::string isa = "auto";
+  std::string backend = "cpu";
+  bool json = false;
+};
+
+void add_bench_options(CLI::App& command, BenchOptions& options);
+int run_bench(const BenchOptions& options);
+
+}  // namespace tokensieve::cli
