@@ -43,3 +43,6 @@ if(TOKENSIEVE_SANITIZE)
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
 endif()
+if(TOKENSIEVE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage, everywhere
+endif()

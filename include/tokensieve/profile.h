@@ -32,7 +32,8 @@ struct TOKENSIEVE_API Profile {
 
 // Errors: kNotFound, kDataError (names the file, the key and what is allowed).
 TOKENSIEVE_API Result<Profile> load_profile(const std::string& path);
-TOKENSIEVE_API Result<Profile> parse_profile(const std::string& json, const std::string& source_name);
+TOKENSIEVE_API Result<Profile> parse_profile(const std::string& json,
+                                             const std::string& source_name);
 TOKENSIEVE_API std::string profile_to_json(const Profile& profile);
 
 // Error if the profile was made for another model: names each field that differs.

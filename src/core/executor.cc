@@ -30,7 +30,9 @@ void relax() {
 }
 
 // Workers wait for `generation_` to move: first spinning (a prefill issues runs back to back),
-// then asleep in the futex behind std::atomic::wait.
+// then asleep in the futex behind std::atomic::wait. A run is over when its indices are done, not
+// when every worker has woken up: a worker enters through `gate_`, which the caller closes once
+// nothing is left to start, so that a late worker finds it shut and costs no time.
 class ThreadPool final : public Executor {
  public:
   explicit ThreadPool(int num_threads) {
@@ -63,11 +65,15 @@ class ThreadPool final : public Executor {
     context_ = context;
     count_ = count;
     next_.store(0, std::memory_order_relaxed);
-    active_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    gate_.store(kOpen, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     drain(0);
-    while (active_.load(std::memory_order_acquire) != 0) relax();
+    uint32_t inside = gate_.fetch_sub(kOpen, std::memory_order_acquire) - kOpen;
+    for (int spin = 0; inside != 0; ++spin) {
+      spin < kSpins ? relax() : gate_.wait(inside, std::memory_order_acquire);
+      inside = gate_.load(std::memory_order_acquire);
+    }
   }
 
  private:
@@ -75,6 +81,18 @@ class ThreadPool final : public Executor {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
       task_(context_, i, thread);
     }
+  }
+
+  bool enter() {
+    uint32_t gate = gate_.load(std::memory_order_relaxed);
+    while (gate & kOpen) {
+      if (gate_.compare_exchange_weak(gate, gate + kWorker, std::memory_order_acquire)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    if (gate_.fetch_sub(kWorker, std::memory_order_release) == kWorker) gate_.notify_one();
   }
 
   void work(int thread) {
@@ -87,18 +105,20 @@ class ThreadPool final : public Executor {
       generation_.wait(seen, std::memory_order_acquire);
       seen = generation_.load(std::memory_order_acquire);
       if (stop_.load(std::memory_order_relaxed)) return;
+      if (!enter()) continue;
       drain(thread);
-      active_.fetch_sub(1, std::memory_order_release);
+      leave();
     }
   }
 
   static constexpr int kSpins = 2000;  // about 50 us: longer than the gap between two phases
+  static constexpr uint32_t kOpen = 1, kWorker = 2;
 
   std::vector<std::thread> workers_;
   std::atomic<uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
   std::atomic<int64_t> next_{0};
-  std::atomic<int> active_{0};
+  std::atomic<uint32_t> gate_{0};  // kOpen while workers may enter, + kWorker for each inside
   Task task_ = nullptr;
   void* context_ = nullptr;
   int64_t count_ = 0;

