@@ -72,7 +72,7 @@ TEST_P(RefStagesTest, StagesGiveTheRun) {
   std::vector<int32_t> indices(s.batch * plan_.num_sets * capacity, -1);
   std::vector<int64_t> count(s.batch);
   const KeepSet keep = {indices.data(), capacity, count.data()};
-  ASSERT_TRUE(select_tokens(plan_, data_.q.view(), data_.k.view(), keep, {}).ok());
+  ASSERT_TRUE(select_tokens(plan_, data_.inputs(), keep, {}).ok());
 
   Tensor qc(s.dtype, c_.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
   Tensor kc(s.kv_dtype, c_.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
