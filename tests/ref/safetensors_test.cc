@@ -21,11 +21,11 @@ Result<SafeTensors> parse(const std::string& header, size_t data_bytes) {
 }
 
 TEST(SafeTensors, ReadsTensorsAndMetadata) {
-  const Result<SafeTensors> file = parse(
-      R"({"__metadata__":{"a":"1"},"y":{"dtype":"F32","shape":[],"data_offsets":[12,16]},)"
-      R"("x":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},)"
-      R"("none":{"dtype":"I64","shape":[0,7],"data_offsets":[16,16]}}   )",
-      16);
+  const Result<SafeTensors> file =
+      parse(R"({"__metadata__":{"a":"1"},"y":{"dtype":"F32","shape":[],"data_offsets":[12,16]},)"
+            R"("x":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},)"
+            R"("none":{"dtype":"I64","shape":[0,7],"data_offsets":[16,16]}}   )",
+            16);
   ASSERT_TRUE(file.ok()) << file.status().message();
   EXPECT_EQ(file->metadata().at("a"), "1");
   EXPECT_EQ(file->tensors().size(), 3u);
@@ -77,8 +77,9 @@ INSTANTIATE_TEST_SUITE_P(
             "integer >= 0"},
         Bad{"fraction", R"({"x":{"dtype":"U8","shape":[1.0],"data_offsets":[0,1]}})", 1,
             "integer >= 0"},
-        Bad{"too_large", R"({"x":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,1]}})",
-            1, "integer >= 0"},
+        Bad{"too_large",
+            R"({"x":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,1]}})", 1,
+            "integer >= 0"},
         Bad{"overflow",
             R"({"x":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0,
             "overflows"},
@@ -125,8 +126,7 @@ TEST(SafeTensors, DeepNestingIsHarmless) {
 }
 
 TEST(SafeTensors, UnreadableFiles) {
-  EXPECT_EQ(SafeTensors::load("/nonexistent/x.safetensors").status().code(),
-            StatusCode::kNotFound);
+  EXPECT_EQ(SafeTensors::load("/nonexistent/x.safetensors").status().code(), StatusCode::kNotFound);
   EXPECT_EQ(SafeTensors::load("/").status().code(), StatusCode::kNotFound);
 }
 

@@ -61,13 +61,21 @@ test::SafeTensorsWriter writer_of(const GoldenCase& g) {
   const AttentionShape& s = g.shape;
   const SelectConfig& c = g.select;
   test::SafeTensorsWriter w;
-  w.metadata = {{"window", std::to_string(c.obs_window)}, {"pool", std::to_string(c.pool_width)},
-                {"min_tokens", std::to_string(c.min_keep)}, {"drop", std::to_string(g.drop)},
+  w.metadata = {{"window", std::to_string(c.obs_window)},
+                {"pool", std::to_string(c.pool_width)},
+                {"min_tokens", std::to_string(c.min_keep)},
+                {"drop", std::to_string(g.drop)},
                 {"keep", std::to_string(g.keep)}};
   switch (c.budget) {
-    case BudgetPolicy::kTau: w.metadata["coverage"] = std::to_string(c.tau); break;
-    case BudgetPolicy::kKeepRatio: w.metadata["keep_ratio"] = std::to_string(c.keep_ratio); break;
-    case BudgetPolicy::kKeepCount: w.metadata["keep_count"] = std::to_string(c.keep_count); break;
+    case BudgetPolicy::kTau:
+      w.metadata["coverage"] = std::to_string(c.tau);
+      break;
+    case BudgetPolicy::kKeepRatio:
+      w.metadata["keep_ratio"] = std::to_string(c.keep_ratio);
+      break;
+    case BudgetPolicy::kKeepCount:
+      w.metadata["keep_count"] = std::to_string(c.keep_count);
+      break;
   }
   w.metadata["share"] = c.share == Share::kHead ? "head" : c.share == Share::kKv ? "kv" : "layer";
   if (c.fill == Fill::kLocal) {
@@ -175,14 +183,16 @@ TEST_F(VerifyTest, NoticesEveryKindOfDamage) {
   EXPECT_EQ(verdict([](GoldenCase& g) { g.q[230 * 32 - 3] ^= 0x8000; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) { g.output[1234] ^= 0x4000; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) {
-    for (int32_t j = 0; j < g.prefix_len(); ++j) {  // another token instead of one that is kept
-      if (std::binary_search(g.indices.begin(), g.indices.begin() + g.kept, j)) continue;
-      int32_t* after = std::upper_bound(g.indices.data(), g.indices.data() + g.kept, j);
-      if (after == g.indices.data()) continue;
-      after[-1] = j;
-      return;
-    }
-  }), 1);
+              for (int32_t j = 0; j < g.prefix_len();
+                   ++j) {  // another token instead of one that is kept
+                if (std::binary_search(g.indices.begin(), g.indices.begin() + g.kept, j)) continue;
+                int32_t* after = std::upper_bound(g.indices.data(), g.indices.data() + g.kept, j);
+                if (after == g.indices.data()) continue;
+                after[-1] = j;
+                return;
+              }
+            }),
+            1);
 }
 
 TEST_F(VerifyTest, MalformedCasesAreNamedAndFail) {
