@@ -39,7 +39,8 @@ if(EXISTS ${PROJECT_SOURCE_DIR}/LICENSE)
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 endif()
 
-# The CLI, the llama.cpp plug-in and the library that preloads it.
+# The CLI, the llama.cpp plug-in and the library that preloads it; the CLI looks for them in
+# ../lib/tokensieve.
 if(TARGET tokensieve_cli)
   set_target_properties(tokensieve_cli PROPERTIES
     INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}" INSTALL_RPATH_USE_LINK_PATH ON)
@@ -47,7 +48,7 @@ if(TARGET tokensieve_cli)
 endif()
 foreach(plugin tokensieve_ggml tokensieve_preload)
   if(TARGET ${plugin})
-    install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/tokensieve)
+    install(TARGETS ${plugin} LIBRARY DESTINATION lib/tokensieve)
   endif()
 endforeach()
 if(TARGET tokensieve_ggml)

@@ -24,6 +24,16 @@ ${CC:-cc} -std=c99 -Wall -Werror "$here/consumer/consumer.c" -o "$work/consumer_
   $(pkg-config $how --cflags --libs tokensieve)
 LD_LIBRARY_PATH=$(pkg-config --variable=libdir tokensieve) "$work/consumer_c"
 
+# The installed program finds the installed data.
+if [ -x "$prefix/bin/tokensieve" ]; then
+  (cd / && "$prefix/bin/tokensieve" info) >"$work/info.log"
+  if ! grep -q "$prefix/share/tokensieve" "$work/info.log"; then
+    echo "the installed CLI does not use $prefix/share/tokensieve:"
+    cat "$work/info.log"
+    exit 1
+  fi
+fi
+
 # Only marked symbols leave the shared library.
 if [ "$kind" = shared ]; then
   exported=$(nm -DC --defined-only "$(find "$prefix" -name 'libtokensieve.so.*.*.*')")
