@@ -20,7 +20,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 double multiply_add(int64_t iterations, float* sink) {
   const hn::CappedTag<float, 16> d;
   const auto x = hn::Set(d, 0.999f);
-  auto a = hn::Set(d, 1.0f), b = a, c = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a;
+  // Different starts: equal chains would be merged into one.
+  const auto start = [&](int n) { return hn::Set(d, *sink + static_cast<float>(n)); };
+  auto a = start(0), b = start(1), c = start(2), e = start(3), f = start(4);
+  auto g = start(5), h = start(6), i = start(7), j = start(8), k = start(9);
   for (int64_t n = 0; n < iterations; ++n) {
     a = hn::MulAdd(a, x, x);
     b = hn::MulAdd(b, x, x);
