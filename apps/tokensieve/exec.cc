@@ -61,7 +61,7 @@ Status set_plugin_environment(const ExecOptions& options) {
   if (!options.mode.empty()) set_environment("TOKENSIEVE_MODE", options.mode);
   if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
   if (options.profile.empty()) return {};
-  const Result<ChosenProfile> profile = choose_profile(options.profile, "", {});
+  const Result<ChosenProfile> profile = load_named_profile(options.profile);
   if (!profile.ok()) return profile.status();
   set_environment("TOKENSIEVE_PROFILE", fs::absolute(profile->source).string());
   return {};

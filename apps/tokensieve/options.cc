@@ -1,9 +1,24 @@
 #include "options.h"
 
+#include <cstdlib>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 namespace tokensieve::cli {
+namespace {
+
+CLI::Validator remainder_check(int64_t divisor, int64_t remainder, const std::string& allowed) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        const bool ok = std::strtoll(text.c_str(), nullptr, 10) % divisor == remainder;
+        return ok ? std::string() : fmt::format("Value {} is not {}", text, allowed);
+      },
+      "");
+}
+
+}  // namespace
+
 void add_model_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("MODEL", options.model,
@@ -76,10 +91,12 @@ void add_select_options(CLI::App& command, SelectConfig& select) {
                         {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
                         "whose scores are averaged before the top tokens are taken"),
       number("--window", select.local_window, 0, 1 << 20,
-             "local fill: neighbours, a multiple of 64"),
+             "local fill: neighbours, a multiple of 64")
+          ->check(remainder_check(kLocalBlock, 0, "a multiple of 64")),
       number("--sinks", select.sinks, 0, 64, "local fill: first tokens that every row sees"),
       number("--obs-window", select.obs_window, 1, 4096, "last queries that score the prefix"),
-      number("--pool-width", select.pool_width, 1, 1023, "smoothing width of the scores, odd"),
+      number("--pool-width", select.pool_width, 1, 1023, "smoothing width of the scores, odd")
+          ->check(remainder_check(2, 1, "odd")),
       number("--min-keep", select.min_keep, int64_t{0}, int64_t{1} << 30,
              "fewest prefix tokens that are kept"),
       number("--min-drop", select.min_drop, 0.0, 0.999999,

@@ -18,19 +18,6 @@ Result<ChosenProfile> load(const fs::path& path) {
   return ChosenProfile{std::move(profile.value()), path.string()};
 }
 
-Result<ChosenProfile> load_requested(const std::string& requested) {
-  std::error_code error;
-  if (fs::exists(requested, error)) return load(requested);
-  std::string names;
-  for (const fs::path& path : shipped_profiles()) {
-    if (path.stem() == requested) return load(path);
-    names += (names.empty() ? "" : ", ") + path.stem().string();
-  }
-  return Status::error(StatusCode::kNotFound,
-                       "there is no profile \"%s\": it is no file and no shipped profile (%s)",
-                       requested.c_str(), names.empty() ? "none found" : names.c_str());
-}
-
 bool read_number(std::string_view& text, int32_t& out) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
   if (error != std::errc()) return false;
@@ -63,10 +50,23 @@ std::vector<fs::path> shipped_profiles() {
   return paths;
 }
 
+Result<ChosenProfile> load_named_profile(const std::string& requested) {
+  std::error_code error;
+  if (fs::exists(requested, error)) return load(requested);
+  std::string names;
+  for (const fs::path& path : shipped_profiles()) {
+    if (path.stem() == requested) return load(path);
+    names += (names.empty() ? "" : ", ") + path.stem().string();
+  }
+  return Status::error(StatusCode::kNotFound,
+                       "there is no profile \"%s\": it is no file and no shipped profile (%s)",
+                       requested.c_str(), names.empty() ? "none found" : names.c_str());
+}
+
 Result<ChosenProfile> choose_profile(const std::string& requested, const std::string& model_name,
                                      const ModelFingerprint& model) {
   if (!requested.empty()) {
-    Result<ChosenProfile> chosen = load_requested(requested);
+    Result<ChosenProfile> chosen = load_named_profile(requested);
     if (chosen.ok()) TOKENSIEVE_RETURN_IF_ERROR(check_fingerprint(chosen->profile, model));
     return chosen;
   }

@@ -18,6 +18,9 @@ struct ChosenProfile {
 // Every shipped profile, by file name; a name in an earlier share folder hides later ones.
 std::vector<std::filesystem::path> shipped_profiles();
 
+// A file or the name of a shipped profile. Error: missing or malformed.
+Result<ChosenProfile> load_named_profile(const std::string& requested);
+
 // `requested` (a file or the name of a shipped profile) if given, else the shipped one called
 // `model_name`, else the first shipped one with the model's fingerprint, else default_profile.
 // Error: a requested profile that is missing, malformed or made for another model.
