@@ -76,7 +76,8 @@ int main() {
   std::vector<int32_t> indices(plan.num_sets * capacity);
   int64_t count = 0;
   const KeepSet keep = {indices.data(), capacity, &count};
-  check(select_tokens(plan, view(q, kTokens, kHeads), view(k, kTokens, kKvHeads), keep, workspace));
+  check(select_tokens(plan, {.q = view(q, kTokens, kHeads), .k = view(k, kTokens, kKvHeads)}, keep,
+                       workspace));
 
   // 2. compact: gather the kept rows, K and V expanded to one copy a query head.
   std::vector<float> qc(capacity * kHeads * kDim), kc(qc.size()), vc(qc.size()), oc(qc.size());

@@ -35,7 +35,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
   add_model_options(command, options.model);
   command.add_option("--file", options.files, "documents: UTF-8 text, - for standard input")
       ->required()
-      ->type_name("DOC...");
+      ->type_name("DOC");
   command.add_option("QUESTION", options.question, "what to ask about the documents")
       ->type_name("");
   add_choice<Attention>(command, "--attention", options.attention,

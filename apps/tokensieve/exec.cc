@@ -84,7 +84,7 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
                   "a llama.cpp program and its arguments, after --; looked up in PATH, then in the "
                   "llama.cpp build")
       ->required()
-      ->type_name("ARGS...");
+      ->type_name("");
   command.positionals_at_end();
   add_examples(command,
                "  tokensieve exec -- llama-bench -m model.gguf -p 8192 -n 0\n"

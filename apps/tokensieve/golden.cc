@@ -21,8 +21,8 @@ class Reader {
 
   void fail(const std::string& what) {
     if (!status.ok()) return;
-    status = Status::error(StatusCode::kDataError, "%s: %s", file_.source_name().c_str(),
-                           what.c_str());
+    status =
+        Status::error(StatusCode::kDataError, "%s: %s", file_.source_name().c_str(), what.c_str());
   }
 
   bool has(const char* key) const { return file_.metadata().contains(key); }
@@ -54,8 +54,8 @@ class Reader {
       }
       allowed += std::string(allowed.empty() ? "" : ", ") + name;
     }
-    fail(std::string("metadata \"") + key + "\" is \"" +
-         file_.metadata().at(key).substr(0, 40) + "\"; allowed: " + allowed);
+    fail(std::string("metadata \"") + key + "\" is \"" + file_.metadata().at(key).substr(0, 40) +
+         "\"; allowed: " + allowed);
   }
 
   // Copies a tensor whose shape must match; -1 matches and returns any size through `free_size`.
@@ -111,8 +111,7 @@ void read_select(Reader& reader, SelectConfig& select) {
   reader.number("sinks", select.sinks, false);
   reader.number("protect_first", select.protect_first, false);
   reader.choice("fill", {{"zero", Fill::kZero}, {"local", Fill::kLocal}}, select.fill);
-  reader.choice("share",
-                {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
+  reader.choice("share", {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
                 select.share);
   if (reader.has("keep_ratio")) {
     select.budget = BudgetPolicy::kKeepRatio;

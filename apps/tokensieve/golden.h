@@ -13,14 +13,14 @@ namespace tokensieve::cli {
 struct GoldenCase {
   std::string name;  // file name without its ending
   AttentionShape shape;
-  SelectConfig select;  // dense_policy is kNever
-  std::vector<uint16_t> q, k, v;  // bf16 [heads, seq, dim]
-  std::vector<float> score, pooled;  // [num_q_heads, prefix]
-  std::vector<float> layer;          // [prefix]
-  std::vector<int32_t> indices;      // [num_q_heads, kept]
+  SelectConfig select;                    // dense_policy is kNever
+  std::vector<uint16_t> q, k, v;          // bf16 [heads, seq, dim]
+  std::vector<float> score, pooled;       // [num_q_heads, prefix]
+  std::vector<float> layer;               // [prefix]
+  std::vector<int32_t> indices;           // [num_q_heads, kept]
   std::vector<int32_t> official_indices;  // [num_q_heads, official_kept] or empty
-  std::vector<uint16_t> output;      // f16 [num_q_heads, seq, dim]
-  int64_t drop = 0;  // before the one more
+  std::vector<uint16_t> output;           // f16 [num_q_heads, seq, dim]
+  int64_t drop = 0;                       // before the one more
   int64_t keep = 0;
   int64_t kept = 0;           // keep + obs_window
   int64_t official_kept = 0;  // columns of official_indices

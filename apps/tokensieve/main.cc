@@ -8,11 +8,14 @@
 #include "bench_command.h"
 #include "command.h"
 #include "exec.h"
+#include "help.h"
 #include "info.h"
 #include "options.h"
 #include "profile_command.h"
 #include "signals.h"
 #include "tokensieve/version.h"
+#include "verify.h"
+#include "verify_options.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -32,7 +35,7 @@ int run(int argc, char** argv) {
                "tokensieve");
   app.set_version_flag("--version", "tokensieve " TOKENSIEVE_VERSION_STRING);
   app.require_subcommand(1);
-  app.get_formatter()->column_width(28);
+  app.formatter(std::make_shared<HelpFormatter>());
   add_examples(app,
                "  tokensieve ask smollm2 --file report.md --compare \"Who signed the contract?\"\n"
                "  tokensieve COMMAND --help\n");
@@ -43,6 +46,8 @@ int run(int argc, char** argv) {
                               add_profile_options, run_profile, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
+  add_command<VerifyOptions>(app, "verify", "check every backend against golden files, stage by stage",
+                             add_verify_options, run_verify, exit_code);
   add_command<ExecOptions>(app, "exec", "run a llama.cpp program with the plug-in loaded",
                            add_exec_options, run_exec, exit_code);
   add_command<InfoOptions>(app, "info", "show what this build and this machine have",

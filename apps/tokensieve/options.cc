@@ -32,64 +32,59 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 }
 
 void add_select_options(CLI::App& command, SelectConfig& select) {
-  CLI::App& group = *command.add_option_group("Selection", "what a sparse layer keeps");
-  auto* tau = group
-                  .add_option_function<double>(
-                      "--tau",
-                      [&select](double value) {
-                        select.tau = value;
-                        select.budget = BudgetPolicy::kTau;
-                      },
-                      "budget: share of score mass that may be dropped (the paper: 0.005)")
-                  ->check(CLI::Range(0.0, 0.999999));
-  auto* ratio = group
-                    .add_option_function<double>(
-                        "--keep-ratio",
-                        [&select](double value) {
-                          select.keep_ratio = value;
-                          select.budget = BudgetPolicy::kKeepRatio;
-                        },
-                        "budget: share of the prefix tokens that is kept")
-                    ->check(CLI::Range(1e-6, 1.0));
-  if (select.budget == BudgetPolicy::kTau) tau->default_str(fmt::format("{}", select.tau));
-  if (select.budget == BudgetPolicy::kKeepRatio) {
-    ratio->default_str(fmt::format("{}", select.keep_ratio));
-  }
-  auto* count = group
-                    .add_option_function<int64_t>(
-                        "--keep-count",
-                        [&select](int64_t value) {
-                          select.keep_count = value;
-                          select.budget = BudgetPolicy::kKeepCount;
-                        },
-                        "budget: number of prefix tokens that is kept")
-                    ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  tau->excludes(ratio)->excludes(count);
-  ratio->excludes(count);
-  add_choice<Fill>(group, "--fill", select.fill, {{"zero", Fill::kZero}, {"local", Fill::kLocal}},
-                   "what rows of dropped tokens get");
-  add_choice<Share>(group, "--share", select.share,
-                    {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
-                    "whose scores are averaged before the top tokens are taken");
-  group.add_option("--window", select.local_window, "local fill: neighbours, a multiple of 64")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
-  group.add_option("--sinks", select.sinks, "local fill: first tokens that every row sees")
-      ->check(CLI::Range(0, 64))
-      ->capture_default_str();
-  group.add_option("--obs-window", select.obs_window, "last queries that score the prefix")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  group.add_option("--pool-width", select.pool_width, "smoothing width of the scores, odd")
-      ->check(CLI::Range(1, 1023))
-      ->capture_default_str();
-  group.add_option("--min-keep", select.min_keep, "fewest prefix tokens that are kept")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
-      ->capture_default_str();
-  group.add_option("--min-drop", select.min_drop,
-                   "run dense unless this share of the prefix is dropped")
-      ->check(CLI::Range(0.0, 0.999999))
-      ->capture_default_str();
+  const auto is = [&select](BudgetPolicy policy) { return select.budget == policy; };
+  // Naming a value of a budget also chooses it; only one may be named.
+  auto* tau = command.add_option_function<double>(
+      "--tau",
+      [&select](double value) {
+        select.tau = value;
+        select.budget = BudgetPolicy::kTau;
+      },
+      "budget: share of score mass that may be dropped (the paper: 0.005)");
+  auto* ratio = command.add_option_function<double>(
+      "--keep-ratio",
+      [&select](double value) {
+        select.keep_ratio = value;
+        select.budget = BudgetPolicy::kKeepRatio;
+      },
+      "budget: share of the prefix tokens that is kept");
+  auto* count = command.add_option_function<int64_t>(
+      "--keep-count",
+      [&select](int64_t value) {
+        select.keep_count = value;
+        select.budget = BudgetPolicy::kKeepCount;
+      },
+      "budget: number of prefix tokens that is kept");
+  tau->check(CLI::Range(0.0, 0.999999))->excludes(ratio)->excludes(count);
+  ratio->check(CLI::Range(1e-6, 1.0))->excludes(count);
+  count->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  if (is(BudgetPolicy::kTau)) tau->default_str(fmt::format("{}", select.tau));
+  if (is(BudgetPolicy::kKeepRatio)) ratio->default_str(fmt::format("{}", select.keep_ratio));
+
+  const auto number = [&command](const char* name, auto& value, auto least, auto most,
+                                 const char* help) {
+    return command.add_option(name, value, help)
+        ->check(CLI::Range(least, most))
+        ->capture_default_str();
+  };
+  const std::vector<CLI::Option*> all = {
+      tau, ratio, count,
+      add_choice<Fill>(command, "--fill", select.fill,
+                       {{"zero", Fill::kZero}, {"local", Fill::kLocal}},
+                       "what rows of dropped tokens get"),
+      add_choice<Share>(command, "--share", select.share,
+                        {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
+                        "whose scores are averaged before the top tokens are taken"),
+      number("--window", select.local_window, 0, 1 << 20,
+             "local fill: neighbours, a multiple of 64"),
+      number("--sinks", select.sinks, 0, 64, "local fill: first tokens that every row sees"),
+      number("--obs-window", select.obs_window, 1, 4096, "last queries that score the prefix"),
+      number("--pool-width", select.pool_width, 1, 1023, "smoothing width of the scores, odd"),
+      number("--min-keep", select.min_keep, int64_t{0}, int64_t{1} << 30,
+             "fewest prefix tokens that are kept"),
+      number("--min-drop", select.min_drop, 0.0, 0.999999,
+             "run dense unless this share of the prefix is dropped")};
+  for (CLI::Option* option : all) option->group("What a sparse layer keeps");
 }
 
 void add_examples(CLI::App& command, const std::string& examples) {

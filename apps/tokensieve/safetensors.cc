@@ -25,10 +25,10 @@ struct DTypeSize {
   const char* name;
   int64_t bytes;
 };
-constexpr DTypeSize kDTypes[] = {{"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1},
+constexpr DTypeSize kDTypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1},
                                  {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-                                 {"BF16", 2}, {"I32", 4},  {"U32", 4}, {"F32", 4},
-                                 {"F64", 8},  {"I64", 8},  {"U64", 8}};
+                                 {"BF16", 2},    {"I32", 4}, {"U32", 4}, {"F32", 4},
+                                 {"F64", 8},     {"I64", 8}, {"U64", 8}};
 
 // Hostile names must not flood the terminal or smuggle control codes into it.
 std::string printable(const std::string& text) {
@@ -230,8 +230,7 @@ Result<SafeTensors> SafeTensors::load(const std::string& path) {
   }
   if (size > kMaxFileBytes) {
     return Status::error(StatusCode::kDataError, "%s is %llu bytes; at most %llu are read",
-                         path.c_str(), (unsigned long long)size,
-                         (unsigned long long)kMaxFileBytes);
+                         path.c_str(), (unsigned long long)size, (unsigned long long)kMaxFileBytes);
   }
   std::vector<std::byte> file(size);
   if (!stream.read(reinterpret_cast<char*>(file.data()), static_cast<std::streamsize>(size))) {

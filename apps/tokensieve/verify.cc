@@ -66,10 +66,10 @@ class Report {
     ++checks_;
     misses_ += !check.ok();
     if (json_) {
-      nlohmann::ordered_json line = {{"case", case_name},       {"backend", target},
-                                     {"stage", check.stage},    {"measure", check.measure},
-                                     {"error", check.error},    {"tolerance", check.tolerance},
-                                     {"detail", check.detail},  {"ok", check.ok()}};
+      nlohmann::ordered_json line = {{"case", case_name},      {"backend", target},
+                                     {"stage", check.stage},   {"measure", check.measure},
+                                     {"error", check.error},   {"tolerance", check.tolerance},
+                                     {"detail", check.detail}, {"ok", check.ok()}};
       print(line);
     } else {
       fmt::print("{:<18} {:<12} {:<9} {:<23} {:>9.2e} of {:>7.1e}  {:<4}  {}\n", case_name, target,

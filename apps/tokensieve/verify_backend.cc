@@ -46,10 +46,9 @@ class BackendChecker {
 
  private:
   Result<Plan> make(const AttentionShape& shape, const SelectConfig& select) {
-    return make_plan(shape, select,
-                     {.backend = backend_,
-                      .isa = isa_,
-                      .num_threads = options_.executor->num_threads()});
+    return make_plan(
+        shape, select,
+        {.backend = backend_, .isa = isa_, .num_threads = options_.executor->num_threads()});
   }
 
   // A workspace for the plan, full of NaN.
@@ -70,8 +69,8 @@ class BackendChecker {
     const int64_t prefix = golden_.prefix_len();
     const size_t size = static_cast<size_t>(prefix);
     std::vector<float> score(golden_.score.size(), std::numeric_limits<float>::quiet_NaN());
-    const Status status = backend_ops(backend_)->score(plan_, in.q, in.k, score.data(),
-                                                       workspace(plan_), options_);
+    const Status status =
+        backend_ops(backend_)->score(plan_, in.q, in.k, score.data(), workspace(plan_), options_);
     if (!worked("score", status)) return;
     checks_.push_back(
         rel_l2_check("score", score, golden_.score, kScoreTolerance, {heads, prefix}));
@@ -205,15 +204,14 @@ class BackendChecker {
     if (!dense.ok()) return checks_.push_back(failed("attend", dense.status()));
     const int64_t width = int64_t{rows.num_q_heads} * rows.head_dim;
     std::vector<float> out_rows(keep.capacity * width, std::numeric_limits<float>::quiet_NaN());
-    TensorView out = bshd(out_rows.data(), DType::kF32, 1, keep.capacity, rows.num_q_heads,
-                          rows.head_dim);
+    TensorView out =
+        bshd(out_rows.data(), DType::kF32, 1, keep.capacity, rows.num_q_heads, rows.head_dim);
     const TensorView all_rows = out;
     for (TensorView* view : {&compacted[0], &compacted[1], &compacted[2], &out}) {
       view->shape[1] = golden_.kept;
     }
     const AttentionInputs in = {.q = compacted[0], .k = compacted[1], .v = compacted[2]};
-    const Status status =
-        tokensieve::run(*dense, in, {.out = out}, workspace(*dense), options_);
+    const Status status = tokensieve::run(*dense, in, {.out = out}, workspace(*dense), options_);
     if (!worked("attend", status)) return;
     std::vector<float> scattered(golden_.shape.seqlen_q * width,
                                  std::numeric_limits<float>::quiet_NaN());
@@ -233,22 +231,21 @@ class BackendChecker {
     const AttentionShape& s = golden_.shape;
     std::vector<float> out(golden_.output.size(), std::numeric_limits<float>::quiet_NaN());
     std::vector<float> lse(s.num_q_heads * s.seqlen_q, std::numeric_limits<float>::quiet_NaN());
-    const TensorView view =
-        bshd(out.data(), DType::kF32, 1, s.seqlen_q, s.num_q_heads, s.head_dim);
+    const TensorView view = bshd(out.data(), DType::kF32, 1, s.seqlen_q, s.num_q_heads, s.head_dim);
     const Status status = tokensieve::run(plan_, golden_.inputs(), {.out = view, .lse = lse.data()},
                                           workspace(plan_), options_);
     if (!worked("run", status)) return;
     const auto [expected, expected_lse] = expected_for(sets_);
     checks_.push_back(output_check("run", expected, out));
-    checks_.push_back(rel_l2_check("lse", lse, expected_lse, kLseTolerance,
-                                   {s.num_q_heads, s.seqlen_q}));
+    checks_.push_back(
+        rel_l2_check("lse", lse, expected_lse, kLseTolerance, {s.num_q_heads, s.seqlen_q}));
     if (golden_.select.fill == Fill::kZero) {
       checks_.push_back(zero_rows_check(golden_, sets_, out));
     }
     if (isa_ != Isa::kAuto && report_.isa != isa_) {
-      checks_.push_back({"isa", "forced", kNoError, 0.0,
-                         fmt::format("{} was asked for, {} ran", isa_name(isa_),
-                                     isa_name(report_.isa))});
+      checks_.push_back(
+          {"isa", "forced", kNoError, 0.0,
+           fmt::format("{} was asked for, {} ran", isa_name(isa_), isa_name(report_.isa))});
     }
   }
 
@@ -260,8 +257,7 @@ class BackendChecker {
   }
 
   // out and lse in double for these sets: the oracle's own, unless near ties made them differ.
-  std::pair<std::vector<double>, std::vector<double>> expected_for(
-      const TokenSets& sets) {
+  std::pair<std::vector<double>, std::vector<double>> expected_for(const TokenSets& sets) {
     if (sets == sets_per_head(plan_, oracle_.sequences[0].kept)) return {oracle_.out, oracle_.lse};
     Plan per_head = plan_;
     per_head.num_sets = plan_.shape.num_q_heads;
@@ -269,8 +265,8 @@ class BackendChecker {
     selection.kept = sets;
     std::vector<double> out(oracle_.out.size()), lse(oracle_.lse.size());
     const RunOptions quiet = {.executor = options_.executor};
-    const Status status = ref::attend(per_head, golden_.inputs(), 0, selection, quiet, out.data(),
-                                      lse.data());
+    const Status status =
+        ref::attend(per_head, golden_.inputs(), 0, selection, quiet, out.data(), lse.data());
     if (!status.ok()) out.assign(out.size(), kNoError);
     return {out, lse};
   }

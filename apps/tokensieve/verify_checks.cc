@@ -48,8 +48,7 @@ std::span<const int32_t> row_of(const std::vector<int32_t>& indices, int64_t col
   return {indices.data() + h * columns, static_cast<size_t>(columns)};
 }
 
-TokenSets sets_per_head(const Plan& plan,
-                                                const TokenSets& sets) {
+TokenSets sets_per_head(const Plan& plan, const TokenSets& sets) {
   TokenSets result;
   for (int64_t h = 0; h < plan.shape.num_q_heads; ++h) {
     if (sets.empty()) {
@@ -62,8 +61,7 @@ TokenSets sets_per_head(const Plan& plan,
   return result;
 }
 
-Check indices_check(const GoldenCase& golden, const Plan& plan,
-                    const TokenSets& sets, double tie) {
+Check indices_check(const GoldenCase& golden, const Plan& plan, const TokenSets& sets, double tie) {
   Check check = {"select", "different tokens", 0.0, 0.0, ""};
   int64_t swaps = 0;
   for (int64_t h = 0; h < golden.shape.num_q_heads; ++h) {
@@ -83,8 +81,8 @@ Check indices_check(const GoldenCase& golden, const Plan& plan,
       if (j < golden.prefix_len()) threshold = std::min(threshold, rank[j]);
     }
     for (int32_t j : different) {
-      const bool excused = j < golden.prefix_len() &&
-                           std::fabs(rank[j] - threshold) <= tie * std::fabs(threshold);
+      const bool excused =
+          j < golden.prefix_len() && std::fabs(rank[j] - threshold) <= tie * std::fabs(threshold);
       swaps += excused;
       check.error += excused ? 0 : 1;
       if (!excused) check.detail = fmt::format("head {}: token {}", h, j);
@@ -95,9 +93,8 @@ Check indices_check(const GoldenCase& golden, const Plan& plan,
 }
 
 Check keep_check(const GoldenCase& golden, int64_t keep, double tie) {
-  Check check = {"budget", "keep differs by",
-                 static_cast<double>(std::abs(keep - golden.keep)), 0.0,
-                 fmt::format("keep {}", keep)};
+  Check check = {"budget", "keep differs by", static_cast<double>(std::abs(keep - golden.keep)),
+                 0.0, fmt::format("keep {}", keep)};
   if (check.error == 0 || tie == 0 || golden.select.budget != BudgetPolicy::kTau) return check;
   std::vector<double> mass(golden.layer.begin(), golden.layer.end());
   std::sort(mass.begin(), mass.end());

@@ -66,8 +66,7 @@ Check rel_l2_check(const char* stage, const A& actual, const E& expected, double
 
 // Nonzero elements in rows that the golden case drops (zero fill).
 template <typename T>
-Check zero_rows_check(const GoldenCase& golden, const TokenSets& kept,
-                      const std::vector<T>& out) {
+Check zero_rows_check(const GoldenCase& golden, const TokenSets& kept, const std::vector<T>& out) {
   const AttentionShape& s = golden.shape;
   Check check = {"scatter", "nonzero in dropped rows", 0.0, 0.0, ""};
   for (int64_t h = 0; h < s.num_q_heads; ++h) {

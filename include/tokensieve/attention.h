@@ -141,11 +141,11 @@ TOKENSIEVE_API Status run(const Plan& plan, const AttentionInputs& inputs,
                           const AttentionOutputs& outputs, std::span<std::byte> workspace,
                           const RunOptions& options = {});
 
-// Stages score, budget and select alone. A sequence that should run dense gets count = seqlen_kv
-// and no indices, and the reason is in the report. Engines that bring their own attend use
+// Stages score, budget and select alone; inputs.v is not read. A sequence that should run dense
+// gets count = seqlen_kv and no indices, and the reason is in the report. Engines that bring their own attend use
 // select_tokens -> compact -> attend -> scatter.
-TOKENSIEVE_API Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                                    const KeepSet& keep, std::span<std::byte> workspace,
+TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,
+                                    std::span<std::byte> workspace,
                                     const RunOptions& options = {});
 
 // Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:

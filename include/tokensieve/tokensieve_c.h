@@ -337,11 +337,10 @@ typedef struct tokensieve_keep_set {
 
 TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
 
-/* Stages score, budget and select. A sequence that should run dense gets count = seqlen_kv and no
+/* Stages score, budget and select; inputs->v is not read. A sequence that should run dense gets count = seqlen_kv and no
  * indices. Needs a plan whose path is sparse. */
 TOKENSIEVE_API int32_t tokensieve_select_tokens(const tokensieve_plan* plan,
-                                                const tokensieve_tensor* q,
-                                                const tokensieve_tensor* k,
+                                                const tokensieve_inputs* inputs,
                                                 const tokensieve_keep_set* keep, void* workspace,
                                                 size_t workspace_bytes,
                                                 const tokensieve_run_options* options,

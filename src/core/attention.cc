@@ -31,14 +31,13 @@ Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutpu
   return (*ops)->run(plan, inputs, outputs, workspace, options);
 }
 
-Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                     const KeepSet& keep, std::span<std::byte> workspace,
-                     const RunOptions& options) {
+Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,
+                     std::span<std::byte> workspace, const RunOptions& options) {
   const Result<const BackendOps*> ops = ops_of(plan);
   if (!ops.ok()) return ops.status();
   TOKENSIEVE_RETURN_IF_ERROR(needs_selection(plan, "select_tokens"));
-  TOKENSIEVE_RETURN_IF_ERROR(validate_select_tokens(plan, q, k, keep, workspace, options));
-  return (*ops)->select_tokens(plan, q, k, keep, workspace, options);
+  TOKENSIEVE_RETURN_IF_ERROR(validate_select_tokens(plan, inputs, keep, workspace, options));
+  return (*ops)->select_tokens(plan, inputs, keep, workspace, options);
 }
 
 Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,

@@ -19,11 +19,11 @@ struct BackendOps {
                 std::span<std::byte> workspace, const RunOptions&);
 
   // Stage score: token_score f32 [batch, num_q_heads, prefix_len].
-  Status (*score)(const Plan&, const TensorView& q, const TensorView& k, float* token_score,
+  Status (*score)(const Plan&, const AttentionInputs&, float* token_score,
                   std::span<std::byte> workspace, const RunOptions&);
 
   // Stages score, budget, select.
-  Status (*select_tokens)(const Plan&, const TensorView& q, const TensorView& k, const KeepSet&,
+  Status (*select_tokens)(const Plan&, const AttentionInputs&, const KeepSet&,
                           std::span<std::byte> workspace, const RunOptions&);
 
   Status (*compact)(const Plan&, const TensorView& x, const KeepSet&, const TensorView& compacted,

@@ -282,18 +282,17 @@ int32_t tokensieve_run(const tokensieve_plan* plan, const tokensieve_inputs* inp
   });
 }
 
-int32_t tokensieve_select_tokens(const tokensieve_plan* plan, const tokensieve_tensor* q,
-                                 const tokensieve_tensor* k, const tokensieve_keep_set* keep,
-                                 void* workspace, size_t workspace_bytes,
+int32_t tokensieve_select_tokens(const tokensieve_plan* plan, const tokensieve_inputs* inputs,
+                                 const tokensieve_keep_set* keep, void* workspace,
+                                 size_t workspace_bytes,
                                  const tokensieve_run_options* options,
                                  tokensieve_status* status) {
   return call(plan, options, status, [&](const Plan& p, const RunOptions& o) -> Status {
-    TensorView q_view, k_view;
+    AttentionInputs in;
     KeepSet set;
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(q, "q", q_view));
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(k, "k", k_view));
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(inputs, in));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(keep, set));
-    return select_tokens(p, q_view, k_view, set, bytes(workspace, workspace_bytes), o);
+    return select_tokens(p, in, set, bytes(workspace, workspace_bytes), o);
   });
 }
 

@@ -17,7 +17,7 @@ Status validate_options(const PlanOptions& options);
 Status validate_run(const Plan& plan, const AttentionInputs& inputs,
                     const AttentionOutputs& outputs, std::span<std::byte> workspace,
                     const RunOptions& options);
-Status validate_select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
+Status validate_select_tokens(const Plan& plan, const AttentionInputs& inputs,
                               const KeepSet& keep, std::span<std::byte> workspace,
                               const RunOptions& options);
 Status validate_compact(const Plan& plan, const TensorView& x, const KeepSet& keep,

@@ -290,21 +290,26 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
   return check_kv_indices(plan, in.kv_indices, rows);
 }
 
-Status validate_select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                              const KeepSet& keep, std::span<std::byte> workspace,
-                              const RunOptions& options) {
+Status validate_select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet& keep,
+                              std::span<std::byte> workspace, const RunOptions& options) {
   const AttentionShape& s = plan.shape;
   TOKENSIEVE_RETURN_IF_ERROR(
-      check_tensor("q", q, s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim));
-  TOKENSIEVE_RETURN_IF_ERROR(
-      check_tensor("k", k, s.kv_dtype, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim));
+      check_tensor("q", in.q, s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim));
+  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("k", in.k, s.kv_dtype, s.batch, s.seqlen_kv,
+                                          s.num_kv_heads, s.head_dim, in.kv_indices != nullptr));
   TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
   const size_t indices = static_cast<size_t>(s.batch * plan.num_sets * keep.capacity);
-  return check_disjoint({{"keep.indices", keep.indices, indices * 4},
-                         {"keep.count", keep.count, static_cast<size_t>(s.batch) * 8},
-                         {"workspace", workspace.data(), plan.workspace}},
-                        {{"q", q}, {"k", k}});
+  TOKENSIEVE_RETURN_IF_ERROR(
+      check_disjoint({{"keep.indices", keep.indices, indices * 4},
+                      {"keep.count", keep.count, static_cast<size_t>(s.batch) * 8},
+                      {"workspace", workspace.data(), plan.workspace}},
+                     {{"q", in.q},
+                      {"k", in.k},
+                      {"sink_logits", in.sink_logits, static_cast<size_t>(s.num_q_heads) * 4},
+                      {"kv_indices", in.kv_indices,
+                       static_cast<size_t>(s.batch * s.seqlen_kv) * 4}}));
+  return check_kv_indices(plan, in.kv_indices, in.k.shape[1]);
 }
 
 Status validate_compact(const Plan& plan, const TensorView& x, const KeepSet& keep,

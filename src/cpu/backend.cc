@@ -100,10 +100,9 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
   return finish(context);
 }
 
-Status score(const Plan& plan, const TensorView& q, const TensorView& k, float* token_score,
+Status score(const Plan& plan, const AttentionInputs& in, float* token_score,
              std::span<std::byte> workspace, const RunOptions& options) {
   const Kernels& kernels = *kernels_for(plan.options.isa);
-  const AttentionInputs in{.q = q, .k = k, .v = k};
   const AttentionOutputs out;
   Context context{.plan = plan,
                   .kernels = kernels,
@@ -121,11 +120,9 @@ Status score(const Plan& plan, const TensorView& q, const TensorView& k, float* 
   return finish(context);
 }
 
-Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                     const KeepSet& keep, std::span<std::byte> workspace,
-                     const RunOptions& options) {
+Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet& keep,
+                     std::span<std::byte> workspace, const RunOptions& options) {
   const Kernels& kernels = *kernels_for(plan.options.isa);
-  const AttentionInputs in{.q = q, .k = k, .v = k};
   const AttentionOutputs out;
   Context context{.plan = plan,
                   .kernels = kernels,

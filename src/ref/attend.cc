@@ -55,8 +55,8 @@ std::vector<int32_t> visible_local(const SelectConfig& select, bool is_kept,
 struct Row {
   const Plan& plan;
   const AttentionInputs& inputs;
-  int64_t b, head, row;         // row of q
-  const double* keys;           // [seqlen_kv, head_dim] of the row's kv head
+  int64_t b, head, row;  // row of q
+  const double* keys;    // [seqlen_kv, head_dim] of the row's kv head
   const double* values;
 };
 

@@ -24,11 +24,12 @@ double sum_of(std::span<const double> x, bool reference) {
 
 int64_t kept_by_policy(const SelectConfig& select, int64_t prefix_len, int64_t drop) {
   switch (select.budget) {
-    case BudgetPolicy::kTau: return drop == 0 ? prefix_len : prefix_len - (drop + 1);
+    case BudgetPolicy::kTau:
+      return drop == 0 ? prefix_len : prefix_len - (drop + 1);
     case BudgetPolicy::kKeepRatio:
-      return static_cast<int64_t>(
-          std::floor(select.keep_ratio * static_cast<double>(prefix_len)));
-    case BudgetPolicy::kKeepCount: return select.keep_count;
+      return static_cast<int64_t>(std::floor(select.keep_ratio * static_cast<double>(prefix_len)));
+    case BudgetPolicy::kKeepCount:
+      return select.keep_count;
   }
   return prefix_len;
 }
@@ -73,8 +74,8 @@ std::vector<double> normalise(std::span<const double> x, Arithmetic arithmetic) 
   const double divisor = reference ? bf16(static_cast<float>(bf16(sum)) + 1e-8f) : sum + 1e-8;
   std::vector<double> normalised(x.begin(), x.end());
   for (double& value : normalised) {
-    value = reference ? bf16(static_cast<float>(value) / static_cast<float>(divisor))
-                      : value / divisor;
+    value =
+        reference ? bf16(static_cast<float>(value) / static_cast<float>(divisor)) : value / divisor;
   }
   return normalised;
 }
@@ -99,14 +100,13 @@ Budget budget(const Plan& plan, std::span<const double> token_score) {
   const int64_t heads = plan.shape.num_q_heads;
   Budget result;
   for (int64_t h = 0; h < heads; ++h) {
-    const std::vector<double> head = smooth(token_score.subspan(h * plan.prefix_len,
-                                                                plan.prefix_len),
-                                            select.pool_width, select.arithmetic);
+    const std::vector<double> head =
+        smooth(token_score.subspan(h * plan.prefix_len, plan.prefix_len), select.pool_width,
+               select.arithmetic);
     result.pooled.insert(result.pooled.end(), head.begin(), head.end());
   }
   result.layer = normalise(
-      mean_of_rows(result.pooled, plan.prefix_len, 0, heads, select.arithmetic),
-      select.arithmetic);
+      mean_of_rows(result.pooled, plan.prefix_len, 0, heads, select.arithmetic), select.arithmetic);
   if (select.budget == BudgetPolicy::kTau) {
     result.drop = drop_count(result.layer, select.tau, select.arithmetic);
   }

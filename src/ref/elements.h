@@ -67,9 +67,15 @@ inline double load(const TensorView& view, int64_t offset) {
 
 inline void store(const TensorView& view, int64_t offset, double x) {
   switch (view.dtype) {
-    case DType::kF32: static_cast<float*>(view.data)[offset] = static_cast<float>(x); break;
-    case DType::kF16: static_cast<uint16_t*>(view.data)[offset] = encode(x, kF16); break;
-    case DType::kBF16: static_cast<uint16_t*>(view.data)[offset] = encode(x, kBF16); break;
+    case DType::kF32:
+      static_cast<float*>(view.data)[offset] = static_cast<float>(x);
+      break;
+    case DType::kF16:
+      static_cast<uint16_t*>(view.data)[offset] = encode(x, kF16);
+      break;
+    case DType::kBF16:
+      static_cast<uint16_t*>(view.data)[offset] = encode(x, kBF16);
+      break;
   }
 }
 

@@ -36,8 +36,8 @@ struct OracleResult {
 Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOptions& options,
                   OracleResult& result);
 
-// Stages score, budget and select of sequence b. kv_indices as in AttentionInputs.
-Selection select_sequence(const Plan& plan, const TensorView& q, const TensorView& k,
-                          const int32_t* kv_indices, int64_t b, const RunOptions& options);
+// Stages score, budget and select of sequence b.
+Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                          const RunOptions& options);
 
 }  // namespace tokensieve::ref

@@ -63,14 +63,14 @@ void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunR
 
 }  // namespace
 
-Selection select_sequence(const Plan& plan, const TensorView& q, const TensorView& k,
-                          const int32_t* kv_indices, int64_t b, const RunOptions& options) {
+Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                          const RunOptions& options) {
   Selection result;
   result.reason = plan.reason;
   if (plan.path == Path::kDense) return result;
   {
     const StageTimer timer(options.report, Stage::kScore);
-    result.token_score = score(plan, q, k, kv_indices, b, executor_of(options));
+    result.token_score = score(plan, inputs, b, executor_of(options));
   }
   const auto finite = [](double x) { return std::isfinite(x); };
   if (!std::all_of(result.token_score.begin(), result.token_score.end(), finite)) {
@@ -98,8 +98,7 @@ Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOpti
   result.out.resize(static_cast<size_t>(s.batch * rows * s.head_dim));
   result.lse.resize(static_cast<size_t>(s.batch * rows));
   for (int64_t b = 0; b < s.batch; ++b) {
-    result.sequences.push_back(
-        select_sequence(plan, inputs.q, inputs.k, inputs.kv_indices, b, timed));
+    result.sequences.push_back(select_sequence(plan, inputs, b, timed));
     const StageTimer timer(timed.report, Stage::kAttend);
     TOKENSIEVE_RETURN_IF_ERROR(attend(plan, inputs, b, result.sequences.back(), timed,
                                       &result.out[b * rows * s.head_dim], &result.lse[b * rows]));
@@ -134,17 +133,17 @@ Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutpu
   return {};
 }
 
-Status score_op(const Plan& plan, const TensorView& q, const TensorView& k, float* token_score,
+Status score_op(const Plan& plan, const AttentionInputs& inputs, float* token_score,
                 std::span<std::byte>, const RunOptions& options) {
   for (int64_t b = 0; b < plan.shape.batch; ++b) {
-    const std::vector<double> scores = score(plan, q, k, nullptr, b, executor_of(options));
+    const std::vector<double> scores = score(plan, inputs, b, executor_of(options));
     token_score = std::copy(scores.begin(), scores.end(), token_score);
   }
   return {};
 }
 
-Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
-                     const KeepSet& keep, std::span<std::byte>, const RunOptions& options) {
+Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,
+                     std::span<std::byte>, const RunOptions& options) {
   RunReport report;
   RunOptions timed = options;
   timed.report = &report;
@@ -153,7 +152,7 @@ Status select_tokens(const Plan& plan, const TensorView& q, const TensorView& k,
     if (options.should_cancel && options.should_cancel(options.cancel_context)) {
       return Status::error(StatusCode::kCancelled, "the caller cancelled select_tokens");
     }
-    sequences.push_back(select_sequence(plan, q, k, nullptr, b, timed));
+    sequences.push_back(select_sequence(plan, inputs, b, timed));
     const Selection& chosen = sequences.back();
     keep.count[b] = plan.shape.seqlen_kv;
     for (size_t set = 0; set < chosen.kept.size(); ++set) {

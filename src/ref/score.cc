@@ -39,22 +39,23 @@ double logit(const AttentionShape& shape, const double* q, const double* k) {
 
 namespace {
 
-// Softmax over logits in place.
-void softmax(std::vector<double>& logits) {
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
+// Softmax over logits in place; `sink` (or null) is one more logit of the denominator.
+void softmax(std::vector<double>& logits, const float* sink) {
+  double max = *std::max_element(logits.begin(), logits.end());
+  if (sink) max = std::max<double>(max, *sink);
+  double sum = sink ? std::exp(*sink - max) : 0.0;
   for (double& x : logits) sum += x = std::exp(x - max);
   for (double& x : logits) x /= sum;
 }
 
 }  // namespace
 
-std::vector<double> score(const Plan& plan, const TensorView& q, const TensorView& k,
-                          const int32_t* kv_indices, int64_t b, Executor& executor) {
+std::vector<double> score(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                          Executor& executor) {
   const AttentionShape& s = plan.shape;
   const int64_t group_size = s.num_q_heads / s.num_kv_heads;
   const int64_t obs_window = plan.select.obs_window;
-  const std::vector<double> keys = load_sequence(k, kv_indices, b, s.seqlen_kv);
+  const std::vector<double> keys = load_sequence(inputs.k, inputs.kv_indices, b, s.seqlen_kv);
   std::vector<double> token_score(static_cast<size_t>(s.num_q_heads * plan.prefix_len), 0.0);
 
   executor.parallel_for(s.num_q_heads, [&](int64_t h, int) {
@@ -65,12 +66,12 @@ std::vector<double> score(const Plan& plan, const TensorView& q, const TensorVie
     for (int64_t w = 0; w < obs_window; ++w) {
       const int64_t row = s.seqlen_q - obs_window + w;        // in q
       const int64_t position = s.seqlen_kv - obs_window + w;  // in the sequence
-      load_row(q, b, row, h, query.data());
+      load_row(inputs.q, b, row, h, query.data());
       probability.resize(position + 1);  // causal: keys up to the query itself
       for (int64_t j = 0; j <= position; ++j) {
         probability[j] = logit(s, query.data(), head_keys + j * s.head_dim);
       }
-      softmax(probability);
+      softmax(probability, inputs.sink_logits ? inputs.sink_logits + h : nullptr);
       for (int64_t j = 0; j < plan.prefix_len; ++j) {
         head_score[j] += probability[j] / static_cast<double>(obs_window);
       }

@@ -8,10 +8,10 @@
 namespace tokensieve::ref {
 
 // token_score [num_q_heads, prefix_len] of sequence b: the mean over the last obs_window queries
-// of the causal softmax over all keys, taken at the prefix. sm_scale and softcap are those of the
-// attention; attention sinks (sink_logits) take no part.
-std::vector<double> score(const Plan& plan, const TensorView& q, const TensorView& k,
-                          const int32_t* kv_indices, int64_t b, Executor& executor);
+// of the causal softmax over all keys, taken at the prefix. sm_scale, softcap and the attention
+// sinks in the denominator are those of the attention.
+std::vector<double> score(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                          Executor& executor);
 
 // One sequence's rows of k or v as doubles, [num_kv_heads, seqlen_kv, head_dim], in token order.
 std::vector<double> load_sequence(const TensorView& x, const int32_t* kv_indices, int64_t b,

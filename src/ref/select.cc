@@ -13,8 +13,8 @@ std::vector<std::vector<int32_t>> select(const Plan& plan, std::span<const doubl
   const Arithmetic arithmetic = plan.select.arithmetic;
   std::vector<std::vector<int32_t>> sets;
   for (int64_t set = 0; set < plan.num_sets; ++set) {
-    std::vector<double> rank = mean_of_rows(pooled, plan.prefix_len, set * heads_per_set,
-                                            heads_per_set, arithmetic);
+    std::vector<double> rank =
+        mean_of_rows(pooled, plan.prefix_len, set * heads_per_set, heads_per_set, arithmetic);
     // A head's own normalisation changes the order of its tokens only where it rounds.
     if (plan.select.share == Share::kHead) rank = normalise(rank, arithmetic);
 

@@ -170,6 +170,23 @@ def test_quantised_cache():
     check_prefill_nodes(output, 2)
 
 
+def test_sparse_answer():
+    """The shipped profile, the whole prompt in one ubatch: sparse nodes run, the answer is right."""
+    document = pathlib.Path(os.environ["TOKENSIEVE_TEST_DOCUMENT"]).read_text()
+    prompt = ("<|im_start|>system\nYou answer questions about a document.<|im_end|>\n"
+              f"<|im_start|>user\n{document}\n\nWhat is the access code for the archive room?"
+              "<|im_end|>\n<|im_start|>assistant\n")
+    output = complete(prompt, "-c", 8192, "-b", 8192, "-ub", 8192, "-n", 16, **VIA_PATH, **STATS,
+                      TOKENSIEVE_MODE="whole", TOKENSIEVE_PROFILE=os.environ["TOKENSIEVE_TEST_PROFILE"])
+    check_prefill_nodes(output, 1)
+    rows = layer_rows(output)
+    check(rows["0"][1] == 0, "layer 0 is dense", output)
+    check(rows["all"][1] >= 20, f"the profile's layers are sparse, not {rows['all'][1]}", output)
+    check(rows["2"][2] < 0.3, f"layer 2 keeps about a fifth, not {rows['2'][2]}", output)
+    answer = output.split("archive room?")[-1].split("common_perf_print")[0]
+    check("48217" in answer, f"the answer holds the code: {answer!r}")
+
+
 def test_no_ggml_symbol():
     undefined = subprocess.run(["nm", "-D", "--undefined-only", PLUGIN], check=True, text=True,
                                capture_output=True).stdout

@@ -59,6 +59,18 @@ class OpGraph {
     return {data, data + ggml_nelements(op_)};
   }
 
+  // Q [rows, heads, dim], and K or V [tokens, kv heads, dim] of these cells, of stream 0.
+  std::vector<float> q() const {
+    const float* data = static_cast<const float*>(q_->data);
+    return {data, data + c_.queries * c_.q_heads * c_.head_dim};
+  }
+  std::vector<float> k_of(const std::vector<int32_t>& cells) const {
+    return rows_of(k_cache_, cells);
+  }
+  std::vector<float> v_of(const std::vector<int32_t>& cells) const {
+    return rows_of(v_cache_, cells);
+  }
+
   // Makes K and V of every cell that no row may see NaN.
   void poison_hidden_cells() {
     for (int64_t s = 0; s < c_.streams; ++s) {
@@ -176,6 +188,18 @@ class OpGraph {
         std::memcpy(&rows[j * d], from, d * sizeof(float));
       } else {
         to_float(from, &rows[j * d], d);
+      }
+    }
+    return rows;
+  }
+
+  std::vector<float> rows_of(const ggml_tensor* cache, const std::vector<int32_t>& cells) const {
+    const int64_t d = c_.head_dim;
+    std::vector<float> rows(cells.size() * c_.kv_heads * d);
+    for (int64_t h = 0; h < c_.kv_heads; ++h) {
+      const std::vector<float> head = head_rows(cache, 0, h);
+      for (size_t t = 0; t < cells.size(); ++t) {
+        std::memcpy(&rows[(t * c_.kv_heads + h) * d], &head[cells[t] * d], d * sizeof(float));
       }
     }
     return rows;

@@ -2,12 +2,16 @@
 // own CPU backend, through the public ggml API only.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "op_graph.h"
+#include "tokensieve/tokensieve.h"
 #include "tokensieve_ggml.h"
 
 namespace tokensieve::ggml {
@@ -279,6 +283,114 @@ TEST_F(Plugin, ConfigureSaysWhatIsWrong) {
                                                                               sizeof(tiny)),
             -1);
   EXPECT_EQ(tiny[sizeof(tiny) - 1], '\0');
+}
+
+// ---- sparse: the node against the oracle on the same tokens -------------------------------------
+
+constexpr char kProfile[] = R"({
+  "tokensieve_profile": 1, "model": "test",
+  "fingerprint": {"num_layers": 30, "num_q_heads": 4, "num_kv_heads": 2, "head_dim": 64},
+  "sparse_layers": [7], "min_tokens": 1024,
+  "select": {"budget": "keep_ratio", "keep_ratio": 0.1, "obs_window": 32, "min_keep": 64,
+             "share": "layer", "fill": "local", "local_window": 64, "sinks": 4}})";
+
+// `past` tokens before the node's rows; token t lies in cell (t * 7) % cells: no order, with holes.
+struct SparseCase {
+  const char* name;
+  int64_t queries, past, cells;
+  ggml_type type = GGML_TYPE_F16;
+};
+
+std::vector<int32_t> cells_in_order(const SparseCase& c) {
+  std::vector<int32_t> cells;
+  for (int64_t t = 0; t < c.past + c.queries; ++t) {
+    cells.push_back(static_cast<int32_t>(t * 7 % c.cells));
+  }
+  // Cells of the past have no order in a mask: the plug-in takes them by number.
+  std::sort(cells.begin(), cells.begin() + (c.past > 0 ? c.past + 1 : 0));
+  return cells;
+}
+
+OpGraph sparse_graph(const SparseCase& c, const std::vector<int32_t>& cells, int layer = 7) {
+  std::vector<int64_t> token_of(c.cells, INT64_MAX);
+  for (size_t t = 0; t < cells.size(); ++t) token_of[cells[t]] = static_cast<int64_t>(t);
+  return OpGraph({.name = c.name,
+                  .queries = c.queries,
+                  .cells = c.cells,
+                  .type_k = c.type,
+                  .type_v = c.type,
+                  .mask = [token_of, past = c.past](int64_t, int64_t i, int64_t j) {
+                    return token_of[j] <= past + i ? 0.0f : kHidden;
+                  },
+                  .layer = layer});
+}
+
+std::vector<double> oracle(const OpGraph& graph, const SparseCase& c,
+                           const std::vector<int32_t>& cells) {
+  SelectConfig select = parse_profile(kProfile, "test").value().select;
+  select.dense_policy = DensePolicy::kNever;
+  if (c.past > 0) {
+    select.queries = Queries::kAll;
+    select.protect_first = 4;
+  }
+  const int64_t tokens = c.past + c.queries;
+  const Plan plan = make_plan({.seqlen_q = c.queries,
+                               .seqlen_kv = tokens,
+                               .num_q_heads = 4,
+                               .num_kv_heads = 2,
+                               .head_dim = 64},
+                              select, {.backend = Backend::kRef})
+                        .value();
+  EXPECT_EQ(plan.path, Path::kSparse);
+  const std::vector<float> q = graph.q(), k = graph.k_of(cells), v = graph.v_of(cells);
+  std::vector<float> out(q.size());
+  const Status status = run(plan,
+                            {.q = bshd(q.data(), DType::kF32, 1, c.queries, 4, 64),
+                             .k = bshd(k.data(), DType::kF32, 1, tokens, 2, 64),
+                             .v = bshd(v.data(), DType::kF32, 1, tokens, 2, 64)},
+                            {.out = bshd(out.data(), DType::kF32, 1, c.queries, 4, 64)}, {});
+  EXPECT_TRUE(status.ok()) << status.message();
+  return {out.begin(), out.end()};
+}
+
+TEST_F(Plugin, SparseMeansWhatTheOracleMeans) {
+  configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+  for (const SparseCase& c : {SparseCase{"whole", 2000, 0, 2304}, {"chunk", 700, 2500, 3328},
+                              {"whole_q8_0", 2000, 0, 2304, GGML_TYPE_Q8_0}}) {
+    SCOPED_TRACE(c.name);
+    const std::vector<int32_t> cells = cells_in_order(c);
+    OpGraph graph = sparse_graph(c, cells);
+    graph.poison_hidden_cells();
+    reset_stats();
+    ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+    const auto layers = stats();
+    ASSERT_EQ(layers.size(), 1u);
+    EXPECT_EQ(layers[0].sparse_nodes, 1) << layers[0].reason;
+    EXPECT_LT(layers[0].keep_ratio, 0.5);
+    EXPECT_LT(layers[0].pair_ratio, 0.7);
+    const double error = worst_error(graph.result(), oracle(graph, c, cells));
+    EXPECT_LT(error, 2e-5);
+    std::printf("%-24s keep %.3f, worst error %.1e\n", c.name, layers[0].keep_ratio, error);
+  }
+}
+
+TEST_F(Plugin, SparseOnlyWhereTheProfileSaysSo) {
+  const SparseCase c{"whole", 2000, 0, 2304};
+  const std::vector<int32_t> cells = cells_in_order(c);
+  OpGraph other_layer = sparse_graph(c, cells, 8);
+  reset_stats();
+  configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+  ASSERT_EQ(other_layer.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  EXPECT_STREQ(stats()[0].reason, "layer not in the profile");
+  EXPECT_LT(worst_error(other_layer.result(), other_layer.expected()), 2e-5);
+
+  // In chunk mode the same node may be the first chunk of a longer prompt.
+  OpGraph first_chunk = sparse_graph(c, cells);
+  reset_stats();
+  configure(TOKENSIEVE_GGML_CHUNK);
+  ASSERT_EQ(first_chunk.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  EXPECT_STREQ(stats()[0].reason, "first chunk");
+  EXPECT_EQ(stats()[0].sparse_nodes, 0);
 }
 
 }  // namespace

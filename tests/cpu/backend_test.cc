@@ -103,7 +103,7 @@ TEST_P(CpuStages, SelectCompactScatterMatchTheOracle) {
   const KeepSet keep{indices.data(), capacity, count.data()};
   test::GuardedBytes workspace(workspace_bytes(*plan));
   const AttentionInputs in = data.inputs();
-  ASSERT_TRUE(select_tokens(*plan, in.q, in.k, keep, workspace.span()).ok());
+  ASSERT_TRUE(select_tokens(*plan, in, keep, workspace.span()).ok());
   EXPECT_TRUE(workspace.guards_intact());
 
   for (int64_t b = 0; b < c.shape.batch; ++b) {

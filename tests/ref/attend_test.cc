@@ -1,4 +1,6 @@
 // Stage attend: known answers, and the two-pass form of local fill against the direct one.
+#include "ref/attend.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,7 +8,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "ref/attend.h"
 #include "support/case_data.h"
 #include "support/compare.h"
 
@@ -113,13 +114,14 @@ TEST_P(RefAttendTest, EveryRowIsSoftmaxOverItsTokens) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cases, RefAttendTest,
-    testing::Values("dense", "dense_suffix37of211", "zero_head", "zero_layer", "zero_suffix",
-                    "local_head", "local_kv", "local_suffix", "local_window0", "local_sinks0",
-                    "local_sinks64", "local_tau_window_odd_suffix", "chunk_head", "chunk_layer",
-                    "chunk_local_ignored", "chunk_is_window", "chunk_window_odd"),
-    [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Cases, RefAttendTest,
+                         testing::Values("dense", "dense_suffix37of211", "zero_head", "zero_layer",
+                                         "zero_suffix", "local_head", "local_kv", "local_suffix",
+                                         "local_window0", "local_sinks0", "local_sinks64",
+                                         "local_tau_window_odd_suffix", "chunk_head", "chunk_layer",
+                                         "chunk_local_ignored", "chunk_is_window",
+                                         "chunk_window_odd"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // local-fill.md section 1: a local pass, a compact pass with a prefix limit per row, and a merge
 // give the direct form's rows.
@@ -182,8 +184,12 @@ TEST(RefAttend, VisibleKeysOfLocalFill) {
 }
 
 TEST(RefAttend, EqualLogitsGiveTheMean) {
-  const AttentionCase c = {"ties", test::self_attention(50, 2, 1, 16), {.enabled = false},
-                           DenseReason::kDisabled, test::Layout::kBhsd, test::Content::kTies};
+  const AttentionCase c = {"ties",
+                           test::self_attention(50, 2, 1, 16),
+                           {.enabled = false},
+                           DenseReason::kDisabled,
+                           test::Layout::kBhsd,
+                           test::Content::kTies};
   const CaseData data = test::make_data(c, 5);
   const ref::OracleResult r = test::run_oracle(c, data);
   for (int64_t i = 0; i < 50; ++i) {
@@ -196,8 +202,12 @@ TEST(RefAttend, EqualLogitsGiveTheMean) {
 
 // A sink as strong as all keys together halves the output.
 TEST(RefAttend, SinksTakeTheirShare) {
-  const AttentionCase c = {"sinks", test::self_attention(8, 1, 1, 16), {.enabled = false},
-                           DenseReason::kDisabled, test::Layout::kBshd, test::Content::kTies};
+  const AttentionCase c = {"sinks",
+                           test::self_attention(8, 1, 1, 16),
+                           {.enabled = false},
+                           DenseReason::kDisabled,
+                           test::Layout::kBshd,
+                           test::Content::kTies};
   CaseData data = test::make_data(c, 5);
   const ref::OracleResult without = test::run_oracle(c, data);
   data.sink_logits = {static_cast<float>(std::log(8.0))};

@@ -37,10 +37,9 @@ TEST_P(ElementsTest, RoundsToNearestEven) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, ElementsTest, testing::Values(kF16, kBF16),
-                         [](const auto& info) {
-                           return std::string(info.param.mantissa == 10 ? "f16" : "bf16");
-                         });
+INSTANTIATE_TEST_SUITE_P(Formats, ElementsTest, testing::Values(kF16, kBF16), [](const auto& info) {
+  return std::string(info.param.mantissa == 10 ? "f16" : "bf16");
+});
 
 TEST(ElementsTest, Overflows) {
   EXPECT_EQ(encode(65519.99, kF16), 0x7bff);  // below half-way to 2^16

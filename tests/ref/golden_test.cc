@@ -1,4 +1,6 @@
 // The oracle against the golden cases: drop, keep and indices exactly, the rest to rounding.
+#include "tokensieve/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +11,6 @@
 #include "ref/select.h"
 #include "support/compare.h"
 #include "support/golden_files.h"
-#include "tokensieve/golden.h"
 
 namespace tokensieve {
 namespace {

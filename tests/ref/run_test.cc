@@ -18,8 +18,8 @@ using test::Tensor;
 // The paper's mode, in which the stages can be called one by one.
 bool staged(const AttentionCase& c) {
   return c.reason == DenseReason::kNone && c.select.fill == Fill::kZero &&
-         c.select.queries == Queries::kKept && c.shape.seqlen_q == c.shape.seqlen_kv &&
-         !c.paged && !c.sinks;
+         c.select.queries == Queries::kKept && c.shape.seqlen_q == c.shape.seqlen_kv && !c.paged &&
+         !c.sinks;
 }
 
 class RefRunTest : public testing::TestWithParam<AttentionCase> {
@@ -47,8 +47,8 @@ TEST_P(RefRunTest, TakesThePathThatTheCaseIsFor) {
   EXPECT_EQ(report.reason, c_.reason) << dense_reason_text(report.reason);
   EXPECT_TRUE(data_.out.untouched_outside());
   const bool some_dense = c_.reason != DenseReason::kNone;
-  const bool all_dense = some_dense && !(c_.reason == DenseReason::kNonFiniteScore &&
-                                         c_.shape.batch > 1);
+  const bool all_dense =
+      some_dense && !(c_.reason == DenseReason::kNonFiniteScore && c_.shape.batch > 1);
   EXPECT_EQ(report.path, all_dense ? Path::kDense : Path::kSparse);
   EXPECT_GT(report.keep_count, 0);
   if (all_dense) {
@@ -59,8 +59,7 @@ TEST_P(RefRunTest, TakesThePathThatTheCaseIsFor) {
 
   // Every row was written, with the oracle's doubles rounded once.
   const ref::OracleResult oracle = test::run_oracle(plan_, data_);
-  EXPECT_TRUE(test::close(data_.out_values(), oracle.out, test::output_tolerance(c_),
-                          out_shape()));
+  EXPECT_TRUE(test::close(data_.out_values(), oracle.out, test::output_tolerance(c_), out_shape()));
   EXPECT_TRUE(test::close(data_.lse, oracle.lse, 1e-6,
                           {c_.shape.batch, c_.shape.num_q_heads, c_.shape.seqlen_q}));
 }
@@ -72,7 +71,7 @@ TEST_P(RefStagesTest, StagesGiveTheRun) {
   std::vector<int32_t> indices(s.batch * plan_.num_sets * capacity, -1);
   std::vector<int64_t> count(s.batch);
   const KeepSet keep = {indices.data(), capacity, count.data()};
-  ASSERT_TRUE(select_tokens(plan_, data_.q.view(), data_.k.view(), keep, {}).ok());
+  ASSERT_TRUE(select_tokens(plan_, data_.inputs(), keep, {}).ok());
 
   Tensor qc(s.dtype, c_.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
   Tensor kc(s.kv_dtype, c_.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
@@ -87,14 +86,12 @@ TEST_P(RefStagesTest, StagesGiveTheRun) {
   AttentionShape dense = s;
   dense.seqlen_q = dense.seqlen_kv = capacity;
   dense.num_kv_heads = s.num_q_heads;
-  const Plan attend =
-      make_plan(dense, {.enabled = false}, {.backend = Backend::kRef}).value();
-  ASSERT_TRUE(run(attend, {.q = qc.view(), .k = kc.view(), .v = vc.view()}, {.out = oc.view()},
-                  {}).ok());
+  const Plan attend = make_plan(dense, {.enabled = false}, {.backend = Backend::kRef}).value();
+  ASSERT_TRUE(
+      run(attend, {.q = qc.view(), .k = kc.view(), .v = vc.view()}, {.out = oc.view()}, {}).ok());
   ASSERT_TRUE(scatter(plan_, oc.view(), keep, data_.out.view()).ok());
   const ref::OracleResult oracle = test::run_oracle(plan_, data_);
-  EXPECT_TRUE(test::close(data_.out_values(), oracle.out, test::output_tolerance(c_),
-                          out_shape()));
+  EXPECT_TRUE(test::close(data_.out_values(), oracle.out, test::output_tolerance(c_), out_shape()));
   EXPECT_TRUE(data_.out.untouched_outside());
 }
 
@@ -108,8 +105,8 @@ TEST_P(RefBatchTest, BatchIsItsSequences) {
   for (int64_t b = 0; b < c_.shape.batch; ++b) {
     AttentionInputs in = data_.inputs();
     for (TensorView* view : {&in.q, &in.k, &in.v}) {
-      view->data = static_cast<std::byte*>(view->data) +
-                   b * view->strides[0] * dtype_size(view->dtype);
+      view->data =
+          static_cast<std::byte*>(view->data) + b * view->strides[0] * dtype_size(view->dtype);
       view->shape[0] = 1;
     }
     if (in.kv_indices) in.kv_indices += b * c_.shape.seqlen_kv;
@@ -122,20 +119,20 @@ TEST_P(RefBatchTest, BatchIsItsSequences) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, RefRunTest, testing::ValuesIn(test::all_cases()),
-                         test::case_name);
+INSTANTIATE_TEST_SUITE_P(Cases, RefRunTest, testing::ValuesIn(test::all_cases()), test::case_name);
 INSTANTIATE_TEST_SUITE_P(Cases, RefStagesTest, testing::ValuesIn(test::cases_where(staged)),
                          test::case_name);
 INSTANTIATE_TEST_SUITE_P(Cases, RefBatchTest,
-                         testing::ValuesIn(test::cases_where(
-                             [](const AttentionCase& c) { return c.shape.batch > 1; })),
+                         testing::ValuesIn(test::cases_where([](const AttentionCase& c) {
+                           return c.shape.batch > 1;
+                         })),
                          test::case_name);
 
 TEST(RefRun, ThreadsGiveTheSameBits) {
   const AttentionCase c = test::sparse_cases().front();
   const CaseData data = test::make_data(c, 1);
-  const Plan plan = make_plan(c.shape, c.select, {.backend = Backend::kRef, .num_threads = 3})
-                        .value();
+  const Plan plan =
+      make_plan(c.shape, c.select, {.backend = Backend::kRef, .num_threads = 3}).value();
   const auto pool = make_thread_pool(3);
   ref::OracleResult serial, threaded;
   ASSERT_TRUE(ref::run_oracle(plan, data.inputs(), {}, serial).ok());

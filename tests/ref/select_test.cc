@@ -1,4 +1,6 @@
 // Stages score, budget and select: known answers, and agreement with core's budget rule.
+#include "ref/select.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,7 +9,6 @@
 #include "core/budget.h"
 #include "ref/budget.h"
 #include "ref/oracle.h"
-#include "ref/select.h"
 #include "support/case_data.h"
 #include "support/compare.h"
 
@@ -53,8 +54,10 @@ struct Chosen {
 };
 
 Chosen choose(const AttentionCase& c) {
-  Chosen x = {c, test::make_data(c, 7),
-              make_plan(c.shape, c.select, {.backend = Backend::kRef}).value(), {}};
+  Chosen x = {c,
+              test::make_data(c, 7),
+              make_plan(c.shape, c.select, {.backend = Backend::kRef}).value(),
+              {}};
   x.selection = ref::select_sequence(x.plan, x.data.q.view(), x.data.k.view(),
                                      x.data.inputs().kv_indices, 0, {});
   return x;
@@ -108,13 +111,12 @@ TEST_P(RefSelectTest, CoreAgrees) {
   const int64_t prefix = x.plan.prefix_len;
   // Both start from the f32 scores that backends have.
   const std::vector<float> score(x.selection.token_score.begin(), x.selection.token_score.end());
-  const ref::Budget expected =
-      ref::budget(x.plan, std::vector<double>(score.begin(), score.end()));
+  const ref::Budget expected = ref::budget(x.plan, std::vector<double>(score.begin(), score.end()));
 
   std::vector<float> pooled(heads * prefix);
   for (int64_t h = 0; h < heads; ++h) {
-    smooth({&score[h * prefix], static_cast<size_t>(prefix)}, select.pool_width,
-           select.arithmetic, {&pooled[h * prefix], static_cast<size_t>(prefix)});
+    smooth({&score[h * prefix], static_cast<size_t>(prefix)}, select.pool_width, select.arithmetic,
+           {&pooled[h * prefix], static_cast<size_t>(prefix)});
   }
   EXPECT_TRUE(test::close(pooled, expected.pooled, 1e-7, {heads, prefix}));
   std::vector<double> mean(prefix);
@@ -146,10 +148,17 @@ INSTANTIATE_TEST_SUITE_P(Cases, RefSelectTest, testing::ValuesIn(test::cases_whe
                          test::case_name);
 
 TEST(RefSelect, TiesGoToTheLowestIndex) {
-  Chosen x = choose({"ties", test::self_attention(200, 4, 2, 32),
-                     {.budget = BudgetPolicy::kKeepCount, .keep_count = 5, .obs_window = 8,
-                      .pool_width = 1, .min_keep = 0, .dense_policy = DensePolicy::kNever},
-                     DenseReason::kNone, test::Layout::kBshd, test::Content::kTies});
+  Chosen x = choose({"ties",
+                     test::self_attention(200, 4, 2, 32),
+                     {.budget = BudgetPolicy::kKeepCount,
+                      .keep_count = 5,
+                      .obs_window = 8,
+                      .pool_width = 1,
+                      .min_keep = 0,
+                      .dense_policy = DensePolicy::kNever},
+                     DenseReason::kNone,
+                     test::Layout::kBshd,
+                     test::Content::kTies});
   for (const auto& set : x.selection.kept) {
     EXPECT_THAT(std::vector<int32_t>(set.begin(), set.begin() + 5), ElementsAre(0, 1, 2, 3, 4));
   }
@@ -162,10 +171,13 @@ TEST(RefSelect, TiesGoToTheLowestIndex) {
 }
 
 TEST(RefSelect, ScoreOfEqualKeysIsTheMeanOfOneOverTheirNumber) {
-  const Chosen x = choose({"ties", test::self_attention(40, 1, 1, 16),
-                           {.tau = 0.5, .obs_window = 2, .min_keep = 0,
-                            .dense_policy = DensePolicy::kNever},
-                           DenseReason::kNone, test::Layout::kBshd, test::Content::kTies});
+  const Chosen x =
+      choose({"ties",
+              test::self_attention(40, 1, 1, 16),
+              {.tau = 0.5, .obs_window = 2, .min_keep = 0, .dense_policy = DensePolicy::kNever},
+              DenseReason::kNone,
+              test::Layout::kBshd,
+              test::Content::kTies});
   // The two newest queries see 39 and 40 keys.
   for (double mass : x.selection.token_score) {
     EXPECT_NEAR(mass, (1.0 / 39 + 1.0 / 40) / 2, 1e-15);

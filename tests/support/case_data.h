@@ -82,8 +82,8 @@ inline void fill_heavy_hitters(const AttentionCase& c, Random& random, CaseData&
     for (int64_t kv_head = 0; kv_head < s.num_kv_heads; ++kv_head) {
       std::vector<double> direction(s.head_dim);
       for (double& x : direction) x = random.normal();
-      const double norm = std::sqrt(std::inner_product(direction.begin(), direction.end(),
-                                                       direction.begin(), 0.0));
+      const double norm =
+          std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
       for (double& x : direction) x /= norm;
       for (int64_t j = 0; j < s.seqlen_kv; ++j) {
         const bool heavy = j == 0 || random.uniform() < 0.1;
@@ -127,15 +127,26 @@ inline void fill_special(const AttentionCase& c, CaseData& data) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const int64_t row = kv_row(data, c, 0, s.seqlen_kv / 3);
   switch (c.content) {
-    case Content::kHeavyHitters: break;
-    case Content::kTies: data.q.assign(std::vector<double>(data.q.size(), 0.0)); break;
-    case Content::kOneHot: fill_one_hot(c, data); break;
-    case Content::kNanInQ: data.q.set(0, s.seqlen_q - 1, 0, 1, nan); break;
-    case Content::kNanInK: data.k.set(0, row, 0, 1, nan); break;
+    case Content::kHeavyHitters:
+      break;
+    case Content::kTies:
+      data.q.assign(std::vector<double>(data.q.size(), 0.0));
+      break;
+    case Content::kOneHot:
+      fill_one_hot(c, data);
+      break;
+    case Content::kNanInQ:
+      data.q.set(0, s.seqlen_q - 1, 0, 1, nan);
+      break;
+    case Content::kNanInK:
+      data.k.set(0, row, 0, 1, nan);
+      break;
     case Content::kInfInK:
       data.k.set(0, row, 0, 1, std::numeric_limits<double>::infinity());
       break;
-    case Content::kNanInV: data.v.set(0, row, 0, 1, nan); break;
+    case Content::kNanInV:
+      data.v.set(0, row, 0, 1, nan);
+      break;
   }
 }
 
@@ -145,8 +156,7 @@ inline void fill_kv_indices(const AttentionCase& c, int64_t rows, Random& random
   for (int64_t b = 0; b < c.shape.batch; ++b) {
     std::iota(order.begin(), order.end(), 0);
     for (int64_t i = rows - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
-    data.kv_indices.insert(data.kv_indices.end(), order.begin(),
-                           order.begin() + c.shape.seqlen_kv);
+    data.kv_indices.insert(data.kv_indices.end(), order.begin(), order.begin() + c.shape.seqlen_kv);
   }
 }
 

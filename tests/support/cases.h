@@ -57,7 +57,10 @@ inline AttentionShape suffix_attention(int64_t seqlen_q, int64_t seqlen_kv, int3
 
 // Small windows and floors, so that small cases are sparse; the tau budget.
 inline SelectConfig small_select() {
-  return {.tau = 0.1, .obs_window = 32, .min_keep = 16, .local_window = 64,
+  return {.tau = 0.1,
+          .obs_window = 32,
+          .min_keep = 16,
+          .local_window = 64,
           .dense_policy = DensePolicy::kNever};
 }
 
@@ -75,9 +78,8 @@ inline std::vector<AttentionCase> dense_cases() {
   const Case base = {"dense", self_attention(200, 4, 2, 64)};
   std::vector<Case> cases = {base};
   for (int64_t seqlen : {1, 2, 15, 63, 64, 65, 127, 129, 257}) {
-    cases.push_back(vary(base, "dense_n" + std::to_string(seqlen), [&](Case& c) {
-      c.shape.seqlen_q = c.shape.seqlen_kv = seqlen;
-    }));
+    cases.push_back(vary(base, "dense_n" + std::to_string(seqlen),
+                         [&](Case& c) { c.shape.seqlen_q = c.shape.seqlen_kv = seqlen; }));
   }
   for (int32_t dim : {16, 32, 48, 80, 96, 112, 128, 192, 240, 256}) {
     cases.push_back(vary(base, "dense_d" + std::to_string(dim), [&](Case& c) {
@@ -103,8 +105,8 @@ inline std::vector<AttentionCase> dense_cases() {
   for (DType q : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (DType kv : {DType::kF32, DType::kF16, DType::kBF16}) {
       for (DType out : {DType::kF32, DType::kF16, DType::kBF16}) {
-        const std::string name = std::string("dense_") + dtype_name(q) + "_" + dtype_name(kv) +
-                                 "_" + dtype_name(out);
+        const std::string name =
+            std::string("dense_") + dtype_name(q) + "_" + dtype_name(kv) + "_" + dtype_name(out);
         cases.push_back(vary(base, name, [&](Case& c) {
           c.shape.seqlen_q = c.shape.seqlen_kv = 70;
           c.shape.dtype = q;
@@ -180,8 +182,8 @@ inline std::vector<AttentionCase> sparse_cases() {
   chunk.shape.seqlen_q = 150;
 
   std::vector<Case> cases;
-  for (const auto& [kind, base] : {std::pair<std::string, const Case&>{"zero", zero},
-                                   {"local", local}, {"chunk", chunk}}) {
+  for (const auto& [kind, base] :
+       {std::pair<std::string, const Case&>{"zero", zero}, {"local", local}, {"chunk", chunk}}) {
     const auto add = [&, prefix = kind + "_", &from = base](const char* name, auto change) {
       cases.push_back(vary(from, prefix + name, change));
     };
@@ -230,9 +232,7 @@ inline std::vector<AttentionCase> sparse_cases() {
       c.shape.head_dim = 256;
       c.shape.kv_dtype = DType::kF16;
     });
-    add("f16", [](Case& c) {
-      c.shape.dtype = c.shape.kv_dtype = c.shape.out_dtype = DType::kF16;
-    });
+    add("f16", [](Case& c) { c.shape.dtype = c.shape.kv_dtype = c.shape.out_dtype = DType::kF16; });
     add("bhsd", [](Case& c) { c.layout = Layout::kBhsd; });
     add("padded_kv", [](Case& c) {
       c.layout = Layout::kPadded;
@@ -320,7 +320,9 @@ inline std::vector<AttentionCase> corner_cases() {
       change(c);
     }));
   };
-  const auto length = [](Case& c, int64_t seqlen) { c.shape.seqlen_q = c.shape.seqlen_kv = seqlen; };
+  const auto length = [](Case& c, int64_t seqlen) {
+    c.shape.seqlen_q = c.shape.seqlen_kv = seqlen;
+  };
   using enum DenseReason;
   add("corner_shorter_than_window", kFewQueries, [&](Case& c) { length(c, 31); });
   add("corner_window_only", kShortPrompt, [&](Case& c) { length(c, 32); });
@@ -343,9 +345,8 @@ inline std::vector<AttentionCase> corner_cases() {
     c.select.budget = BudgetPolicy::kKeepCount;
     c.select.keep_count = 100000;
   });
-  add("corner_protect_above_prefix", kNothingToDrop, [](Case& c) {
-    c.select.protect_first = 100000;
-  });
+  add("corner_protect_above_prefix", kNothingToDrop,
+      [](Case& c) { c.select.protect_first = 100000; });
   add("corner_min_drop_not_reached", kNothingToDrop, [](Case& c) { c.select.min_drop = 0.9; });
   add("corner_few_queries", kFewQueries, [](Case& c) { c.shape.seqlen_q = 31; });
   add("corner_not_causal", kNotSparsifiable, [](Case& c) { c.shape.causal = false; });
@@ -400,9 +401,12 @@ inline void PrintTo(const AttentionCase& c, std::ostream* out) { *out << c.name;
 // rel-L2 that a backend with f32 arithmetic must keep to: the rounding of `out`, or of f32 sums.
 inline double output_tolerance(const AttentionCase& c) {
   switch (c.shape.out_dtype) {
-    case DType::kF16: return 5e-4;
-    case DType::kBF16: return 4e-3;
-    default: return 1e-5;
+    case DType::kF16:
+      return 5e-4;
+    case DType::kBF16:
+      return 4e-3;
+    default:
+      return 1e-5;
   }
 }
 

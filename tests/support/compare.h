@@ -68,8 +68,7 @@ template <typename A, typename E>
 testing::AssertionResult close(const A& actual, const E& expected, double rel_l2,
                                std::vector<int64_t> shape, double max_abs = -1.0) {
   if (actual.size() != expected.size()) {
-    return testing::AssertionFailure()
-           << actual.size() << " entries, expected " << expected.size();
+    return testing::AssertionFailure() << actual.size() << " entries, expected " << expected.size();
   }
   const Comparison c = compare(actual, expected);
   if (c.mask_mismatches > 0) {

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -66,7 +67,7 @@ class GuardedBytes {
   const std::byte* data() const { return bytes_.data() + kGuardBytes; }
   size_t size() const { return size_; }
   std::span<std::byte> span() { return {data(), size_}; }
-  void poison() { std::memset(data(), static_cast<int>(kPoison), size_); }
+  void poison() { std::fill_n(data(), size_, kPoison); }
   bool guards_intact() const {
     for (size_t i = 0; i < kGuardBytes; ++i) {
       if (bytes_[i] != kGuard || bytes_[kGuardBytes + size_ + i] != kGuard) return false;
@@ -84,8 +85,12 @@ class Tensor {
   Tensor() = default;
   Tensor(DType dtype, Layout layout, int64_t batch, int64_t seq, int64_t heads, int64_t dim) {
     switch (layout) {
-      case Layout::kBshd: view_ = bshd(nullptr, dtype, batch, seq, heads, dim); break;
-      case Layout::kBhsd: view_ = bhsd(nullptr, dtype, batch, seq, heads, dim); break;
+      case Layout::kBshd:
+        view_ = bshd(nullptr, dtype, batch, seq, heads, dim);
+        break;
+      case Layout::kBhsd:
+        view_ = bhsd(nullptr, dtype, batch, seq, heads, dim);
+        break;
       case Layout::kPadded: {
         const int64_t row = dim + 16;
         const int64_t token = heads * row + 48;

@@ -1,0 +1,12 @@
+// Options of `tokensieve verify`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "verify.h"
+
+namespace tokensieve::cli {
+
+void add_verify_options(CLI::App& command, VerifyOptions& options);
+
+}  // namespace tokensieve::cli

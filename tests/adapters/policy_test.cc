@@ -1,0 +1,120 @@
+// When the plug-in may run sparse, and how it reads layer numbers.
+#include "policy.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace tokensieve::ggml {
+namespace {
+
+Settings sparse_settings(Mode mode) {
+  Settings settings{.mode = mode};
+  Profile profile;
+  profile.fingerprint = {"llama", 30, 9, 3, 64};
+  profile.sparse_layers = {2, 5};
+  profile.min_tokens = 4096;
+  profile.select.obs_window = 128;
+  settings.profile = profile;
+  return settings;
+}
+
+Node node_of_layer(int32_t layer) {
+  Node node;
+  node.layer = layer;
+  node.head_dim = 64;
+  node.num_q_heads = 9;
+  node.num_kv_heads = 3;
+  return node;
+}
+
+MaskSegment causal(int64_t rows, int64_t cells) {
+  return {.causal = true, .num_rows = rows, .num_cells = cells};
+}
+
+std::string reason(const Settings& s, const Node& n, const MaskSegment& m) {
+  const Choice choice = choose(s, n, m);
+  EXPECT_EQ(choice.sparse, choice.reason[0] == '\0');
+  EXPECT_EQ(choice.sparse, choice.select.enabled);
+  return choice.reason;
+}
+
+TEST(Policy, ChunkModeDropsOnlyKeys) {
+  const Choice choice = choose(sparse_settings(TOKENSIEVE_GGML_CHUNK), node_of_layer(5),
+                               causal(2048, 8192));
+  ASSERT_TRUE(choice.sparse) << choice.reason;
+  EXPECT_EQ(choice.select.queries, Queries::kAll);
+  EXPECT_GE(choice.select.protect_first, 4);
+}
+
+TEST(Policy, WholeModeDropsQueriesOnlyIfAllTokensAreThere) {
+  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const Choice whole = choose(settings, node_of_layer(5), causal(8192, 8192));
+  ASSERT_TRUE(whole.sparse) << whole.reason;
+  EXPECT_EQ(whole.select.queries, Queries::kKept);
+  const Choice chunk = choose(settings, node_of_layer(5), causal(2048, 8192));
+  ASSERT_TRUE(chunk.sparse) << chunk.reason;
+  EXPECT_EQ(chunk.select.queries, Queries::kAll);
+}
+
+TEST(Policy, EveryDoubtfulCaseIsDense) {
+  const Settings chunk = sparse_settings(TOKENSIEVE_GGML_CHUNK);
+  const Settings whole = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const Node node = node_of_layer(5);
+  const MaskSegment good = causal(2048, 8192);
+  EXPECT_EQ(reason(chunk, node, good), "");
+  EXPECT_EQ(reason(sparse_settings(TOKENSIEVE_GGML_DENSE), node, good), "mode is dense");
+  EXPECT_EQ(reason(Settings{}, node, good), "no profile");
+  EXPECT_EQ(reason(chunk, node_of_layer(kUnknownLayer), good), "layer number not found");
+  EXPECT_EQ(reason(chunk, node_of_layer(0), good), "layer not in the profile");
+  EXPECT_EQ(reason(chunk, node_of_layer(3), good), "layer not in the profile");
+  EXPECT_EQ(reason(chunk, node, {.num_rows = 2048, .num_cells = 8192}),
+            "mask is not plain causal");
+  // The first chunk of a longer prompt looks like a whole prompt.
+  EXPECT_EQ(reason(chunk, node, causal(8192, 8192)), "first chunk");
+  EXPECT_EQ(reason(whole, node, causal(4095, 4095)), "prompt shorter than min_tokens");
+  EXPECT_EQ(reason(whole, node, causal(4096, 4096)), "");
+  EXPECT_EQ(reason(chunk, node, causal(511, 8192)), "few rows");  // 4 observation windows
+  EXPECT_EQ(reason(chunk, node, causal(512, 8192)), "");
+}
+
+TEST(Policy, ValuesInTheLogitsAreDense) {
+  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const float sink = 0.0f;
+  Node softcap = node_of_layer(5), sinks = node_of_layer(5), alibi = node_of_layer(5);
+  softcap.softcap = 30.0f;
+  sinks.sinks = &sink;
+  alibi.max_bias = 8.0f;
+  for (const Node& node : {softcap, sinks, alibi}) {
+    EXPECT_EQ(reason(settings, node, causal(8192, 8192)), "softcap, sinks or ALiBi");
+  }
+}
+
+TEST(Policy, AProfileOfAnotherModelIsNotUsed) {
+  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  Node heads = node_of_layer(5), kv = node_of_layer(5), dim = node_of_layer(5);
+  heads.num_q_heads = 32;
+  kv.num_kv_heads = 9;
+  dim.head_dim = 128;
+  for (const Node& node : {heads, kv, dim}) {
+    EXPECT_EQ(reason(settings, node, causal(8192, 8192)), "profile is for another model");
+  }
+}
+
+TEST(Layer, IsReadFromTheCacheOrTheOutput) {
+  EXPECT_EQ(layer_of_cache("cache_k_l0"), 0);
+  EXPECT_EQ(layer_of_cache("cache_k_l29"), 29);
+  EXPECT_EQ(layer_of_cache("cache_swa_k_l7"), 7);
+  EXPECT_EQ(layer_of_cache("cache_k_l12 (view)"), 12);
+  EXPECT_EQ(layer_of_output("kqv_out-14"), 14);
+  for (const char* name : {"", "cache_k_l", "cache_k_l-1", "cache_k_l7x", "cache_v_l7", "Kcur-7",
+                           "cache_k_l99999999999999999999"}) {
+    EXPECT_EQ(layer_of_cache(name), kUnknownLayer) << name;
+  }
+  for (const char* name : {"", "kqv_out", "kqv_out-", "kqv_out-x", "node_21"}) {
+    EXPECT_EQ(layer_of_output(name), kUnknownLayer) << name;
+  }
+}
+
+}  // namespace
+}  // namespace tokensieve::ggml
