@@ -70,7 +70,7 @@ class BackendChecker {
     const size_t size = static_cast<size_t>(prefix);
     std::vector<float> score(golden_.score.size(), std::numeric_limits<float>::quiet_NaN());
     const Status status =
-        backend_ops(backend_)->score(plan_, in.q, in.k, score.data(), workspace(plan_), options_);
+        backend_ops(backend_)->score(plan_, in, score.data(), workspace(plan_), options_);
     if (!worked("score", status)) return;
     checks_.push_back(
         rel_l2_check("score", score, golden_.score, kScoreTolerance, {heads, prefix}));
@@ -100,7 +100,7 @@ class BackendChecker {
     const int64_t capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
     std::vector<int32_t> indices(plan.num_sets * capacity, -1);
     int64_t count = 0;
-    const Status status = select_tokens(plan, in.q, in.k, {indices.data(), capacity, &count},
+    const Status status = select_tokens(plan, in, {indices.data(), capacity, &count},
                                         workspace(plan), options_);
     if (!worked(stage, status)) return false;
     TokenSets own;

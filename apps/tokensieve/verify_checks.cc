@@ -175,7 +175,7 @@ std::vector<Check> check_oracle(const GoldenCase& golden, Executor& executor,
   checks.push_back(official_check(golden, "rounding", 0.0,
                                   sets_per_head(plan, ref::select(plan, fed.pooled, fed.keep))));
   const AttentionInputs in = golden.inputs();
-  const ref::Selection own = ref::select_sequence(plan, in.q, in.k, nullptr, 0, options);
+  const ref::Selection own = ref::select_sequence(plan, in, 0, options);
   checks.push_back(
       official_check(golden, "official", kOfficialMiss, sets_per_head(plan, own.kept)));
   return checks;

@@ -108,7 +108,7 @@ TEST_P(NoAllocation, InRun) {
   const Status again = run(*plan, in, outputs, workspace, options);
   Status selected;
   if (plan->path == Path::kSparse) {
-    selected = select_tokens(*plan, in.q, in.k, keep, workspace, options);
+    selected = select_tokens(*plan, in, keep, workspace, options);
   }
   const Status refused = run(*plan, in, outputs, {}, options);
   const int64_t after = allocations;

@@ -303,8 +303,7 @@ static void test_stages(int32_t backend) {
   keep.count = &count;
   const size_t bytes = tokensieve_workspace_bytes(plan);
   void* workspace = malloc(bytes + 1);
-  EXPECT_OK(tokensieve_select_tokens(plan, &p->q_view, &p->k_view, &keep, workspace, bytes, NULL,
-                                     &status));
+  EXPECT_OK(tokensieve_select_tokens(plan, &p->inputs, &keep, workspace, bytes, NULL, &status));
   EXPECT(count == kKept);
   tokensieve_tensor rows_view;
   tokensieve_tensor_init_bshd(&rows_view, rows, TOKENSIEVE_F32, 1, kKept, kHeads, kDim);
@@ -328,8 +327,7 @@ static void test_stages(int32_t backend) {
   EXPECT_ERROR(tokensieve_compact(plan, &p->q_view, &keep, &rows_view, NULL, &status),
                TOKENSIEVE_INVALID_ARGUMENT, "keep.indices[0, 0, 3] is 160");
   keep.capacity = 10;
-  EXPECT_ERROR(tokensieve_select_tokens(plan, &p->q_view, &p->k_view, &keep, workspace, bytes,
-                                        NULL, &status),
+  EXPECT_ERROR(tokensieve_select_tokens(plan, &p->inputs, &keep, workspace, bytes, NULL, &status),
                TOKENSIEVE_INVALID_ARGUMENT, "keep.capacity is 10");
   free(workspace);
   tokensieve_plan_free(plan);

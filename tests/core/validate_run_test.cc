@@ -52,7 +52,7 @@ class BadMemory : public testing::TestWithParam<Backend> {
   Status run_it(const RunOptions& options = {}) {
     return run(plan, in, outputs, workspace, options);
   }
-  Status select_it() { return select_tokens(plan, in.q, in.k, keep, workspace); }
+  Status select_it() { return select_tokens(plan, in, keep, workspace); }
 
   Plan plan;
   int64_t capacity = 50 + kWindow;
@@ -158,7 +158,7 @@ TEST_P(BadMemory, Overlaps) {
     in.v = inside;
     expect_error(run(plan, in, outputs, arena), kInvalid, {"workspace overlaps v"});
     in.v = v.view();
-    expect_error(select_tokens(plan, in.q, inside, keep, arena), kInvalid,
+    expect_error(select_tokens(plan, {.q = in.q, .k = inside}, keep, arena), kInvalid,
                  {"workspace overlaps k"});
   }
   ASSERT_TRUE(select_it().ok());
@@ -185,7 +185,7 @@ TEST_P(BadMemory, WorkspaceTooSmall) {
                {"workspace is " + std::to_string(plan.workspace - 1) + " bytes", needed});
   expect_error(run(plan, in, outputs, {}), StatusCode::kWorkspaceTooSmall,
                {"workspace is 0 bytes", needed});
-  expect_error(select_tokens(plan, in.q, in.k, keep, {}), StatusCode::kWorkspaceTooSmall, {needed});
+  expect_error(select_tokens(plan, in, keep, {}), StatusCode::kWorkspaceTooSmall, {needed});
 }
 
 TEST_P(BadMemory, TooManyThreads) {

@@ -164,7 +164,7 @@ TEST(RefRun, ScoreOpGivesTheOraclesScore) {
   const Plan plan = make_plan(c.shape, c.select, {.backend = Backend::kRef}).value();
   std::vector<float> score(c.shape.num_q_heads * plan.prefix_len);
   ASSERT_TRUE(backend_ops(Backend::kRef)
-                  ->score(plan, data.q.view(), data.k.view(), score.data(), {}, {})
+                  ->score(plan, data.inputs(), score.data(), {}, {})
                   .ok());
   EXPECT_TRUE(test::close(score, test::run_oracle(plan, data).sequences[0].token_score, 1e-7,
                           {c.shape.num_q_heads, plan.prefix_len}));

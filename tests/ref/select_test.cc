@@ -58,8 +58,7 @@ Chosen choose(const AttentionCase& c) {
               test::make_data(c, 7),
               make_plan(c.shape, c.select, {.backend = Backend::kRef}).value(),
               {}};
-  x.selection = ref::select_sequence(x.plan, x.data.q.view(), x.data.k.view(),
-                                     x.data.inputs().kv_indices, 0, {});
+  x.selection = ref::select_sequence(x.plan, x.data.inputs(), 0, {});
   return x;
 }
 
