@@ -98,6 +98,7 @@ void analyze_mask(const MaskView& mask, bool force_bias, Executor& executor,
                   MaskAnalysis& analysis) {
   analysis.segments.clear();
   analysis.cells.clear();
+  if (mask.rows == 0) return;
   if (force_bias) return add_biased(mask, 0, mask.rows, executor, analysis);
 
   analysis.step.assign(static_cast<size_t>(mask.rows), kBreak);

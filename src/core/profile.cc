@@ -90,7 +90,8 @@ class Reader {
 
   void reject_unknown(std::initializer_list<const char*> known) {
     if (!object_.is_object()) return;
-    for (const auto& [key, value] : object_.items()) {
+    for (const auto& item : object_.items()) {
+      const std::string& key = item.key();
       const bool found =
           std::any_of(known.begin(), known.end(), [&](const char* k) { return key == k; });
       if (!found) fail("unknown key \"" + key.substr(0, 60) + "\"");

@@ -4,6 +4,10 @@
 
 #include "cpu/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace tokensieve {
 namespace cpu {
 
@@ -12,6 +16,13 @@ const Kernels* compiled_kernels(Isa isa);
 namespace {
 
 constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kSse4, Isa::kNeon, Isa::kBaseline};
+
+#if defined(__x86_64__)
+bool cpu_has_f16c() {  // not a name that clang 14's __builtin_cpu_supports knows
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 bool cpu_has(Isa isa) {
 #if defined(__x86_64__)
@@ -23,7 +34,7 @@ bool cpu_has(Isa isa) {
              __builtin_cpu_supports("avx512cd") && cpu_has(Isa::kAvx2);
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("bmi2") && cpu_has_f16c();
     case Isa::kSse4:
       return __builtin_cpu_supports("sse4.2");
     default:
