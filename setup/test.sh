@@ -18,13 +18,13 @@ Runs the parts release, asan (address and undefined behaviour), tsan and fuzz; a
 TEXT
 }
 
-part_release() { ctest --test-dir build --no-tests=error --output-on-failure; }
+part_release() { ctest --test-dir build -j "$kJobs" --no-tests=error --output-on-failure; }
 part_asan() { sanitizer asan; }
 part_tsan() { sanitizer tsan; }
 
 sanitizer() {
   cmake --preset "$1" && cmake --build "build-$1" -j "$kJobs" &&
-    ctest --test-dir "build-$1" --no-tests=error --output-on-failure
+    ctest --test-dir "build-$1" -j "$kJobs" --no-tests=error --output-on-failure
 }
 
 part_fuzz() {
