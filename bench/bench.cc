@@ -351,7 +351,43 @@ class Bench {
 
 }  // namespace
 
+Status check_settings(const Settings& settings) {
+  constexpr int64_t kMaxLength = 1 << 20;
+  for (int64_t length : settings.lengths) {
+    if (length < 16 || length > kMaxLength) {
+      return Status::error(StatusCode::kInvalidArgument, "length %lld; allowed: 16 to %lld tokens",
+                           static_cast<long long>(length), static_cast<long long>(kMaxLength));
+    }
+  }
+  for (double keep : settings.keep_ratios) {
+    if (!(keep > 0.0 && keep <= 1.0)) {
+      return Status::error(StatusCode::kInvalidArgument, "keep ratio %g; allowed: (0, 1]", keep);
+    }
+  }
+  if (settings.ubatch < 256) {
+    return Status::error(StatusCode::kInvalidArgument, "ubatch %lld; allowed: at least 256",
+                         static_cast<long long>(settings.ubatch));
+  }
+  if (settings.num_threads < 0 || settings.num_threads > 1024) {
+    return Status::error(StatusCode::kInvalidArgument, "%d threads; allowed: 0 (all) to 1024",
+                         settings.num_threads);
+  }
+  for (int32_t dim : settings.head_dims) {
+    AttentionShape shape;
+    shape.seqlen_q = shape.seqlen_kv = kCheckLength;
+    shape.num_q_heads = settings.num_q_heads;
+    shape.num_kv_heads = settings.num_kv_heads;
+    shape.head_dim = dim;
+    SelectConfig select;
+    select.local_window = settings.local_window;
+    const Result<Plan> plan = make_plan(shape, select, {.isa = settings.isa});
+    if (!plan.ok()) return plan.status();
+  }
+  return {};
+}
+
 Status run(const Settings& settings, const std::function<void(const Row&)>& emit) {
+  TOKENSIEVE_RETURN_IF_ERROR(check_settings(settings));
   return Bench(settings, emit).run();
 }
 

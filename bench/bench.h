@@ -42,6 +42,9 @@ struct Row {
   double error = 0.0;   // rel-L2 of the result that was checked
 };
 
+// The error that run() would begin with, if the settings make no sense.
+Status check_settings(const Settings& settings);
+
 // Runs what the settings ask for, passing each row on as soon as it is measured. Errors: a result
 // that is wrong, settings that no plan accepts.
 Status run(const Settings& settings, const std::function<void(const Row&)>& emit);

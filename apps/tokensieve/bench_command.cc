@@ -96,6 +96,10 @@ int run_bench(const BenchOptions& options) {
     return kExitUsage;
   }
   settings.isa = *isa;
+  if (const Status status = bench::check_settings(settings); !status.ok()) {
+    fmt::print(stderr, "tokensieve: {}\n", status.message());
+    return kExitUsage;
+  }
   settings.llama_bin = llama_bin_folder().string();
   const Status status = bench::run(settings, options.json ? print_json : print_text);
   if (!status.ok()) return fail(status);
