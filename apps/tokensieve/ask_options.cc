@@ -73,7 +73,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("N")
       ->capture_default_str();
   command.add_option("--temperature", options.temperature, "0: always the likeliest token")
-      ->check(CLI::Range(0.0, 10.0))
+      ->check(real_range(0, 10))
       ->type_name("T")
       ->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object and nothing else on stdout");

@@ -19,6 +19,18 @@ CLI::Validator remainder_check(int64_t divisor, int64_t remainder, const std::st
 
 }  // namespace
 
+CLI::Validator real_range(double least, double most) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        const bool ok =
+            CLI::detail::lexical_cast(text, value) && value >= least && value <= most;
+        return ok ? std::string()
+                  : fmt::format("Value {} is not a number from {} to {}", text, least, most);
+      },
+      "");
+}
+
 void add_model_options(CLI::App& command, ModelOptions& options) {
   command
       .add_option("MODEL", options.model,
@@ -34,7 +46,7 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                           "RoPE scaling; default: the model's")
       ->default_str("");
   command.add_option("--rope-scale", options.rope_scale, "RoPE context factor; default: the model's")
-      ->check(CLI::Range(1.0, 1024.0))
+      ->check(real_range(1, 1024))
       ->type_name("FACTOR");
   command
       .add_option("--yarn-orig-ctx", options.yarn_orig_ctx,
@@ -70,8 +82,8 @@ void add_select_options(CLI::App& command, SelectConfig& select) {
         select.budget = BudgetPolicy::kKeepCount;
       },
       "budget: number of prefix tokens that is kept");
-  tau->check(CLI::Range(0.0, 0.999999))->excludes(ratio)->excludes(count);
-  ratio->check(CLI::Range(1e-6, 1.0))->excludes(count);
+  tau->check(real_range(0, 0.999999))->excludes(ratio)->excludes(count);
+  ratio->check(real_range(1e-6, 1))->excludes(count);
   count->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   if (is(BudgetPolicy::kTau)) tau->default_str(fmt::format("{}", select.tau));
   if (is(BudgetPolicy::kKeepRatio)) ratio->default_str(fmt::format("{}", select.keep_ratio));
@@ -99,8 +111,11 @@ void add_select_options(CLI::App& command, SelectConfig& select) {
           ->check(remainder_check(2, 1, "odd")),
       number("--min-keep", select.min_keep, int64_t{0}, int64_t{1} << 30,
              "fewest prefix tokens that are kept"),
-      number("--min-drop", select.min_drop, 0.0, 0.999999,
-             "run dense unless this share of the prefix is dropped")};
+      command
+          .add_option("--min-drop", select.min_drop,
+                      "run dense unless this share of the prefix is dropped")
+          ->check(real_range(0, 0.999999))
+          ->capture_default_str()};
   for (CLI::Option* option : all) option->group("What a sparse layer keeps");
 }
 

@@ -36,6 +36,9 @@ void add_model_options(CLI::App& command, ModelOptions& options);
 // The fields of SelectConfig, with `select`'s present values as defaults.
 void add_select_options(CLI::App& command, SelectConfig& select);
 
+// A finite number from `least` to `most` (CLI::Range lets NaN through).
+CLI::Validator real_range(double least, double most);
+
 // Help text that follows the options, e.g. examples.
 void add_examples(CLI::App& command, const std::string& examples);
 

@@ -20,7 +20,7 @@ void add_profile_options(CLI::App& command, ProfileOptions& options) {
   auto* delta = command
                     .add_option("--delta", options.delta,
                                 "layers whose drift is at most this quantile run sparse")
-                    ->check(CLI::Range(0.0, 1.0))
+                    ->check(real_range(0, 1))
                     ->capture_default_str();
   command
       .add_option("--layers", options.layers,

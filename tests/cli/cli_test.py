@@ -1,0 +1,180 @@
+"""Runs the CLI as a user would: cli_test.py PROGRAM ProgramTest|LlamaTest."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PROGRAM = sys.argv[1]
+BIN = pathlib.Path(PROGRAM).parent
+CODE = "48213"
+# Threads that wait must not spin on cores that something else is using.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+DOCUMENT = (
+    "The observatory was founded in 1911 by Dr. Ada Moreno. "
+    f"The access code of the dome is {CODE}. Visitors come on Fridays.\n"
+)
+
+
+def run(*arguments, env=None, timeout=240):
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+
+
+class CliCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.document = self.folder / "document.txt"
+        self.document.write_text(DOCUMENT)
+
+    def expect(self, code, *arguments, says="", **options):
+        result = run(*arguments, **options)
+        self.assertEqual(result.returncode, code, f"{arguments}: {result.stdout}{result.stderr}")
+        self.assertIn(says, result.stdout + result.stderr)
+        return result
+
+
+class ProgramTest(CliCase):
+    def test_help_of_every_command(self):
+        self.expect(0, "--version", says="tokensieve ")
+        self.expect(0, "--help", says="profile")
+        for command in ("ask", "profile", "bench", "verify", "exec", "info"):
+            self.expect(0, command, "--help", says="Examples:")
+
+    def test_usage_errors_exit_2(self):
+        self.expect(2, says="subcommand")
+        self.expect(2, "asks", "smollm2")
+        self.expect(2, "ask", says="MODEL")
+        self.expect(2, "ask", "smollm2", "--file", self.document, "", says="question")
+        self.expect(2, "ask", "smollm2", "--file", self.document, says="question")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "fast", says="dense")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--threads", "0", says="threads")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--paper", "--profile", "p")
+        self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
+        self.expect(2, "profile", "m", "--text", "t", "--window", "100", says="multiple of 64")
+        self.expect(2, "profile", "m", "--text", "t", "--tau", ".1", "--keep-ratio", ".2")
+
+    def test_info(self):
+        facts = json.loads(self.expect(0, "info", "--json").stdout)
+        self.assertIn("cpu", facts["backends"])
+        self.assertGreaterEqual(facts["threads"], 1)
+        self.assertGreaterEqual(len(facts["profiles"]), 4)
+        self.expect(0, "info", says=facts["version"])
+
+    def test_verify(self):
+        golden = pathlib.Path(__file__).parent.parent / "golden"
+        self.expect(0, "verify", golden, "--backend", "ref", says="ok")
+        self.expect(2, "verify", golden, "--backend", "abacus", says="allowed")
+
+    @unittest.skipUnless((BIN / "libggml-tokensieve.so").exists(), "built without llama.cpp")
+    def test_exec_sets_the_environment(self):
+        result = self.expect(0, "exec", "--mode", "whole", "--profile", "smollm2", "--stats", "--",
+                             "/usr/bin/env")
+        variables = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
+        self.assertTrue(variables["GGML_BACKEND_PATH"].endswith("libggml-tokensieve.so"))
+        self.assertIn("libtokensieve_preload.so", variables["LD_PRELOAD"])
+        self.assertEqual(variables["TOKENSIEVE_MODE"], "whole")
+        self.assertEqual(variables["TOKENSIEVE_STATS"], "1")
+        self.assertTrue(variables["TOKENSIEVE_PROFILE"].endswith("profiles/smollm2.json"))
+        self.assertEqual(run("exec", "--", "/bin/sh", "-c", "exit 7").returncode, 7)
+
+    def test_exec_errors(self):
+        self.expect(1, "exec", "--", "no-such-program", says="PATH")
+        self.expect(2, "exec", says="PROGRAM")
+        if (BIN / "libggml-tokensieve.so").exists():
+            self.expect(1, "exec", "--", "env", env={"TOKENSIEVE_PLUGIN": "/no.so"}, says="plug-in")
+            self.expect(1, "exec", "--profile", "nope", "--", "env", says="smollm2-128k")
+
+
+class LlamaTest(CliCase):
+    QUESTION = "What is the access code of the dome?"
+
+    def long_document(self):
+        filler = "The keeper of the lamp walks along the shore and counts the boats. " * 60
+        path = self.folder / "long.txt"
+        path.write_text(filler + DOCUMENT + filler)
+        return path
+
+    def small_profile(self):
+        """The shipped profile with gates low enough for a prompt of ~1,900 tokens."""
+        shipped = pathlib.Path(__file__).parents[2] / "profiles" / "smollm2.json"
+        profile = json.loads(shipped.read_text())
+        profile["min_tokens"] = 256
+        profile["select"]["min_keep"] = 256
+        path = self.folder / "profile.json"
+        path.write_text(json.dumps(profile))
+        return path
+
+    def test_stock_answer_goes_to_stdout(self):
+        result = self.expect(0, "ask", "smollm2", "--file", self.document, "--attention", "stock",
+                             self.QUESTION)
+        self.assertIn(CODE, result.stdout)
+        self.assertNotIn("tokens/s", result.stdout)
+
+    def test_compare_json(self):
+        result = self.expect(0, "ask", "smollm2", "--file", self.long_document(), self.QUESTION,
+                             "--compare", "--json", "--profile", self.small_profile())
+        report = json.loads(result.stdout)
+        self.assertGreater(report["prompt_tokens"], 1500)
+        runs = {r["attention"]: r for r in report["runs"]}
+        self.assertEqual(list(runs), ["stock", "dense", "sparse"])
+        for r in runs.values():
+            self.assertGreater(r["prefill_ms"], r["attention_ms"])
+            self.assertGreater(r["attention_ms"], 0)
+        self.assertEqual(runs["stock"]["answer"], runs["dense"]["answer"])
+        self.assertEqual(runs["stock"]["keep_ratio"], 1)
+        self.assertEqual(runs["dense"]["sparse_layers"], 0)
+        self.assertEqual(runs["sparse"]["sparse_layers"], 28)
+        self.assertLess(runs["sparse"]["keep_ratio"], 0.4)
+        self.assertIn(CODE, runs["sparse"]["answer"])
+
+    def test_failures_name_the_fix(self):
+        ask = ["ask", "smollm2", "--file", self.document, "q?"]
+        self.expect(1, "ask", "smollm2", "--file", self.folder / "none", "q?", says="cannot open")
+        self.expect(1, *ask, "--ctx", "70", says="raise --ctx")
+        self.expect(1, *ask, "--profile", "llama-3.1-8b", says="another model")
+        self.expect(1, *ask, "--profile", "nope", says="smollm2-128k")
+        self.expect(1, *ask, env={"TOKENSIEVE_PLUGIN": "/no.so"}, says="make build")
+        self.expect(1, "ask", self.document, "--file", self.document, "q?", says="GGUF")
+        model = json.loads(run("info", "--json").stdout)
+        path = pathlib.Path(model["cache"]) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        cut = self.folder / "cut.gguf"
+        cut.write_bytes(path.read_bytes()[:5_000_000])
+        self.expect(1, "ask", cut, "--file", self.document, "q?", says="truncated")
+        self.expect(1, "ask", "smollm2", "--file", cut, "q?", says="UTF-8")
+
+    def test_profile(self):
+        output = self.folder / "made.json"
+        self.expect(0, "profile", "smollm2", "--text", self.long_document(), "--max-tokens", "600",
+                    "-o", output, says="Drift per layer")
+        profile = json.loads(output.read_text())
+        self.assertAlmostEqual(sum(profile["drift"]), 1, places=9)
+        self.assertEqual(len(profile["drift"]), 30)
+        self.assertNotIn(0, profile["sparse_layers"])
+        self.assertEqual(len(profile["sparse_layers"]), 15)
+        self.expect(1, "profile", "smollm2", "--text", self.document, says="at least 64")
+
+    def test_interrupt_leaves_nothing_behind(self):
+        output = self.folder / "never.json"
+        process = subprocess.Popen(
+            [PROGRAM, "profile", "smollm2", "--text", self.long_document(), "-o", output],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        self.assertEqual(process.returncode, 130, errors)
+        self.assertEqual([p.name for p in self.folder.glob("never*")], [])
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "LlamaTest" and not json.loads(run("info", "--json").stdout)["models"]:
+        print("no model in the cache: `make setup` fetches it")
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], sys.argv[2], "-v"])

@@ -1,0 +1,164 @@
+// The CLI's functions that need neither a terminal nor llama.cpp.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "files.h"
+#include "models.h"
+#include "profiles.h"
+#include "terminal.h"
+
+namespace tokensieve::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Folder {
+ public:
+  Folder() {
+    char name[] = "/tmp/tokensieve-cli-XXXXXX";
+    path_ = mkdtemp(name);
+  }
+  ~Folder() { fs::remove_all(path_); }
+  std::string file(const std::string& name, const std::string& content) const {
+    std::ofstream(path_ / name, std::ios::binary) << content;
+    return (path_ / name).string();
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+TEST(Terminal, FormatsNumbers) {
+  EXPECT_EQ(format_count(0), "0");
+  EXPECT_EQ(format_count(999), "999");
+  EXPECT_EQ(format_count(7512), "7,512");
+  EXPECT_EQ(format_count(-1234567), "-1,234,567");
+  EXPECT_EQ(format_duration(850), "850 ms");
+  EXPECT_EQ(format_duration(12'340), "12.3 s");
+  EXPECT_EQ(format_duration(125'000), "2 min 05 s");
+  EXPECT_EQ(format_bytes(570.0 * 1024 * 1024), "570 MiB");
+}
+
+TEST(Terminal, BarIsAlwaysAsWideAsAsked) {
+  for (const double fraction : {-1.0, 0.0, 0.01, 0.33, 0.5, 0.999, 1.0, 7.0}) {
+    EXPECT_EQ(display_width(bar(fraction, 12)), 12u) << fraction;
+  }
+  EXPECT_EQ(bar(0.5, 4), "██  ");
+  EXPECT_EQ(bar(0.125, 1), "▏");
+}
+
+TEST(Terminal, WrapKeepsEveryWord) {
+  EXPECT_EQ(wrap("the code is 42", 8), (std::vector<std::string>{"the code", "is 42"}));
+  EXPECT_EQ(wrap("a\n\nb", 8), (std::vector<std::string>{"a", "", "b"}));
+  EXPECT_EQ(wrap("unbreakable", 4), std::vector<std::string>{"unbreakable"});
+}
+
+TEST(Terminal, TableAlignsColumnsOfUtf8AndSeveralLines) {
+  Table table;
+  table.add_row({"é", "x\ny"});
+  table.add_row({"abc", "z"});
+  EXPECT_EQ(table.render(), "é    x\n     y\nabc  z\n");
+}
+
+TEST(Files, FindsTheFirstByteThatIsNotUtf8) {
+  EXPECT_EQ(first_invalid_utf8("plain, é, 漢, 😀"), std::string_view::npos);
+  EXPECT_EQ(first_invalid_utf8(std::string_view("a\0b", 3)), 1u);
+  EXPECT_EQ(first_invalid_utf8("ab\xC3"), 2u);              // cut sequence
+  EXPECT_EQ(first_invalid_utf8("\xC0\xAF"), 0u);            // overlong
+  EXPECT_EQ(first_invalid_utf8("\xED\xA0\x80"), 0u);        // surrogate
+  EXPECT_EQ(first_invalid_utf8("\xF4\x90\x80\x80"), 0u);    // above U+10FFFF
+}
+
+TEST(Files, ReadsTextAndNamesWhatIsWrong) {
+  const Folder folder;
+  EXPECT_EQ(*read_text(folder.file("a.txt", "hello")), "hello");
+  EXPECT_EQ(read_text((folder.path() / "none").string()).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(read_text(folder.path().string()).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(read_text(folder.file("empty", "")).status().code(), StatusCode::kDataError);
+  const Result<std::string> binary = read_text(folder.file("b.bin", "ab\xFF"));
+  EXPECT_EQ(binary.status().code(), StatusCode::kDataError);
+  EXPECT_NE(std::string(binary.status().message()).find("offset 2"), std::string::npos);
+}
+
+TEST(Files, WritesAllOrNothing) {
+  const Folder folder;
+  const std::string path = folder.file("out.json", "old");
+  ASSERT_TRUE(write_atomically(path, "new").ok());
+  EXPECT_EQ(*read_text(path), "new");
+  fs::create_directory(folder.path() / "taken");
+  EXPECT_FALSE(write_atomically((folder.path() / "taken").string(), "x").ok());
+  EXPECT_FALSE(write_atomically((folder.path() / "no" / "such").string(), "x").ok());
+  for (const auto& entry : fs::directory_iterator(folder.path())) {
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  }
+}
+
+TEST(Models, ShortNamesBringTheirSettings) {
+  const Folder folder;
+  fs::create_directories(folder.path() / "models" / "smollm2-128k");
+  folder.file("models/SmolLM2-135M-Instruct.Q4_1.gguf", "GGUF....");
+  folder.file("models/smollm2-128k/adapter.gguf", "GGUF....");
+  setenv("TOKENSIEVE_CACHE", folder.path().c_str(), 1);
+  setenv("TOKENSIEVE_SHARE", folder.path().c_str(), 1);
+  const Result<ResolvedModel> plain = resolve_model({.model = "smollm2"});
+  ASSERT_TRUE(plain.ok()) << plain.status().message();
+  EXPECT_EQ(plain->options.lora, "");
+  const Result<ResolvedModel> longer = resolve_model({.model = "smollm2-128k"});
+  ASSERT_TRUE(longer.ok()) << longer.status().message();
+  EXPECT_EQ(longer->options.rope_scaling, RopeScaling::kYarn);
+  EXPECT_EQ(longer->options.rope_scale, 16);
+  EXPECT_EQ(longer->options.yarn_orig_ctx, 8192);
+  EXPECT_NE(longer->options.lora.find("adapter.gguf"), std::string::npos);
+  EXPECT_EQ(resolve_model({.model = "smollm2-128k", .rope_scale = 4})->options.rope_scale, 4);
+}
+
+TEST(Models, ErrorsNameTheFix) {
+  const Folder folder;
+  setenv("TOKENSIEVE_CACHE", folder.path().c_str(), 1);
+  const Result<ResolvedModel> unknown = resolve_model({.model = "smolm"});
+  EXPECT_EQ(unknown.status().code(), StatusCode::kNotFound);
+  EXPECT_NE(std::string(unknown.status().message()).find("smollm2-128k"), std::string::npos);
+  const Result<ResolvedModel> not_fetched = resolve_model({.model = "smollm2"});
+  EXPECT_NE(std::string(not_fetched.status().message()).find("make setup"), std::string::npos);
+  EXPECT_EQ(resolve_model({.model = folder.file("x.gguf", "PK..")}).status().code(),
+            StatusCode::kDataError);
+}
+
+TEST(Profiles, LayersRoundTrip) {
+  EXPECT_EQ(*parse_layers("2-4,7", 30), (std::vector<int32_t>{2, 3, 4, 7}));
+  EXPECT_EQ(format_layers({2, 3, 4, 7}), "2-4,7");
+  EXPECT_EQ(format_layers({}), "none");
+  for (const char* bad : {"", "0-3", "5-2", "2-30", "a", "2,", "2-", "2 3", "99999999999"}) {
+    EXPECT_FALSE(parse_layers(bad, 30).ok()) << bad;
+  }
+}
+
+TEST(Profiles, ShippedOnesLoadAndFitTheirModels) {
+  setenv("TOKENSIEVE_SHARE", TOKENSIEVE_SOURCE_DIR, 1);
+  const ModelFingerprint smollm2{"llama", 30, 9, 3, 64}, llama{"llama", 32, 32, 8, 128};
+  EXPECT_GE(shipped_profiles().size(), 4u);
+  for (const char* name : {"smollm2", "smollm2-128k"}) {
+    const Result<ChosenProfile> chosen = choose_profile("", name, smollm2);
+    ASSERT_TRUE(chosen.ok()) << chosen.status().message();
+    EXPECT_EQ(fs::path(chosen->source).stem(), name);
+    EXPECT_EQ(chosen->profile.select.fill, Fill::kLocal);
+  }
+  const Result<ChosenProfile> by_shape = choose_profile("", "some-file", llama);
+  ASSERT_TRUE(by_shape.ok());
+  EXPECT_EQ(fs::path(by_shape->source).stem(), "llama-3.1-8b");
+  EXPECT_EQ(by_shape->profile.sparse_layers.front(), 15);
+  EXPECT_FALSE(choose_profile("llama-3.1-8b", "smollm2", smollm2).ok());
+}
+
+TEST(Profiles, UnknownModelsGetTheUpperHalf) {
+  const Result<ChosenProfile> chosen = choose_profile("", "m", {"llama", 12, 4, 4, 32});
+  ASSERT_TRUE(chosen.ok());
+  EXPECT_EQ(chosen->profile.sparse_layers, (std::vector<int32_t>{6, 7, 8, 9, 10, 11}));
+}
+
+}  // namespace
+}  // namespace tokensieve::cli
