@@ -24,9 +24,12 @@ void settle_question(AskOptions& options) {
 
 const char* attention_name(Attention attention) {
   switch (attention) {
-    case Attention::kStock: return "stock";
-    case Attention::kDense: return "dense";
-    case Attention::kSparse: return "sparse";
+    case Attention::kStock:
+      return "stock";
+    case Attention::kDense:
+      return "dense";
+    case Attention::kSparse:
+      return "sparse";
   }
   return "unknown";
 }
@@ -38,21 +41,19 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("DOC");
   command.add_option("QUESTION", options.question, "what to ask about the documents")
       ->type_name("");
-  add_choice<Attention>(command, "--attention", options.attention,
-                        {{"stock", Attention::kStock},
-                         {"dense", Attention::kDense},
-                         {"sparse", Attention::kSparse}},
-                        "llama.cpp's own attention, ours, or ours with selection");
+  add_choice<Attention>(
+      command, "--attention", options.attention,
+      {{"stock", Attention::kStock}, {"dense", Attention::kDense}, {"sparse", Attention::kSparse}},
+      "llama.cpp's own attention, ours, or ours with selection");
   command.add_flag("--compare", options.compare, "run stock, dense and sparse side by side");
   auto* paper = command.add_flag(
       "--paper", options.paper,
       "the paper's selection: upper half of the layers, a set per head, tau 0.005, zero fill");
-  add_choice<PromptMode>(command, "--mode", options.mode,
-                         {{"auto", PromptMode::kAuto},
-                          {"whole", PromptMode::kWhole},
-                          {"chunk", PromptMode::kChunk}},
-                         "sparse prompts in one ubatch, or in chunks that drop only past keys; "
-                         "auto: whole up to 32768 tokens");
+  add_choice<PromptMode>(
+      command, "--mode", options.mode,
+      {{"auto", PromptMode::kAuto}, {"whole", PromptMode::kWhole}, {"chunk", PromptMode::kChunk}},
+      "sparse prompts in one ubatch, or in chunks that drop only past keys; "
+      "auto: whole up to 32768 tokens");
   command
       .add_option("--profile", options.profile,
                   "layer profile: a file or a shipped name; default: the model's")

@@ -35,9 +35,9 @@ std::string layer_chart(const AskRun& run) {
   std::string text = fmt::format("Kept tokens per layer ({}):\n", attention_name(run.attention));
   for (const LayerStats& layer : run.layers) {
     const bool sparse = layer.sparse_nodes > 0;
-    text += fmt::format("  {:>3} ▕{}▏ {:>3.0f} %{}\n", layer.layer,
-                        bar(layer.keep_ratio, kChartCells), layer.keep_ratio * 100,
-                        sparse ? "" : "  dense");
+    text +=
+        fmt::format("  {:>3} ▕{}▏ {:>3.0f} %{}\n", layer.layer, bar(layer.keep_ratio, kChartCells),
+                    layer.keep_ratio * 100, sparse ? "" : "  dense");
   }
   return text;
 }
@@ -92,7 +92,8 @@ std::string report_json(const AskReport& report) {
 std::string report_table(const AskReport& report, bool color) {
   const AskRun& stock = report.runs.front();
   Table table;
-  const auto row = [&](const std::string& name, const std::function<std::string(const AskRun&)>& f) {
+  const auto row = [&](const std::string& name,
+                       const std::function<std::string(const AskRun&)>& f) {
     std::vector<std::string> cells = {name};
     for (const AskRun& run : report.runs) cells.push_back(f(run));
     table.add_row(std::move(cells));
@@ -104,7 +105,8 @@ std::string report_table(const AskReport& report, bool color) {
   row("  speed-up", [&](const AskRun& r) { return times(stock.prefill_ms / r.prefill_ms); });
   row("attention", [](const AskRun& r) { return format_duration(r.attention_ms); });
   row("  speed-up", [&](const AskRun& r) { return times(stock.attention_ms / r.attention_ms); });
-  row("pairs computed", [](const AskRun& r) { return fmt::format("{:.0f} %", r.pair_ratio * 100); });
+  row("pairs computed",
+      [](const AskRun& r) { return fmt::format("{:.0f} %", r.pair_ratio * 100); });
   row("sparse layers", [](const AskRun& r) { return fmt::format("{}", sparse_layer_count(r)); });
   row("kept in them", [](const AskRun& r) { return fmt::format("{:.0f} %", r.keep_ratio * 100); });
   row("memory", [](const AskRun& r) { return format_bytes(static_cast<double>(r.memory_bytes)); });
@@ -112,27 +114,26 @@ std::string report_table(const AskReport& report, bool color) {
   row("answer", [](const AskRun& r) { return join_lines(wrap(r.answer, kAnswerColumns)); });
   row("  as stock's", [&](const AskRun& r) { return r.answer == stock.answer ? "yes" : "no"; });
 
-  std::string text =
-      bold(fmt::format("{}, {} prompt tokens, {} threads", report.model,
-                       format_count(report.prompt_tokens), report.threads),
-           color) +
-      "\n\n" + table.render() + "\n";
+  std::string text = bold(fmt::format("{}, {} prompt tokens, {} threads", report.model,
+                                      format_count(report.prompt_tokens), report.threads),
+                          color) +
+                     "\n\n" + table.render() + "\n";
   for (const AskRun& run : report.runs) {
     if (run.attention != Attention::kSparse) continue;
     text += layer_chart(run);
     if (const std::string why = why_dense(run); !why.empty()) text += why + "\n";
   }
   text +=
-      "stock: llama.cpp's own flash attention at its fastest ubatch; memory: most anonymous\n"
+      "stock: llama.cpp's own flash attention at its default ubatch; memory: most anonymous\n"
       "memory above the level before the context was made (KV cache, graph, workspace)\n";
   return text;
 }
 
 std::string report_line(const AskReport& report, const AskRun& run) {
-  std::string text = fmt::format(
-      "{}: {} tokens in {} ({:.0f} tokens/s), attention {}", attention_name(run.attention),
-      format_count(report.prompt_tokens), format_duration(run.prefill_ms),
-      tokens_per_second(report, run), format_duration(run.attention_ms));
+  std::string text = fmt::format("{}: {} tokens in {} ({:.0f} tokens/s), attention {}",
+                                 attention_name(run.attention), format_count(report.prompt_tokens),
+                                 format_duration(run.prefill_ms), tokens_per_second(report, run),
+                                 format_duration(run.attention_ms));
   if (const int sparse = sparse_layer_count(run); sparse > 0) {
     text += fmt::format(", {} sparse layers keep {:.0f} %", sparse, run.keep_ratio * 100);
   }

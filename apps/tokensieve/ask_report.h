@@ -15,8 +15,8 @@ struct AskRun {
   int32_t ubatch = 0;
   double prefill_ms = 0;
   double attention_ms = 0;
-  double keep_ratio = 1;  // mean over the layers that ran sparse; 1 when none did
-  double pair_ratio = 1;  // computed / causal (query, key) pairs, mean over layers
+  double keep_ratio = 1;     // mean over the layers that ran sparse; 1 when none did
+  double pair_ratio = 1;     // computed / causal (query, key) pairs, mean over layers
   int64_t memory_bytes = 0;  // most anonymous memory above the level before the context
   std::string answer;
   std::vector<LayerStats> layers;  // empty for stock

@@ -110,9 +110,9 @@ int run_info(const InfoOptions& options) {
   Table table;
   table.add_row({"version", facts["version"]});
   table.add_row({"backends", list(facts["backends"])});
-  table.add_row({"ISA", fmt::format("{} (this CPU: {}; this build: {})",
-                                    facts["isa"].get<std::string>(), list(facts["isas_supported"]),
-                                    list(facts["isas_compiled"]))});
+  table.add_row(
+      {"ISA", fmt::format("{} (this CPU: {}; this build: {})", facts["isa"].get<std::string>(),
+                          list(facts["isas_supported"]), list(facts["isas_compiled"]))});
   table.add_row({"threads", fmt::format("{}", facts["threads"].get<int>())});
   table.add_row({"GPU", facts["gpu"]});
   table.add_row({"llama.cpp", describe_llama(facts["llama"])});

@@ -15,10 +15,14 @@ namespace {
 
 llama_rope_scaling_type to_llama(RopeScaling scaling) {
   switch (scaling) {
-    case RopeScaling::kNone: return LLAMA_ROPE_SCALING_TYPE_NONE;
-    case RopeScaling::kLinear: return LLAMA_ROPE_SCALING_TYPE_LINEAR;
-    case RopeScaling::kYarn: return LLAMA_ROPE_SCALING_TYPE_YARN;
-    case RopeScaling::kModel: break;
+    case RopeScaling::kNone:
+      return LLAMA_ROPE_SCALING_TYPE_NONE;
+    case RopeScaling::kLinear:
+      return LLAMA_ROPE_SCALING_TYPE_LINEAR;
+    case RopeScaling::kYarn:
+      return LLAMA_ROPE_SCALING_TYPE_YARN;
+    case RopeScaling::kModel:
+      break;
   }
   return LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
 }

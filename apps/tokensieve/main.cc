@@ -1,7 +1,7 @@
 // The command line: every command is registered here, and nowhere else.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "ask.h"
@@ -46,7 +46,8 @@ int run(int argc, char** argv) {
                               add_profile_options, run_profile, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
-  add_command<VerifyOptions>(app, "verify", "check every backend against golden files, stage by stage",
+  add_command<VerifyOptions>(app, "verify",
+                             "check every backend against golden files, stage by stage",
                              add_verify_options, run_verify, exit_code);
   add_command<ExecOptions>(app, "exec", "run a llama.cpp program with the plug-in loaded",
                            add_exec_options, run_exec, exit_code);

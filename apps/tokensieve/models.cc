@@ -38,10 +38,11 @@ Status check_gguf(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   char magic[4] = {};
   if (!file.read(magic, sizeof(magic)) || std::memcmp(magic, "GGUF", sizeof(magic)) != 0) {
-    return Status::error(StatusCode::kDataError,
-                         "%s is not a GGUF file (it does not start with \"GGUF\"); fetch or convert "
-                         "it again",
-                         path.c_str());
+    return Status::error(
+        StatusCode::kDataError,
+        "%s is not a GGUF file (it does not start with \"GGUF\"); fetch or convert "
+        "it again",
+        path.c_str());
   }
   return {};
 }
@@ -92,9 +93,8 @@ Result<ResolvedModel> resolve_model(const ModelOptions& options) {
   if (found != nullptr) {
     result = resolve_short_name(*found, options);
   } else if (fs::exists(options.model, error)) {
-    result = ResolvedModel{.name = fs::path(options.model).stem().string(),
-                           .gguf = options.model,
-                           .options = options};
+    result = ResolvedModel{
+        .name = fs::path(options.model).stem().string(), .gguf = options.model, .options = options};
   } else {
     return Status::error(StatusCode::kNotFound,
                          "there is no model \"%s\": it is no file and no short name (%s); "

@@ -17,16 +17,16 @@ struct ModelOptions {
   std::string model;
   std::string lora;
   RopeScaling rope_scaling = RopeScaling::kModel;
-  double rope_scale = 0;       // 0: the model's
-  int32_t yarn_orig_ctx = 0;   // 0: the model's
-  int32_t threads = 0;         // 0: one per physical core
+  double rope_scale = 0;      // 0: the model's
+  int32_t yarn_orig_ctx = 0;  // 0: the model's
+  int32_t threads = 0;        // 0: one per physical core
 };
 
 struct ResolvedModel {
-  std::string name;       // the short name, or the file name without .gguf
+  std::string name;  // the short name, or the file name without .gguf
   bool is_short_name = false;
   std::string gguf;
-  ModelOptions options;   // with the short name's settings filled in
+  ModelOptions options;       // with the short name's settings filled in
   std::string system_prompt;  // what the model was trained with; empty: none
 };
 

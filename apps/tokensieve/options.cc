@@ -1,9 +1,9 @@
 #include "options.h"
 
-#include <cstdlib>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <cstdlib>
 
 namespace tokensieve::cli {
 namespace {
@@ -23,8 +23,7 @@ CLI::Validator real_range(double least, double most) {
   return CLI::Validator(
       [=](std::string& text) {
         double value = 0;
-        const bool ok =
-            CLI::detail::lexical_cast(text, value) && value >= least && value <= most;
+        const bool ok = CLI::detail::lexical_cast(text, value) && value >= least && value <= most;
         return ok ? std::string()
                   : fmt::format("Value {} is not a number from {} to {}", text, least, most);
       },
@@ -33,9 +32,9 @@ CLI::Validator real_range(double least, double most) {
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
   command
-      .add_option("MODEL", options.model,
-                  fmt::format("a GGUF file or a short name: {}",
-                              fmt::join(short_model_names(), ", ")))
+      .add_option(
+          "MODEL", options.model,
+          fmt::format("a GGUF file or a short name: {}", fmt::join(short_model_names(), ", ")))
       ->required()
       ->type_name("");
   command.add_option("--lora", options.lora, "LoRA adapter (GGUF)")->type_name("FILE");
@@ -45,7 +44,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                            {"yarn", RopeScaling::kYarn}},
                           "RoPE scaling; default: the model's")
       ->default_str("");
-  command.add_option("--rope-scale", options.rope_scale, "RoPE context factor; default: the model's")
+  command
+      .add_option("--rope-scale", options.rope_scale, "RoPE context factor; default: the model's")
       ->check(real_range(1, 1024))
       ->type_name("FACTOR");
   command
@@ -95,7 +95,9 @@ void add_select_options(CLI::App& command, SelectConfig& select) {
         ->capture_default_str();
   };
   const std::vector<CLI::Option*> all = {
-      tau, ratio, count,
+      tau,
+      ratio,
+      count,
       add_choice<Fill>(command, "--fill", select.fill,
                        {{"zero", Fill::kZero}, {"local", Fill::kLocal}},
                        "what rows of dropped tokens get"),

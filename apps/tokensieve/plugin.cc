@@ -69,8 +69,8 @@ std::vector<LayerStats> Plugin::stats() const {
   stats_(raw.data(), count);
   std::vector<LayerStats> layers;
   for (const auto& r : raw) {
-    layers.push_back({r.layer, r.sparse_nodes, r.keep_ratio, r.pair_ratio, r.attention_ms,
-                      r.reason});
+    layers.push_back(
+        {r.layer, r.sparse_nodes, r.keep_ratio, r.pair_ratio, r.attention_ms, r.reason});
   }
   return layers;
 }

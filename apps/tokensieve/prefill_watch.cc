@@ -26,7 +26,8 @@ PrefillWatch::PrefillWatch(Options options)
 // attention node is wanted too, so that the interval between the two holds attention alone and
 // not the projections before it. Views cost no compute.
 bool PrefillWatch::wants(const ggml_tensor& node) {
-  if (options_.time_attention && (node.op == GGML_OP_FLASH_ATTN_EXT || node.op == GGML_OP_PERMUTE)) {
+  if (options_.time_attention &&
+      (node.op == GGML_OP_FLASH_ATTN_EXT || node.op == GGML_OP_PERMUTE)) {
     return true;
   }
   return layer_output(node) >= 0;

@@ -53,7 +53,8 @@ Result<Profile> make_profile(const ProfileOptions& options) {
   Result<std::vector<double>> drift = measure_drift(*model, *text, options.max_tokens);
   if (!drift.ok()) return drift.status();
   profile.drift = std::move(drift.value());
-  if (options.layers.empty()) profile.sparse_layers = low_drift_layers(profile.drift, options.delta);
+  if (options.layers.empty())
+    profile.sparse_layers = low_drift_layers(profile.drift, options.delta);
   return profile;
 }
 

@@ -8,12 +8,10 @@ void add_profile_options(CLI::App& command, ProfileOptions& options) {
   command.add_option("--text", options.text, "real text to read, UTF-8; - for standard input")
       ->required()
       ->type_name("FILE");
-  command
-      .add_option("-o,--output", options.output, "profile to write; default: standard output")
+  command.add_option("-o,--output", options.output, "profile to write; default: standard output")
       ->type_name("FILE");
   command
-      .add_option("--max-tokens", options.max_tokens,
-                  "read at most this many tokens of the text")
+      .add_option("--max-tokens", options.max_tokens, "read at most this many tokens of the text")
       ->check(CLI::Range(64, 1 << 30))
       ->type_name("N")
       ->capture_default_str();

@@ -1,11 +1,11 @@
 #include "profiles.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <map>
 #include <set>
-
-#include <fmt/format.h>
 
 #include "paths.h"
 
@@ -130,8 +130,7 @@ std::string format_layers(const std::vector<int32_t>& layers) {
     size_t end = i;
     while (end + 1 < layers.size() && layers[end + 1] == layers[end] + 1) ++end;
     if (!text.empty()) text += ",";
-    text += end == i ? fmt::format("{}", layers[i])
-                     : fmt::format("{}-{}", layers[i], layers[end]);
+    text += end == i ? fmt::format("{}", layers[i]) : fmt::format("{}-{}", layers[i], layers[end]);
     i = end + 1;
   }
   return text.empty() ? "none" : text;

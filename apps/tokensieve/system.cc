@@ -1,5 +1,6 @@
 #include "system.h"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -7,8 +8,6 @@
 #include <fstream>
 #include <set>
 #include <string>
-
-#include <fmt/format.h>
 
 namespace tokensieve::cli {
 namespace {
@@ -29,8 +28,8 @@ int default_threads() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    const std::string siblings = first_line(
-        fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
+    const std::string siblings =
+        first_line(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
     cores.insert(siblings.empty() ? fmt::format("cpu{}", cpu) : siblings);
   }
   return std::max<int>(1, static_cast<int>(cores.size()));
@@ -47,8 +46,7 @@ int64_t anonymous_memory_bytes() {
 std::string describe_gpus() {
   std::error_code error;
   std::string names;
-  for (const auto& entry :
-       std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", error)) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/driver/nvidia/gpus", error)) {
     std::ifstream information(entry.path() / "information");
     for (std::string line; std::getline(information, line);) {
       if (!line.starts_with("Model:")) continue;

@@ -157,12 +157,11 @@ void Progress::draw(double fraction) {
   last_draw_ = Clock::now();
   const double elapsed = elapsed_ms();
   const int64_t done = std::llround(fraction * static_cast<double>(total_));
-  std::string line =
-      fmt::format("{} ▕{}▏ {}/{} {}", label_, bar(fraction, kProgressCells), format_count(done),
-                  format_count(total_), unit_);
+  std::string line = fmt::format("{} ▕{}▏ {}/{} {}", label_, bar(fraction, kProgressCells),
+                                 format_count(done), format_count(total_), unit_);
   if (fraction > 0 && elapsed > 0) {
-    line += fmt::format(", {:.0f} {}/s, {} left", static_cast<double>(done) / elapsed * 1000,
-                        unit_, format_duration(elapsed * (1 - fraction) / fraction));
+    line += fmt::format(", {:.0f} {}/s, {} left", static_cast<double>(done) / elapsed * 1000, unit_,
+                        format_duration(elapsed * (1 - fraction) / fraction));
   }
   winsize size = {};
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 &&

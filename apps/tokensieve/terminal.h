@@ -14,7 +14,7 @@ bool is_terminal(int fd);
 bool wants_color(int fd);
 std::string bold(std::string_view text, bool color);
 
-std::string format_count(int64_t n);              // 7512 -> "7,512"
+std::string format_count(int64_t n);               // 7512 -> "7,512"
 std::string format_duration(double milliseconds);  // "850 ms", "12.3 s", "2 min 05 s"
 std::string format_bytes(double bytes);            // "570 MiB", "1.3 GiB"
 

@@ -67,10 +67,10 @@ TEST(Terminal, TableAlignsColumnsOfUtf8AndSeveralLines) {
 TEST(Files, FindsTheFirstByteThatIsNotUtf8) {
   EXPECT_EQ(first_invalid_utf8("plain, é, 漢, 😀"), std::string_view::npos);
   EXPECT_EQ(first_invalid_utf8(std::string_view("a\0b", 3)), 1u);
-  EXPECT_EQ(first_invalid_utf8("ab\xC3"), 2u);              // cut sequence
-  EXPECT_EQ(first_invalid_utf8("\xC0\xAF"), 0u);            // overlong
-  EXPECT_EQ(first_invalid_utf8("\xED\xA0\x80"), 0u);        // surrogate
-  EXPECT_EQ(first_invalid_utf8("\xF4\x90\x80\x80"), 0u);    // above U+10FFFF
+  EXPECT_EQ(first_invalid_utf8("ab\xC3"), 2u);            // cut sequence
+  EXPECT_EQ(first_invalid_utf8("\xC0\xAF"), 0u);          // overlong
+  EXPECT_EQ(first_invalid_utf8("\xED\xA0\x80"), 0u);      // surrogate
+  EXPECT_EQ(first_invalid_utf8("\xF4\x90\x80\x80"), 0u);  // above U+10FFFF
 }
 
 TEST(Files, ReadsTextAndNamesWhatIsWrong) {
