@@ -23,8 +23,8 @@ namespace {
 // seconds to fill it.
 constexpr int32_t kWholeLimit = 32768;
 constexpr int32_t kChunkUbatch = 2048;
-// llama.cpp's default, and the cheapest for its own attention: 6,997 tokens of SmolLM2 on one thread
-// took 86 CPU seconds at 512, 98 at 2048 and 91 in one ubatch.
+// llama.cpp's default, and the cheapest for its own attention: 6,997 tokens of SmolLM2 took 86 CPU
+// seconds at 512, 98 at 2048 and 91 in one ubatch (one thread, one run each).
 constexpr int32_t kStockUbatch = 512;
 
 // What is fixed before the first run.
