@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "cpu/context.h"
 
@@ -21,6 +22,12 @@ int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 struct Panels {
   float* kt;
   float* v;
+};
+
+// Panel groups that are packed and attended together.
+struct Pass {
+  bool sets;  // one group per index set that needs its own panels; else one per kv head
+  int64_t first, count;
 };
 
 class Attender {
@@ -45,30 +52,7 @@ class Attender {
   // Kept tokens of a set: the prefix part and everything after the prefix.
   int64_t kept(int64_t keep) const { return keep + shape().seqlen_kv - c_.plan.prefix_len; }
 
-  // Calls body(first group, number of groups) for as many groups as the panels hold.
-  template <typename F>
-  void for_passes(int64_t groups, F&& body) {
-    for (int64_t first = 0; first < groups; first += c_.layout.panels.groups) {
-      body(first, std::min(c_.layout.panels.groups, groups - first));
-    }
-  }
-
-  int64_t dense_groups() const { return shape().num_kv_heads; }
-  int64_t sparse_groups() const { return std::max(c_.plan.num_sets, shape().num_kv_heads); }
-  PanelGroup dense_group(int64_t g) const {
-    const int32_t size = static_cast<int32_t>(group_size_);
-    return {static_cast<int32_t>(g), 0, static_cast<int32_t>(g) * size, size};
-  }
-  PanelGroup sparse_group(int64_t g) const {
-    if (c_.plan.num_sets <= shape().num_kv_heads) {
-      PanelGroup group = dense_group(g);
-      group.set = c_.plan.num_sets == 1 ? 0 : group.kv_head;
-      return group;
-    }
-    const int32_t head = static_cast<int32_t>(g);
-    return {static_cast<int32_t>(g / group_size_), head, head, 1};
-  }
-
+  PanelGroup group(const Pass& pass, int64_t slot) const;
   Panels identity(int64_t slot) const {
     return panels(c_.layout.panels.identity, slot, c_.layout.panels.identity_keys);
   }
@@ -80,9 +64,35 @@ class Attender {
     return {kt, kt + keys * dim()};
   }
 
-  // Packs `keys` rows of k and v, through `list` if not null.
-  void pack(const PanelGroup& group, const Panels& panels, const int32_t* list, int64_t keys,
-            int64_t first_panel, int64_t last_panel) const;
+  // Calls body(pass) until all groups had their turn; a pass has as many as the panels hold.
+  template <typename F>
+  void for_passes(bool sets, F&& body) {
+    const int64_t groups =
+        sets ? std::max(c_.plan.num_sets, shape().num_kv_heads) : shape().num_kv_heads;
+    for (int64_t first = 0; first < groups; first += c_.layout.panels.groups) {
+      body(Pass{sets, first, std::min(c_.layout.panels.groups, groups - first)});
+    }
+  }
+
+  // Calls body(group, slot, query head, tile, thread) for every head and tile of the pass, the
+  // last tile, which is the heaviest, first.
+  template <typename F>
+  void for_tiles(const Pass& pass, int64_t tiles, F&& body) {
+    const int64_t heads_per_group = group(pass, 0).q_heads;
+    const int64_t heads = pass.count * heads_per_group;
+    c_.parallel(Stage::kAttend, heads * tiles, [&](int64_t i, int thread) {
+      const int64_t slot = i % heads / heads_per_group;
+      const PanelGroup g = group(pass, slot);
+      body(g, slot, g.q_head + i % heads_per_group, tiles - 1 - i / heads, thread);
+    });
+  }
+
+  // Packs keys for every group of the pass: the first `keys` tokens, or kept ones.
+  void pack_all(const Pass& pass, int64_t keys);
+  void pack_kept(const Pass& pass, int64_t keys);
+  template <typename F>
+  void pack(const Pass& pass, int64_t keys, F&& target);
+
   void load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
                  int rows) const;
   // Normalises row r of the tile and writes it as query `row`.
@@ -91,8 +101,10 @@ class Attender {
   char* out_row(int64_t head, int64_t row) const;
   float* lse_row(int64_t head, int64_t row) const;
 
-  void dense_tile(const Panels& panels, int64_t head, int64_t first, int rows,
-                  int thread) const;
+  // Queries [first, first + rows) against `keys` packed keys; query first + r sees the first
+  // `seen + r` of them if the plan is causal.
+  void attend_rows(const Panels& panels, int64_t keys, int64_t head, int64_t first, int rows,
+                   int64_t seen, int thread) const;
   void zero_fill_tile(const PanelGroup& group, const Panels& panels, int64_t head, int64_t keep,
                       int64_t first, int thread) const;
   int64_t plan_spans(int64_t keep);
@@ -105,18 +117,46 @@ class Attender {
   const int32_t* cells_;
 };
 
-void Attender::pack(const PanelGroup& group, const Panels& panels, const int32_t* list,
-                    int64_t keys, int64_t first_panel, int64_t last_panel) const {
-  Rows k = c_.rows(c_.in.k, batch_, group.kv_head);
-  Rows v = c_.rows(c_.in.v, batch_, group.kv_head);
-  k.indices = v.indices = list;
-  k.cells = v.cells = cells_;
-  for (int64_t p = first_panel; p < last_panel; ++p) {
-    const int64_t first = p * kPanelKeys;
-    const int count = static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first));
-    c_.kernels.pack_panel(k, v, first, count, dim(), panels.kt + first * dim(),
-                          panels.v + first * dim());
-  }
+PanelGroup Attender::group(const Pass& pass, int64_t slot) const {
+  const int32_t g = static_cast<int32_t>(pass.first + slot);
+  const int32_t size = static_cast<int32_t>(group_size_);
+  if (pass.sets && c_.plan.num_sets > shape().num_kv_heads) return {g / size, g, g, 1};
+  const int32_t set = c_.plan.num_sets > 1 ? g : 0;
+  return {g, set, g * size, size};
+}
+
+template <typename F>
+void Attender::pack(const Pass& pass, int64_t keys, F&& target) {
+  const int64_t num_panels = divide_up(keys, kPanelKeys);
+  const int64_t tasks = divide_up(num_panels, kPanelsPerTask);
+  c_.parallel(Stage::kCompact, pass.count * tasks, [&](int64_t i, int) {
+    const int64_t slot = i / tasks;
+    const PanelGroup g = group(pass, slot);
+    const auto [panels, list] = target(g, slot);
+    Rows k = c_.rows(c_.in.k, batch_, g.kv_head);
+    Rows v = c_.rows(c_.in.v, batch_, g.kv_head);
+    k.indices = v.indices = list;
+    k.cells = v.cells = cells_;
+    const int64_t begin = i % tasks * kPanelsPerTask;
+    for (int64_t p = begin; p < std::min(num_panels, begin + kPanelsPerTask); ++p) {
+      const int64_t first = p * kPanelKeys;
+      const int count = static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first));
+      c_.kernels.pack_panel(k, v, first, count, dim(), panels.kt + first * dim(),
+                            panels.v + first * dim());
+    }
+  });
+}
+
+void Attender::pack_all(const Pass& pass, int64_t keys) {
+  pack(pass, keys, [&](const PanelGroup&, int64_t slot) {
+    return std::pair<Panels, const int32_t*>(identity(slot), nullptr);
+  });
+}
+
+void Attender::pack_kept(const Pass& pass, int64_t keys) {
+  pack(pass, keys, [&](const PanelGroup& g, int64_t slot) {
+    return std::pair<Panels, const int32_t*>(compacted(slot), indices(g.set));
+  });
 }
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
@@ -172,15 +212,13 @@ void Attender::zero_rows(int64_t head, int64_t begin, int64_t end) const {
 
 // ---- dense
 
-void Attender::dense_tile(const Panels& panels, int64_t head, int64_t first, int rows,
-                          int thread) const {
+void Attender::attend_rows(const Panels& panels, int64_t keys, int64_t head, int64_t first,
+                           int rows, int64_t seen, int thread) const {
   ThreadScratch scratch = c_.scratch(thread);
   Tile& tile = scratch.tile;
   tile.rows = rows;
   load_tile(tile, head, nullptr, first, rows);
-  for (int r = 0; r < rows; ++r) {
-    scratch.row_end[r] = static_cast<int32_t>(c_.q_offset() + first + r + 1);
-  }
+  for (int r = 0; r < rows; ++r) scratch.row_end[r] = static_cast<int32_t>(seen + r);
   Logits logits;
   logits.softcap = c_.softcap_log2();
   if (c_.in.bias != nullptr) {
@@ -189,31 +227,21 @@ void Attender::dense_tile(const Panels& panels, int64_t head, int64_t first, int
     logits.bias_scale = (c_.in.bias_slopes ? c_.in.bias_slopes[head] : 1.0f) * kLog2E;
     logits.bias_cells = cells_;
   }
-  c_.kernels.attend(tile,
-                    {panels.kt, panels.v, 0, shape().seqlen_kv,
-                     shape().causal ? scratch.row_end : nullptr},
-                    logits);
+  const int32_t* row_end = shape().causal ? scratch.row_end : nullptr;
+  c_.kernels.attend(tile, {panels.kt, panels.v, 0, keys, row_end}, logits);
   for (int r = 0; r < rows; ++r) finish_row(tile, r, head, first + r);
 }
 
 void Attender::dense() {
   const int64_t keys = shape().seqlen_kv;
-  const int64_t num_panels = divide_up(keys, kPanelKeys);
-  const int64_t pack_tasks = divide_up(num_panels, kPanelsPerTask);
   const int64_t tiles = divide_up(shape().seqlen_q, kTileRows);
-  for_passes(dense_groups(), [&](int64_t first, int64_t count) {
-    c_.parallel(Stage::kCompact, count * pack_tasks, [&](int64_t i, int) {
-      const int64_t slot = i / pack_tasks;
-      const int64_t begin = i % pack_tasks * kPanelsPerTask;
-      pack(dense_group(first + slot), identity(slot), nullptr, keys, begin,
-           std::min(num_panels, begin + kPanelsPerTask));
-    });
-    const int64_t heads = count * group_size_;
-    c_.parallel(Stage::kAttend, heads * tiles, [&](int64_t i, int thread) {
-      const int64_t head = first * group_size_ + i % heads;
-      const int64_t row = (tiles - 1 - i / heads) * kTileRows;
+  for_passes(/*sets=*/false, [&](const Pass& pass) {
+    pack_all(pass, keys);
+    for_tiles(pass, tiles, [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile,
+                               int thread) {
+      const int64_t row = tile * kTileRows;
       const int rows = static_cast<int>(std::min<int64_t>(kTileRows, shape().seqlen_q - row));
-      dense_tile(identity(i % heads / group_size_), head, row, rows, thread);
+      attend_rows(identity(slot), keys, head, row, rows, c_.q_offset() + row + 1, thread);
     });
   });
 }
@@ -246,28 +274,16 @@ void Attender::zero_fill_tile(const PanelGroup& group, const Panels& panels, int
 
 void Attender::zero_fill(int64_t keep) {
   const int64_t keys = kept(keep);
-  const int64_t num_panels = divide_up(keys, kPanelKeys);
-  const int64_t pack_tasks = divide_up(num_panels, kPanelsPerTask);
-  // Sets differ in how many kept tokens are queries of this call: tiles count from the end.
-  const int64_t tiles = divide_up(std::min(keys, shape().seqlen_q), kTileRows) + 1;
-  for_passes(sparse_groups(), [&](int64_t first, int64_t count) {
-    c_.parallel(Stage::kCompact, count * pack_tasks, [&](int64_t i, int) {
-      const int64_t slot = i / pack_tasks;
-      const PanelGroup group = sparse_group(first + slot);
-      const int64_t begin = i % pack_tasks * kPanelsPerTask;
-      pack(group, compacted(slot), indices(group.set), keys, begin,
-           std::min(num_panels, begin + kPanelsPerTask));
-    });
-    const int64_t heads_per_group = sparse_group(first).q_heads;
-    const int64_t heads = count * heads_per_group;
-    c_.parallel(Stage::kAttend, heads * tiles, [&](int64_t i, int thread) {
-      const int64_t slot = i % heads / heads_per_group;
-      const PanelGroup group = sparse_group(first + slot);
-      const int64_t head = group.q_head + i % heads % heads_per_group;
-      const int32_t* list = indices(group.set);
+  // Sets differ in how many kept tokens are queries of this call: tiles count from the first.
+  const int64_t tiles = divide_up(std::min(keys, shape().seqlen_q), kTileRows);
+  for_passes(/*sets=*/true, [&](const Pass& pass) {
+    pack_kept(pass, keys);
+    for_tiles(pass, tiles, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t tile,
+                               int thread) {
+      const int32_t* list = indices(g.set);
       const int64_t first_query = std::lower_bound(list, list + keys, c_.q_offset()) - list;
-      const int64_t row = first_query + (tiles - 1 - i / heads) * kTileRows;
-      if (row < keys) zero_fill_tile(group, compacted(slot), head, keep, row, thread);
+      const int64_t row = first_query + tile * kTileRows;
+      if (row < keys) zero_fill_tile(g, compacted(slot), head, keep, row, thread);
     });
   });
 }
@@ -365,34 +381,11 @@ void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, i
 void Attender::local_fill(int64_t keep) {
   int64_t spans = 0;
   c_.parallel(Stage::kSelect, 1, [&](int64_t, int) { spans = plan_spans(keep); });
-  const int64_t keys = shape().seqlen_kv;
-  const int64_t all_panels = divide_up(keys, kPanelKeys);
-  const int64_t kept_panels = divide_up(kept(keep), kPanelKeys);
-  const int64_t all_tasks = divide_up(all_panels, kPanelsPerTask);
-  const int64_t pack_tasks = all_tasks + divide_up(kept_panels, kPanelsPerTask);
-  for_passes(sparse_groups(), [&](int64_t first, int64_t count) {
-    c_.parallel(Stage::kCompact, count * pack_tasks, [&](int64_t i, int) {
-      const int64_t slot = i / pack_tasks;
-      const int64_t task = i % pack_tasks;
-      const PanelGroup group = sparse_group(first + slot);
-      if (task < all_tasks) {
-        const int64_t begin = task * kPanelsPerTask;
-        pack(group, identity(slot), nullptr, keys, begin,
-             std::min(all_panels, begin + kPanelsPerTask));
-      } else {
-        const int64_t begin = (task - all_tasks) * kPanelsPerTask;
-        pack(group, compacted(slot), indices(group.set), kept(keep), begin,
-             std::min(kept_panels, begin + kPanelsPerTask));
-      }
-    });
-    const int64_t heads_per_group = sparse_group(first).q_heads;
-    const int64_t heads = count * heads_per_group;
-    c_.parallel(Stage::kAttend, heads * spans, [&](int64_t i, int thread) {
-      const int64_t slot = i % heads / heads_per_group;
-      const PanelGroup group = sparse_group(first + slot);
-      const int64_t head = group.q_head + i % heads % heads_per_group;
-      local_span(group, slot, head, keep, spans - 1 - i / heads, thread);
-    });
+  for_passes(/*sets=*/true, [&](const Pass& pass) {
+    pack_all(pass, shape().seqlen_kv);
+    pack_kept(pass, kept(keep));
+    for_tiles(pass, spans, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t span,
+                               int thread) { local_span(g, slot, head, keep, span, thread); });
   });
 }
 
@@ -400,60 +393,30 @@ void Attender::local_fill(int64_t keep) {
 // against everything
 
 void Attender::chunk(int64_t keep) {
-  const int64_t keys = shape().seqlen_kv;
-  const int64_t exact = c_.plan.select.obs_window;
-  const int64_t sparse_rows = shape().seqlen_q - exact;
-  const int64_t all_panels = divide_up(keys, kPanelKeys);
-  const int64_t all_tasks = divide_up(all_panels, kPanelsPerTask);
-  const int64_t exact_tiles = divide_up(exact, kTileRows);
-  for_passes(dense_groups(), [&](int64_t first, int64_t count) {
-    c_.parallel(Stage::kCompact, count * all_tasks, [&](int64_t i, int) {
-      const int64_t slot = i / all_tasks;
-      const int64_t begin = i % all_tasks * kPanelsPerTask;
-      pack(dense_group(first + slot), identity(slot), nullptr, keys, begin,
-           std::min(all_panels, begin + kPanelsPerTask));
-    });
-    const int64_t heads = count * group_size_;
-    c_.parallel(Stage::kAttend, heads * exact_tiles, [&](int64_t i, int thread) {
-      const int64_t offset = i / heads * kTileRows;
-      const int rows = static_cast<int>(std::min<int64_t>(kTileRows, exact - offset));
-      dense_tile(identity(i % heads / group_size_), first * group_size_ + i % heads,
-                 sparse_rows + offset, rows, thread);
-    });
+  const int64_t all_keys = shape().seqlen_kv;
+  const int64_t exact_rows = c_.plan.select.obs_window;
+  const int64_t sparse_rows = shape().seqlen_q - exact_rows;
+  for_passes(/*sets=*/false, [&](const Pass& pass) {
+    pack_all(pass, all_keys);
+    for_tiles(pass, divide_up(exact_rows, kTileRows),
+              [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
+                const int64_t row = tile * kTileRows;
+                const int rows = static_cast<int>(std::min<int64_t>(kTileRows, exact_rows - row));
+                const int64_t query = sparse_rows + row;
+                attend_rows(identity(slot), all_keys, head, query, rows,
+                            c_.q_offset() + query + 1, thread);
+              });
   });
-  if (sparse_rows == 0) return;
-
-  const int64_t compact_keys = keep + sparse_rows;
-  const int64_t num_panels = divide_up(compact_keys, kPanelKeys);
-  const int64_t pack_tasks = divide_up(num_panels, kPanelsPerTask);
-  const int64_t tiles = divide_up(sparse_rows, kTileRows);
-  for_passes(sparse_groups(), [&](int64_t first, int64_t count) {
-    c_.parallel(Stage::kCompact, count * pack_tasks, [&](int64_t i, int) {
-      const int64_t slot = i / pack_tasks;
-      const PanelGroup group = sparse_group(first + slot);
-      const int64_t begin = i % pack_tasks * kPanelsPerTask;
-      pack(group, compacted(slot), indices(group.set), compact_keys, begin,
-           std::min(num_panels, begin + kPanelsPerTask));
-    });
-    const int64_t heads_per_group = sparse_group(first).q_heads;
-    const int64_t heads = count * heads_per_group;
-    c_.parallel(Stage::kAttend, heads * tiles, [&](int64_t i, int thread) {
-      const int64_t slot = i % heads / heads_per_group;
-      const int64_t head = sparse_group(first + slot).q_head + i % heads % heads_per_group;
-      const int64_t row = (tiles - 1 - i / heads) * kTileRows;
-      ThreadScratch scratch = c_.scratch(thread);
-      Tile& tile = scratch.tile;
-      tile.rows = static_cast<int>(std::min<int64_t>(kTileRows, sparse_rows - row));
-      load_tile(tile, head, nullptr, row, tile.rows);
-      for (int r = 0; r < tile.rows; ++r) {
-        scratch.row_end[r] = static_cast<int32_t>(keep + row + r + 1);
-      }
-      Logits logits;
-      logits.softcap = c_.softcap_log2();
-      const Panels panels = compacted(slot);
-      c_.kernels.attend(tile, {panels.kt, panels.v, 0, compact_keys, scratch.row_end}, logits);
-      for (int r = 0; r < tile.rows; ++r) finish_row(tile, r, head, row + r);
-    });
+  const int64_t keys = keep + sparse_rows;
+  for_passes(/*sets=*/true, [&](const Pass& pass) {
+    if (sparse_rows == 0) return;
+    pack_kept(pass, keys);
+    for_tiles(pass, divide_up(sparse_rows, kTileRows),
+              [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
+                const int64_t row = tile * kTileRows;
+                const int rows = static_cast<int>(std::min<int64_t>(kTileRows, sparse_rows - row));
+                attend_rows(compacted(slot), keys, head, row, rows, keep + row + 1, thread);
+              });
   });
 }
 

@@ -42,6 +42,21 @@ Executor& executor_of(const RunOptions& options) {
   return options.executor ? *options.executor : serial_executor();
 }
 
+// For the stages that write none.
+const AttentionOutputs kNoOutputs;
+
+Context make_context(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
+                     std::span<std::byte> workspace, const RunOptions& options) {
+  const Kernels& kernels = *kernels_for(plan.options.isa);
+  return {.plan = plan,
+          .kernels = kernels,
+          .executor = executor_of(options),
+          .options = options,
+          .in = in,
+          .out = out,
+          .layout = make_layout(plan, kernels, workspace.data())};
+}
+
 Status finish(Context& context) {
   context.report.isa = context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
@@ -70,14 +85,7 @@ void finish_counts(Context& context) {
 
 Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
            std::span<std::byte> workspace, const RunOptions& options) {
-  const Kernels& kernels = *kernels_for(plan.options.isa);
-  Context context{.plan = plan,
-                  .kernels = kernels,
-                  .executor = executor_of(options),
-                  .options = options,
-                  .in = in,
-                  .out = out,
-                  .layout = make_layout(plan, kernels, workspace.data())};
+  Context context = make_context(plan, in, out, workspace, options);
   for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
     DenseReason reason = plan.reason;
     int64_t keep = -1;
@@ -102,15 +110,7 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
 
 Status score(const Plan& plan, const AttentionInputs& in, float* token_score,
              std::span<std::byte> workspace, const RunOptions& options) {
-  const Kernels& kernels = *kernels_for(plan.options.isa);
-  const AttentionOutputs out;
-  Context context{.plan = plan,
-                  .kernels = kernels,
-                  .executor = executor_of(options),
-                  .options = options,
-                  .in = in,
-                  .out = out,
-                  .layout = make_layout(plan, kernels, workspace.data())};
+  Context context = make_context(plan, in, kNoOutputs, workspace, options);
   const int64_t size = plan.shape.num_q_heads * plan.prefix_len;
   for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
     score_sequence(context, b);
@@ -122,15 +122,7 @@ Status score(const Plan& plan, const AttentionInputs& in, float* token_score,
 
 Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet& keep,
                      std::span<std::byte> workspace, const RunOptions& options) {
-  const Kernels& kernels = *kernels_for(plan.options.isa);
-  const AttentionOutputs out;
-  Context context{.plan = plan,
-                  .kernels = kernels,
-                  .executor = executor_of(options),
-                  .options = options,
-                  .in = in,
-                  .out = out,
-                  .layout = make_layout(plan, kernels, workspace.data())};
+  Context context = make_context(plan, in, kNoOutputs, workspace, options);
   for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
     DenseReason reason;
     score_sequence(context, b);
