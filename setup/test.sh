@@ -30,7 +30,7 @@ sanitizer() {
 }
 
 part_fuzz() {
-  cmake --preset fuzz && cmake --build build-fuzz -j "$kJobs" || return 1
+  cmake --preset fuzz && cmake --build build-fuzz -j "$kJobs" --target fuzz_targets || return 1
   local targets target name corpora failed=0
   mapfile -t targets < <(find build-fuzz -type f -executable -name 'fuzz_*' | sort)
   [[ ${#targets[@]} -gt 0 ]] || { echo "no fuzz target (fuzz_*) in build-fuzz"; return 1; }
