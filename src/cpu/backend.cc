@@ -141,13 +141,19 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   return finish(context);
 }
 
-// Calls body(batch, head of `rows`, head of `full`, set) for every output head.
+// Calls body(batch, head of `rows`, head of `full`, indices, count) for every output head of the
+// sequences that have indices; one with count = seqlen_kv runs dense and has none.
 template <typename F>
-void for_heads(const Plan& plan, int64_t full_heads, int64_t row_heads, const RunOptions& options,
-               F&& body) {
+void for_heads(const Plan& plan, const TensorView& full, const TensorView& rows,
+               const KeepSet& keep, const RunOptions& options, F&& body) {
+  const int64_t row_heads = rows.shape[2];
   executor_of(options).parallel_for(plan.shape.batch * row_heads, [&](int64_t i, int) {
+    const int64_t b = i / row_heads;
     const int64_t head = i % row_heads;
-    body(i / row_heads, head, head * full_heads / row_heads, head * plan.num_sets / row_heads);
+    if (keep.count[b] == plan.shape.seqlen_kv) return;
+    const int64_t set = b * plan.num_sets + head * plan.num_sets / row_heads;
+    body(b, head, head * full.shape[2] / row_heads, keep.indices + set * keep.capacity,
+         keep.count[b]);
   });
 }
 
@@ -159,11 +165,9 @@ char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t head) {
 Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
                const TensorView& compacted, const RunOptions& options) {
   const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(x.dtype);
-  for_heads(plan, x.shape[2], compacted.shape[2], options,
-            [&](int64_t b, int64_t head, int64_t source, int64_t set) {
-              if (keep.count[b] > keep.capacity) return;  // a dense sequence: no indices
-              const int32_t* list = keep.indices + (b * plan.num_sets + set) * keep.capacity;
-              for (int64_t r = 0; r < keep.count[b]; ++r) {
+  for_heads(plan, x, compacted, keep, options,
+            [&](int64_t b, int64_t head, int64_t source, const int32_t* list, int64_t count) {
+              for (int64_t r = 0; r < count; ++r) {
                 std::memcpy(row_at(compacted, b, r, head), row_at(x, b, list[r], source), bytes);
               }
             });
@@ -173,14 +177,12 @@ Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
 Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
                const TensorView& out, const RunOptions& options) {
   const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(out.dtype);
-  for_heads(plan, out.shape[2], compacted.shape[2], options,
-            [&](int64_t b, int64_t head, int64_t target, int64_t set) {
-              if (keep.count[b] > keep.capacity) return;  // a dense sequence: no indices
-              const int32_t* list = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+  for_heads(plan, out, compacted, keep, options,
+            [&](int64_t b, int64_t head, int64_t target, const int32_t* list, int64_t count) {
               int64_t r = 0;
               for (int64_t row = 0; row < plan.shape.seqlen_kv; ++row) {
                 char* to = row_at(out, b, row, target);
-                if (r < keep.count[b] && list[r] == row) {
+                if (r < count && list[r] == row) {
                   std::memcpy(to, row_at(compacted, b, r++, head), bytes);
                 } else {
                   std::memset(to, 0, bytes);

@@ -149,6 +149,34 @@ INSTANTIATE_TEST_SUITE_P(Cases, CpuStages,
                          })),
                          test::case_name);
 
+// A sequence that should run dense has no indices, whatever the capacity: its rows stay as they are.
+TEST(CpuStagesDenseSequence, IsLeftUntouched) {
+  const std::vector<AttentionCase> cases = test::cases_where(
+      [](const AttentionCase& c) { return c.name == "corner_nan_in_one_of_batch"; });
+  ASSERT_EQ(cases.size(), 1u);
+  const AttentionCase& c = cases.front();
+  const AttentionShape& s = c.shape;
+  CaseData data = test::make_data(c, 5);
+  const Plan plan = make_plan(s, c.select, {.backend = Backend::kCpu}).value();
+  const int64_t capacity = s.seqlen_kv;
+  std::vector<int32_t> indices(s.batch * plan.num_sets * capacity, -1);
+  std::vector<int64_t> count(s.batch);
+  const KeepSet keep{indices.data(), capacity, count.data()};
+  test::GuardedBytes workspace(workspace_bytes(plan));
+  ASSERT_TRUE(select_tokens(plan, data.inputs(), keep, workspace.span()).ok());
+  ASSERT_EQ(count[0], s.seqlen_kv);
+  ASSERT_LT(count[1], s.seqlen_kv);
+
+  test::Tensor rows(s.dtype, c.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
+  test::Tensor back(s.dtype, c.layout, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim);
+  ASSERT_TRUE(compact(plan, data.inputs().q, keep, rows.view()).ok());
+  ASSERT_TRUE(scatter(plan, rows.view(), keep, back.view()).ok());
+  EXPECT_TRUE(std::isnan(rows.at(0, 0, 0, 0))) << "still poisoned";
+  EXPECT_TRUE(std::isnan(back.at(0, 0, 0, 0))) << "still poisoned";
+  EXPECT_FALSE(std::isnan(rows.at(1, 0, 0, 0)));
+  EXPECT_FALSE(std::isnan(back.at(1, 0, 0, 0)));
+}
+
 TEST(CpuBackendCancel, StopsAndSaysSo) {
   AttentionCase c = test::dense_cases().front();
   CaseData data = test::make_data(c, 4);
