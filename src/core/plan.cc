@@ -33,9 +33,7 @@ DenseReason dense_at_plan_time(const Plan& plan) {
   }
   if (!s.causal) return DenseReason::kNotSparsifiable;
   if (s.seqlen_q < c.obs_window) return DenseReason::kFewQueries;
-  if (plan.prefix_len <= std::max<int64_t>(c.min_keep, 0) || plan.prefix_len <= 0) {
-    return DenseReason::kShortPrompt;
-  }
+  if (plan.prefix_len <= c.min_keep) return DenseReason::kShortPrompt;
   // The fewest tokens that the budget could keep: the tau budget is known only at run time.
   const int64_t drop = c.budget == BudgetPolicy::kTau ? plan.prefix_len : 0;
   return dense_after_budget(plan, keep_count(c, plan.prefix_len, drop));
