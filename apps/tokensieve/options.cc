@@ -61,27 +61,23 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 void add_select_options(CLI::App& command, SelectConfig& select) {
   const auto is = [&select](BudgetPolicy policy) { return select.budget == policy; };
   // Naming a value of a budget also chooses it; only one may be named.
-  auto* tau = command.add_option_function<double>(
-      "--tau",
-      [&select](double value) {
-        select.tau = value;
-        select.budget = BudgetPolicy::kTau;
-      },
-      "budget: share of score mass that may be dropped (the paper: 0.005)");
-  auto* ratio = command.add_option_function<double>(
-      "--keep-ratio",
-      [&select](double value) {
-        select.keep_ratio = value;
-        select.budget = BudgetPolicy::kKeepRatio;
-      },
-      "budget: share of the prefix tokens that is kept");
-  auto* count = command.add_option_function<int64_t>(
-      "--keep-count",
-      [&select](int64_t value) {
-        select.keep_count = value;
-        select.budget = BudgetPolicy::kKeepCount;
-      },
-      "budget: number of prefix tokens that is kept");
+  const auto add_budget = [&](const char* name, auto SelectConfig::*field, BudgetPolicy policy,
+                              const char* help) {
+    using Value = std::remove_reference_t<decltype(select.*field)>;
+    return command.add_option_function<Value>(
+        name,
+        [&select, field, policy](const Value& value) {
+          select.*field = value;
+          select.budget = policy;
+        },
+        help);
+  };
+  auto* tau = add_budget("--tau", &SelectConfig::tau, BudgetPolicy::kTau,
+                         "budget: share of score mass that may be dropped (the paper: 0.005)");
+  auto* ratio = add_budget("--keep-ratio", &SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio,
+                           "budget: share of the prefix tokens that is kept");
+  auto* count = add_budget("--keep-count", &SelectConfig::keep_count, BudgetPolicy::kKeepCount,
+                           "budget: number of prefix tokens that is kept");
   tau->check(real_range(0, 0.999999))->excludes(ratio)->excludes(count);
   ratio->check(real_range(1e-6, 1))->excludes(count);
   count->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
