@@ -54,8 +54,7 @@ struct Selection {
   int32_t words;     // ceil(seqlen_kv / 32)
 };
 
-// Stage score. q_map and k_map: 4D maps {dim, seq, head, batch} over the 16-bit tensors; q's seq
-// axis is seqlen_q long, k's seqlen_kv (packed: the totals, one batch).
+// Stage score. Its k_map's seq axis is seqlen_kv long (packed: the total, one batch).
 struct ScoreParams {
   Sequences sequences;
   Heads heads;
