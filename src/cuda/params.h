@@ -87,9 +87,8 @@ struct SelectParams {
   // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
   // capacity rows runs dense, as does one with a NaN or infinite score.
   double keep_limit;
-  float* pooled;     // [batch, num_q_heads, prefix_stride] smoothed scores
-  float* mean;       // [batch, prefix_stride] mean over heads
-  float* ranked;     // [batch, num_sets, prefix_stride] what select ranks; may alias pooled
+  float* mean;       // [batch, prefix_stride] mean over heads (tau budget only)
+  float* ranked;     // [batch, num_sets, prefix_stride] what select ranks
   void* scratch;     // select_scratch_bytes()
   Selection selection;
   int64_t* public_count;  // [batch] copy of selection.count for KeepSet, or null
