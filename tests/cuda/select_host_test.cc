@@ -25,10 +25,15 @@ struct Keys {
   uint32_t operator()(int i) const { return normaliser.key((*row)[i]); }
 };
 
-uint64_t fixed_sum(const std::vector<float>& row) {
-  uint64_t sum = 0;
-  for (float x : row) sum += fixed_point(score_key(x));
-  return sum;
+RowSummary summary(const std::vector<float>& row) {
+  RowSummary all = RowSummary::empty();
+  for (float x : row) all.add({fixed_point(score_key(x)), score_key(x), score_key(x)});
+  return all;
+}
+
+BinRange range_of(const RowSummary& row, const Normaliser& normaliser, size_t size, bool bf16) {
+  return first_range(normaliser.key(bits_float(row.least)), normaliser.key(bits_float(row.most)),
+                     static_cast<int64_t>(size), bf16);
 }
 
 // What select_kernel does, by a team of one.
@@ -39,11 +44,12 @@ class HostSelect {
 
   // As tokensieve::drop_count, but on the f32 mean and without the "one more".
   int64_t droppable_tokens(const std::vector<float>& mean) {
-    const uint64_t sum = fixed_sum(mean);
-    const Keys keys = {&mean, reference_ ? Normaliser::of_sum(sum) : Normaliser{false, 1.0f}};
+    const RowSummary row = summary(mean);
+    const Keys keys = {&mean, reference_ ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
     const int size = static_cast<int>(mean.size());
     return droppable(team_, bins_, &turn_, keys, size, size,
-                     mass_limit(select_.tau, sum, reference_), reference_);
+                     range_of(row, keys.normaliser, mean.size(), reference_),
+                     mass_limit(select_.tau, row.sum, reference_), reference_);
   }
 
   BudgetRule rule() const {
@@ -55,11 +61,13 @@ class HostSelect {
   std::vector<int32_t> top(const std::vector<float>& ranked, int64_t keep, bool normalise) {
     const int size = static_cast<int>(ranked.size());
     const int protect = static_cast<int>(std::min<int64_t>(select_.protect_first, keep));
-    const Keys keys = {&ranked, normalise ? Normaliser::of_sum(fixed_sum(ranked))
-                                          : Normaliser{false, 1.0f}};
+    const RowSummary row = summary(ranked);
+    const Keys keys = {&ranked,
+                       normalise ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
     Threshold threshold = {0xffffffffu, 0};
     if (keep > protect) {
       threshold = find_threshold(team_, bins_, &turn_, keys, protect, size, keep - protect,
+                                 range_of(row, keys.normaliser, ranked.size(), reference_),
                                  reference_);
     }
     std::vector<int32_t> kept;
@@ -165,8 +173,8 @@ std::vector<float> scores(const std::string& kind, int size, int seed) {
   }
   if (sum > 0.0 && seed % 2 == 1) {
     for (float& value : x) value = static_cast<float>(value / sum);
-  } else if (sum > 30000.0) {
-    for (float& value : x) value = static_cast<float>(value * 30000.0 / sum);
+  } else if (sum > 8000.0) {
+    for (float& value : x) value = static_cast<float>(value * 8000.0 / sum);
   }
   return x;
 }
