@@ -22,6 +22,8 @@ using Team = BlockTeam<kSelectThreads>;
 struct SelectShared {
   SearchBins bins;
   TeamShared<kSelectThreads> team;
+  RowSummary row_parts[kSelectWarps];
+  RowSummary mean_parts[kSelectWarps];
   uint32_t totals[2];  // above and equal in this CTA's words
 };
 
@@ -52,13 +54,47 @@ __device__ __forceinline__ RowKeys load_keys(const Team& team, const float* row,
   return {row, cache, normaliser};
 }
 
-// Sum of a row of the smooth kernel's partial sums; all threads get it.
-__device__ __forceinline__ uint64_t total_of(Team& team, const uint64_t* sums, int count) {
-  BinTotals own = {0, 0};
-  for (int i = threadIdx.x; i < count; i += kSelectThreads) own.mass += sums[i];
-  BinTotals all;
-  team.exclusive_scan(own, &all);
-  return all.mass;
+// Summaries of a set's row and of the mean, and whether the sequence has a NaN or infinite score.
+struct SetSummary {
+  RowSummary row;
+  RowSummary mean;
+  bool bad;
+};
+
+__device__ __forceinline__ RowSummary warp_summary(const RowSummary& own, const Team& team) {
+  return {team.lane_sum(own.sum), __reduce_min_sync(~0u, own.least),
+          __reduce_max_sync(~0u, own.most)};
+}
+
+// Merges the parts of the smooth kernel's CTAs. All threads get the result.
+__device__ __forceinline__ SetSummary read_summaries(const Team& team, SelectShared& shared,
+                                                     const SelectScratch& scratch, int batch,
+                                                     int set) {
+  const RowSummary* rows =
+      scratch.summaries + static_cast<int64_t>(batch) * scratch.num_rows * scratch.num_chunks;
+  SetSummary own = {RowSummary::empty(), RowSummary::empty(), false};
+  for (int i = threadIdx.x; i < scratch.num_chunks; i += kSelectThreads) {
+    own.row.add(rows[static_cast<int64_t>(set) * scratch.num_chunks + i]);
+    own.mean.add(rows[static_cast<int64_t>(scratch.num_rows - 1) * scratch.num_chunks + i]);
+    own.bad = own.bad || scratch.nonfinite[batch * scratch.num_chunks + i] != 0;
+  }
+  own.row = warp_summary(own.row, team);
+  own.mean = warp_summary(own.mean, team);
+  if (threadIdx.x % 32 == 0) {
+    shared.row_parts[threadIdx.x / 32] = own.row;
+    shared.mean_parts[threadIdx.x / 32] = own.mean;
+  }
+  own.bad = __syncthreads_or(own.bad);
+  static_assert(kSelectWarps == 32);
+  own.row = warp_summary(shared.row_parts[threadIdx.x % 32], team);
+  own.mean = warp_summary(shared.mean_parts[threadIdx.x % 32], team);
+  return own;
+}
+
+__device__ __forceinline__ BinRange range_of(const RowSummary& row, const Normaliser& normaliser,
+                                             int prefix_len, bool reference) {
+  return first_range(normaliser.key(bits_float(row.least)), normaliser.key(bits_float(row.most)),
+                     prefix_len, reference);
 }
 
 // The CTA's tokens, as a range of words.
@@ -184,25 +220,20 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int seqlen_kv = sequence(params.sequences, batch).seqlen_kv;
   const int prefix_len = seqlen_kv - params.suffix;
   const Range range = own_range(team.rank(), grid.words, seqlen_kv, prefix_len);
-  const uint64_t* sums = scratch.sums +
-                         static_cast<int64_t>(batch) * scratch.num_sums * scratch.num_chunks;
   int turn = 0;
 
-  bool bad = prefix_len <= 0;
-  for (int i = threadIdx.x; i < scratch.num_chunks; i += kSelectThreads) {
-    bad = bad || scratch.nonfinite[batch * scratch.num_chunks + i] != 0;
-  }
+  const SetSummary summary = read_summaries(team, shared, scratch, batch, set);
   int64_t keep = max(prefix_len, 0);
-  if (!__syncthreads_or(bad)) {
+  if (!summary.bad && prefix_len > 0) {
     int64_t dropped = 0;
     if (params.budget == kBudgetTau) {
-      const uint64_t sum = total_of(
-          team, sums + params.selection.num_sets * scratch.num_chunks, scratch.num_chunks);
+      const uint64_t sum = summary.mean.sum;
       const Normaliser normaliser = reference ? Normaliser::of_sum(sum) : Normaliser{false, 1.0f};
       const float* mean =
           params.mean + static_cast<int64_t>(batch) * params.prefix_stride + range.token;
       const RowKeys keys = load_keys(team, mean, range.size, normaliser, cache);
       dropped = droppable(team, shared.bins, &turn, keys, range.size, prefix_len,
+                          range_of(summary.mean, normaliser, prefix_len, reference),
                           mass_limit(params.tau, sum, reference), reference);
     }
     keep = kept_prefix(rule, prefix_len, dropped);
@@ -224,15 +255,16 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     const float* ranked = params.ranked + row * params.prefix_stride + range.token;
     const Normaliser normaliser =
         reference && own_sets(params)
-            ? Normaliser::of_sum(total_of(team, sums + set * scratch.num_chunks,
-                                          scratch.num_chunks))
+            ? Normaliser::of_sum(summary.row.sum)
             : Normaliser{false, 1.0f};
     const RowKeys keys = load_keys(team, ranked, range.size, normaliser, cache);
     Threshold threshold = {0xffffffffu, 0};
     if (keep > protect) {
       const int begin = min(max(protect - range.token, 0), range.size);
       threshold = find_threshold(team, shared.bins, &turn, keys, begin, range.size,
-                                 keep - protect, reference);
+                                 keep - protect,
+                                 range_of(summary.row, normaliser, prefix_len, reference),
+                                 reference);
     }
     const int words_per_warp = (range.num_words + kSelectWarps - 1) / kSelectWarps;
     const int first = min(static_cast<int>(threadIdx.x / 32) * words_per_warp, range.num_words);
@@ -260,7 +292,7 @@ int cluster_size(const SelectParams& params, int num_multiprocessors) {
 size_t select_scratch_bytes(const SelectParams& params) {
   const SelectScratch scratch = select_scratch(params);
   return static_cast<size_t>(params.sequences.batch) * scratch.num_chunks *
-         (scratch.num_sums * sizeof(uint64_t) + sizeof(uint32_t));
+         (scratch.num_rows * sizeof(RowSummary) + sizeof(uint32_t));
 }
 
 cudaError_t select(const SelectParams& params, cudaStream_t stream) {

@@ -96,111 +96,164 @@ __device__ __forceinline__ void pool(const float* row, int first, int size, bool
   }
 }
 
+// Pooled tiles in shared memory: the padding lets a warp read 8 tokens of 4 rows at once.
+constexpr int kRowStride = kSmoothTile + 8;
+
 __device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(~0u, x, lane);
   return x;
 }
+// Over the warp; the sum only if kSum.
+template <bool kSum>
+__device__ __forceinline__ RowSummary warp_summary(const RowSummary& own) {
+  return {kSum ? warp_sum(own.sum) : 0, __reduce_min_sync(~0u, own.least),
+          __reduce_max_sync(~0u, own.most)};
+}
 
-// Mean of `count` smoothed rows of a tile, one token.
+// Mean of `count` smoothed rows: tokens[lane % 8] of a warp, in all lanes. In f32 rounding the order
+// of the sum matters, so there it is the host's; in double it does not (24 + 5 bits and 24 octaves
+// fit).
 template <bool kReference>
 __device__ __forceinline__ float mean_of(const float* pooled, int count) {
   if constexpr (kReference) {
     float sum = 0.0f;
-    for (int i = 0; i < count; ++i) sum += pooled[i * kSmoothTile];
+    for (int i = 0; i < count; ++i) sum += pooled[i * kRowStride];
     return to_bf16(sum / static_cast<float>(count));
   } else {
     double sum = 0.0;
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) sum += pooled[i * kSmoothTile];
+#pragma unroll 4
+    for (int i = threadIdx.x % 32 / 8; i < count; i += 4) sum += pooled[i * kRowStride];
+    sum += __shfl_xor_sync(~0u, sum, 8);
+    sum += __shfl_xor_sync(~0u, sum, 16);
     return static_cast<float>(sum / count);
   }
 }
 
-// Dynamic shared memory: sums u64 [num_sums], then pooled f32 [num_q_heads, kSmoothTile].
+// What a CTA knows about its chunk.
+struct Chunk {
+  int begin, end;
+  int prefix_len;
+  bool aligned;  // rows may be read and written 16 bytes at a time
+  const float* score;
+  float* ranked;
+  float* mean;
+};
+
+__device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
+                                          const SelectScratch& scratch) {
+  const int64_t batch = blockIdx.y;
+  Chunk chunk;
+  chunk.prefix_len = sequence(params.sequences, blockIdx.y).seqlen_kv - params.suffix;
+  chunk.begin = blockIdx.x * scratch.chunk_tokens;
+  chunk.end = min(chunk.begin + scratch.chunk_tokens, chunk.prefix_len);
+  chunk.score = params.token_score + batch * params.heads.num_q_heads * params.prefix_stride;
+  chunk.ranked = params.ranked + batch * params.selection.num_sets * params.prefix_stride;
+  chunk.mean = params.mean + batch * params.prefix_stride;
+  chunk.aligned = params.prefix_stride % 4 == 0 &&
+                  ((reinterpret_cast<uintptr_t>(params.token_score) |
+                    reinterpret_cast<uintptr_t>(params.ranked)) &
+                   15) == 0;
+  return chunk;
+}
+
+// One warp: a tile of one head, into shared memory and, if the head is its own set, to ranked.
+template <int kHalf, bool kReference>
+__device__ __forceinline__ void smooth_head(const SelectParams& params, const Chunk& chunk,
+                                            const Divider& divide, int head, int first, bool own,
+                                            float* pooled, RowSummary* summary,
+                                            bool* all_finite) {
+  const int lane = threadIdx.x % 32;
+  float x[4];
+  pool<kHalf, kReference>(chunk.score + head * params.prefix_stride, first, chunk.prefix_len,
+                          chunk.aligned, params.pool_width, divide, x, all_finite);
+  const float4 packed = make_float4(x[0], x[1], x[2], x[3]);
+  *reinterpret_cast<float4*>(pooled + head * kRowStride + lane * 4) = packed;
+  if (!own) return;
+  float* to = chunk.ranked + head * params.prefix_stride + first;
+  RowSummary part = RowSummary::empty();
+  if (chunk.aligned && first + 3 < chunk.prefix_len) *reinterpret_cast<float4*>(to) = packed;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (first + i >= chunk.prefix_len) continue;
+    if (!(chunk.aligned && first + 3 < chunk.prefix_len)) to[i] = x[i];
+    const uint32_t key = score_key(x[i]);
+    part.add({kReference ? fixed_point(key) : 0, key, key});
+  }
+  part = warp_summary<kReference>(part);
+  if (lane == 0) summary[head].add(part);  // only this warp works on this head
+}
+
+// All warps: means over the heads of every shared set and, for the tau rule, over all heads.
+template <bool kReference>
+__device__ __forceinline__ void average_tile(const SelectParams& params, const Chunk& chunk,
+                                             int tile, bool own, const float* pooled,
+                                             RowSummary* summary) {
+  constexpr int kTokens = kReference ? 32 : 8;  // of a warp
+  constexpr int kParts = kSmoothTile / kTokens;
+  const int sets = params.selection.num_sets;
+  const int heads = params.heads.num_q_heads;
+  const int first_row = own ? sets : 0;
+  const int last_row = params.budget == kBudgetTau ? sets : sets - 1;
+  const int units = (last_row - first_row + 1) * kParts;
+  for (int unit = threadIdx.x / 32; unit < units; unit += kSmoothWarps) {
+    const int row = first_row + unit / kParts;
+    const int offset = unit % kParts * kTokens + threadIdx.x % kTokens;
+    const int token = tile + offset;
+    const int count = row == sets ? heads : heads / sets;
+    const int first_head = row == sets ? 0 : row * count;
+    const float x = mean_of<kReference>(pooled + first_head * kRowStride + offset, count);
+    const bool writes = threadIdx.x % 32 < kTokens && token < chunk.prefix_len;
+    RowSummary part = RowSummary::empty();
+    if (writes) {
+      (row == sets ? chunk.mean : chunk.ranked + row * params.prefix_stride)[token] = x;
+      const uint32_t key = score_key(x);
+      part = {fixed_point(key), key, key};
+    }
+    part = warp_summary<true>(part);
+    if (threadIdx.x % 32 == 0) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(&summary[row].sum),
+                static_cast<unsigned long long>(part.sum));
+      atomicMin(&summary[row].least, part.least);
+      atomicMax(&summary[row].most, part.most);
+    }
+  }
+}
+
+// Dynamic shared memory: summaries [num_rows], then pooled f32 [num_q_heads, kRowStride].
 template <int kHalf, bool kReference>
 __global__ void __launch_bounds__(kSmoothThreads, 2)
     smooth_kernel(const __grid_constant__ SelectParams params,
                   const __grid_constant__ SelectScratch scratch) {
-  extern __shared__ __align__(16) uint64_t row_sums[];
-  float* pooled = reinterpret_cast<float*>(row_sums + (scratch.num_sums + 1) / 2 * 2);
+  extern __shared__ __align__(16) uint8_t raw[];
+  RowSummary* summary = reinterpret_cast<RowSummary*>(raw);
+  float* pooled = reinterpret_cast<float*>(raw + sizeof(RowSummary) * scratch.num_rows);
   ptx::grid_dependency_wait();
   ptx::grid_dependency_launch();
-  const int batch = blockIdx.y;
-  const int heads = params.heads.num_q_heads;
-  const int sets = params.selection.num_sets;
-  const int prefix_len = sequence(params.sequences, batch).seqlen_kv - params.suffix;
-  const int begin = blockIdx.x * scratch.chunk_tokens;
-  const int end = min(begin + scratch.chunk_tokens, prefix_len);
+  const Chunk chunk = chunk_of(params, scratch);
   const bool own = own_sets(params);
-  const bool tau = params.budget == kBudgetTau;
-  const float* score =
-      params.token_score + static_cast<int64_t>(batch) * heads * params.prefix_stride;
-  float* ranked = params.ranked + static_cast<int64_t>(batch) * sets * params.prefix_stride;
-  float* mean = params.mean + static_cast<int64_t>(batch) * params.prefix_stride;
-  const bool aligned = params.prefix_stride % 4 == 0 &&
-                       (reinterpret_cast<uintptr_t>(params.token_score) & 15) == 0 &&
-                       (reinterpret_cast<uintptr_t>(params.ranked) & 15) == 0;
   const Divider divide(params.pool_width);
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  for (int i = threadIdx.x; i < scratch.num_sums; i += kSmoothThreads) row_sums[i] = 0;
+  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+    summary[i] = RowSummary::empty();
+  }
   __syncthreads();
 
   bool all_finite = true;
-  for (int tile = begin; tile < end; tile += kSmoothTile) {
-    const int first = tile + lane * 4;
-    for (int head = warp; head < heads; head += kSmoothWarps) {
-      float x[4];
-      pool<kHalf, kReference>(score + head * params.prefix_stride, first, prefix_len, aligned,
-                              params.pool_width, divide, x, &all_finite);
-      *reinterpret_cast<float4*>(pooled + head * kSmoothTile + lane * 4) =
-          make_float4(x[0], x[1], x[2], x[3]);
-      if (!own) continue;
-      float* to = ranked + head * params.prefix_stride + first;
-      if (aligned && first + 3 < prefix_len) {
-        *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
-      } else {
-        for (int i = 0; i < 4; ++i) {
-          if (first + i < prefix_len) to[i] = x[i];
-        }
-      }
-      if (!kReference) continue;
-      uint64_t sum = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (first + i < prefix_len) sum += fixed_point(score_key(x[i]));
-      }
-      sum = warp_sum(sum);
-      if (lane == 0) row_sums[head] += sum;  // only this warp works on this head
+  for (int tile = chunk.begin; tile < chunk.end; tile += kSmoothTile) {
+    for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += kSmoothWarps) {
+      smooth_head<kHalf, kReference>(params, chunk, divide, head, tile + threadIdx.x % 32 * 4, own,
+                                     pooled, summary, &all_finite);
     }
     __syncthreads();
-    // One warp: 32 tokens of one row.
-    const int rows = (own ? 0 : sets) + (tau ? 1 : 0);
-    for (int i = warp; i < rows * (kSmoothTile / 32); i += kSmoothWarps) {
-      const int row = i / (kSmoothTile / 32);
-      const int offset = i % (kSmoothTile / 32) * 32 + lane;
-      const int token = tile + offset;
-      const bool layer = own || row == sets;
-      const int count = layer ? heads : heads / sets;
-      const float x =
-          mean_of<kReference>(pooled + (layer ? 0 : row * count) * kSmoothTile + offset, count);
-      if (token < prefix_len) (layer ? mean : ranked + row * params.prefix_stride)[token] = x;
-      if (!layer) continue;
-      const uint64_t sum = warp_sum(token < prefix_len ? fixed_point(score_key(x)) : 0);
-      if (lane == 0) {
-        atomicAdd(reinterpret_cast<unsigned long long*>(&row_sums[sets]),
-                  static_cast<unsigned long long>(sum));
-      }
-    }
+    average_tile<kReference>(params, chunk, tile, own, pooled, summary);
     __syncthreads();
   }
   const bool bad = __syncthreads_or(!all_finite);
-  for (int i = threadIdx.x; i < scratch.num_sums; i += kSmoothThreads) {
-    scratch.sums[(static_cast<int64_t>(batch) * scratch.num_sums + i) * scratch.num_chunks +
-                 blockIdx.x] = row_sums[i];
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * scratch.num_rows;
+  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+    scratch.summaries[(first + i) * scratch.num_chunks + blockIdx.x] = summary[i];
   }
-  if (threadIdx.x == 0) scratch.nonfinite[batch * scratch.num_chunks + blockIdx.x] = bad;
+  if (threadIdx.x == 0) scratch.nonfinite[blockIdx.y * scratch.num_chunks + blockIdx.x] = bad;
 }
 
 template <int kHalf>
@@ -209,8 +262,8 @@ cudaError_t launch_smooth(const SelectParams& params, const SelectScratch& scrat
   LaunchShape shape;
   shape.grid = dim3(scratch.num_chunks, params.sequences.batch);
   shape.threads = kSmoothThreads;
-  shape.shared_bytes = (scratch.num_sums + 1) / 2 * 16 +
-                       sizeof(float) * kSmoothTile * params.heads.num_q_heads;
+  shape.shared_bytes = sizeof(RowSummary) * scratch.num_rows +
+                       sizeof(float) * kRowStride * params.heads.num_q_heads;
   return params.arithmetic == kArithmeticReference
              ? launch(smooth_kernel<kHalf, true>, shape, stream, params, scratch)
              : launch(smooth_kernel<kHalf, false>, shape, stream, params, scratch);
