@@ -39,7 +39,6 @@ struct Logits {
       for (int i = 0; i < kCount; ++i) {
         s[i] = fmaf(-2.0f, ptx::reciprocal(ptx::exp2(s[i] * inner) + 1.0f), 1.0f);
       }
-      ptx::keep_in_order(s);  // before the next step starts, or registers run out
     }
   }
 };
@@ -204,10 +203,11 @@ __device__ __forceinline__ float2* stats_row(const ScoreParams& params, int spli
 }
 
 // Pass 1. A unit is 64 window rows of a head; warpgroup g works on units g, g + 4, ...
-template <class Traits, int kTileK>
+template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     score_stats(const __grid_constant__ CUtensorMap k_map,
                 const __grid_constant__ ScoreParams params, const __grid_constant__ ScoreRows rows) {
+  constexpr int kTileK = Traits::kStatsTileK;
   using Shared = ScoreShared<Traits, kTileK>;
   constexpr int kUnits = Traits::kQTiles * 2 / Traits::kGroups;
   extern __shared__ __align__(1024) uint8_t raw[];
@@ -403,8 +403,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 template <class Traits>
 cudaError_t launch_score(const ScoreParams& params, const CUtensorMap& k_map,
                          cudaStream_t stream) {
-  constexpr int kTileK = Traits::kHeadDim == 256 ? 64 : 128;  // of pass 1
-  constexpr size_t kStatsBytes = sizeof(ScoreShared<Traits, kTileK>);
+  constexpr size_t kStatsBytes = sizeof(ScoreShared<Traits, Traits::kStatsTileK>);
   constexpr size_t kMeanBytes = sizeof(ScoreShared<Traits, 64>);
   static_assert(kStatsBytes <= 227 * 1024 && kMeanBytes <= 227 * 1024);
   constexpr int kMaxRows = Traits::kQTiles * Traits::kTileQ;
@@ -427,7 +426,7 @@ cudaError_t launch_score(const ScoreParams& params, const CUtensorMap& k_map,
       shape.shared_bytes = mean ? kMeanBytes : kStatsBytes;
       const cudaError_t error =
           mean ? launch(score_mean<Traits>, shape, stream, k_map, params, rows)
-               : launch(score_stats<Traits, kTileK>, shape, stream, k_map, params, rows);
+               : launch(score_stats<Traits>, shape, stream, k_map, params, rows);
       if (error != cudaSuccess) return error;
     }
   }

@@ -21,6 +21,9 @@ struct ScoreTraits {
   static constexpr int kTileQ = 128;                          // window rows of a Q tile
   static constexpr int kQTiles = kHeadDim == 256 ? 2 : 4;     // Q tiles that a CTA keeps
   static constexpr int kPanels = kHeadDim / 64;
+  // Keys of a tile in pass 1: 256 columns leave room for 64 only, softcap at 64 columns registers.
+  static constexpr int kStatsTileK =
+      kHeadDim == 256 || (kHeadDim == 64 && kSoftcap) ? 64 : 128;
   static constexpr int kKeyBytes = kHeadDim == 64 ? 64 << 10 : 96 << 10;  // all stages of K
 
   // Four consumer warpgroups with one accumulator tile each: while one waits for its product the
