@@ -129,7 +129,6 @@ struct BinRange {
   int shift;
   int top;  // last bin
 
-  TOKENSIEVE_HOST_DEVICE bool contains(uint32_t key) const { return key >= first && key <= last; }
   TOKENSIEVE_HOST_DEVICE int bin(uint32_t key) const {
     const uint32_t at = (key > low ? key - low : 0) >> shift;
     return at < static_cast<uint32_t>(top) ? static_cast<int>(at) : top;
@@ -197,6 +196,12 @@ struct SearchBins {
   BinTotals found_before;
 };
 
+// Four keys. Keys that do not take part are kNoKey, which no range contains.
+struct KeyQuad {
+  uint32_t key[4];
+};
+inline constexpr uint32_t kNoKey = 0xffffffffu;
+
 // Adds to a 64-bit sum in two halves.
 template <class Team>
 TOKENSIEVE_HOST_DEVICE void add_mass(Team& team, uint32_t* low, uint32_t* high, uint64_t mass) {
@@ -206,29 +211,32 @@ TOKENSIEVE_HOST_DEVICE void add_mass(Team& team, uint32_t* low, uint32_t* high, 
   if (carry != 0) team.add(high, carry);
 }
 
-// Histogram of the keys of `range` among this CTA's tokens [begin, size). kMass: their masses too,
-// and the mass of the keys below the range.
+// Histogram of the keys of `range` among this CTA's. kMass: their masses too, and the mass of the
+// keys below the range.
 template <bool kMass, class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE void count_keys(Team& team, SearchBins& bins, int turn, const Keys& keys,
-                                       int begin, int size, const BinRange& range) {
+                                       const BinRange& range) {
   for (int i = team.thread(); i <= range.top; i += team.threads()) {
     bins.count[turn][i] = 0;
     if (kMass) bins.mass_low[turn][i] = bins.mass_high[turn][i] = 0;
   }
   if (kMass && team.thread() == 0) bins.below_low[turn] = bins.below_high[turn] = 0;
   team.sync();
+  const uint32_t width = range.last - range.first;
   uint64_t below = 0;
 #ifdef __CUDA_ARCH__
-#pragma unroll 4
+#pragma unroll 2
 #endif
-  for (int i = begin + team.thread(); i < size; i += team.threads()) {
-    const uint32_t key = keys(i);
-    if (kMass && key < range.first) below += fixed_point(key);
-    if (!range.contains(key)) continue;
-    const int bin = range.bin(key);
-    team.add(&bins.count[turn][bin], 1);
-    if (kMass) {
-      add_mass(team, &bins.mass_low[turn][bin], &bins.mass_high[turn][bin], fixed_point(key));
+  for (int i = team.thread(); i < keys.quads(); i += team.threads()) {
+    const KeyQuad quad = keys.quad(i);
+    for (const uint32_t key : quad.key) {
+      if (kMass && key < range.first) below += fixed_point(key);
+      if (key - range.first > width) continue;
+      const int bin = range.bin(key);
+      team.add(&bins.count[turn][bin], 1);
+      if (kMass) {
+        add_mass(team, &bins.mass_low[turn][bin], &bins.mass_high[turn][bin], fixed_point(key));
+      }
     }
   }
   if (kMass) {
@@ -249,24 +257,15 @@ struct BinPart {
   }
 };
 
-TOKENSIEVE_HOST_DEVICE uint64_t join(uint32_t high, uint32_t low) {
-  return static_cast<uint64_t>(high) << 32 | low;
-}
-
 // Sums the cluster's histograms into all_*.
 template <bool kMass, class Team>
 TOKENSIEVE_HOST_DEVICE void merge_bins(const Team& team, SearchBins& bins, int turn, int top) {
   const BinPart part = BinPart::of(team, top);
   for (int bin = part.begin; bin < part.end; ++bin) {
-    BinTotals total = {0, 0};
-    for (int rank = 0; rank < team.ranks(); ++rank) {
-      total.count += team.read(&bins.count[turn][bin], rank);
-      if (!kMass) continue;
-      total.mass += join(team.read(&bins.mass_high[turn][bin], rank),
-                         team.read(&bins.mass_low[turn][bin], rank));
-    }
-    bins.all_count[bin] = total.count;
-    if (kMass) bins.all_mass[bin] = total.mass;
+    bins.all_count[bin] = static_cast<uint32_t>(team.total(&bins.count[turn][bin]));
+    if (!kMass) continue;
+    bins.all_mass[bin] = (team.total(&bins.mass_high[turn][bin]) << 32) +
+                         team.total(&bins.mass_low[turn][bin]);
   }
 }
 
@@ -299,9 +298,9 @@ TOKENSIEVE_HOST_DEVICE void find_bin(Team& team, SearchBins& bins, int slot, int
 // count keys of about this value; saturates far above any limit.
 TOKENSIEVE_HOST_DEVICE uint64_t mass_of_keys(uint32_t count, uint32_t key) {
   constexpr uint64_t kHuge = uint64_t{1} << 62;
-  if (count == 0) return 0;
   const uint64_t value = fixed_point(key);
-  return value < kHuge / count ? count * value : kHuge;
+  const float about = static_cast<float>(value) * static_cast<float>(count);
+  return about < static_cast<float>(kHuge / 2) ? count * value : kHuge;
 }
 
 // First step of the budget. From counts alone every bin's mass is known within its bounds, which
@@ -309,10 +308,10 @@ TOKENSIEVE_HOST_DEVICE uint64_t mass_of_keys(uint32_t count, uint32_t key) {
 // it is crossed nowhere. *below: how many keys come before the range.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int* turn,
-                                               const Keys& keys, int size, const BinRange& range,
+                                               const Keys& keys, const BinRange& range,
                                                uint64_t limit, bool bf16_keys, int64_t* below) {
   if (team.thread() == 0) bins.found_bin[0] = bins.found_bin[1] = kNoBin;
-  count_keys<false>(team, bins, *turn, keys, 0, size, range);
+  count_keys<false>(team, bins, *turn, keys, range);
   merge_bins<false>(team, bins, *turn, range.top);
   *turn ^= 1;
   const auto crosses = [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
@@ -335,25 +334,22 @@ TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int
   return bin_range(range.least(from), range.most(to), bf16_keys);
 }
 
-// How many of the smallest keys stay below `limit` together. `size`: of this rank's keys, `total`:
-// of the whole row, `range`: of all its keys. `turn` goes on from search to search.
+// How many of the smallest keys stay below `limit` together. `total`: keys of the whole row,
+// `range`: theirs. `turn` goes on from search to search.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn, const Keys& keys,
-                                         int size, int64_t total, BinRange range, uint64_t limit,
+                                         int64_t total, BinRange range, uint64_t limit,
                                          bool bf16_keys) {
   if (limit == 0) return 0;
   int64_t below = 0;
-  range = crossing_range(team, bins, turn, keys, size, range, limit, bf16_keys, &below);
+  range = crossing_range(team, bins, turn, keys, range, limit, bf16_keys, &below);
   if (range.last < range.first) return total;
   while (true) {
     if (team.thread() == 0) bins.found_bin[0] = kNoBin;
-    count_keys<true>(team, bins, *turn, keys, 0, size, range);
+    count_keys<true>(team, bins, *turn, keys, range);
     merge_bins<true>(team, bins, *turn, range.top);
-    uint64_t mass = 0;  // of the keys below the range
-    for (int rank = 0; rank < team.ranks(); ++rank) {
-      mass += join(team.read(&bins.below_high[*turn], rank),
-                   team.read(&bins.below_low[*turn], rank));
-    }
+    const uint64_t mass =  // of the keys below the range
+        (team.total(&bins.below_high[*turn]) << 32) + team.total(&bins.below_low[*turn]);
     *turn ^= 1;
     find_bin(
         team, bins, 0, range.top, [&](int bin, uint32_t) { return bins.all_mass[bin]; },
@@ -380,15 +376,14 @@ struct Threshold {
   uint32_t ties;
 };
 
-// wanted: of the keys [begin, size) of all ranks; 1 <= wanted <= how many they are. `range`: of all
-// keys.
+// 1 <= wanted <= number of keys. `range`: of all keys.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE Threshold find_threshold(Team& team, SearchBins& bins, int* turn,
-                                                const Keys& keys, int begin, int size,
-                                                int64_t wanted, BinRange range, bool bf16_keys) {
+                                                const Keys& keys, int64_t wanted, BinRange range,
+                                                bool bf16_keys) {
   uint32_t left = static_cast<uint32_t>(wanted);
   while (true) {
-    count_keys<false>(team, bins, *turn, keys, begin, size, range);
+    count_keys<false>(team, bins, *turn, keys, range);
     merge_bins<false>(team, bins, *turn, range.top);
     *turn ^= 1;
     find_bin(
@@ -406,6 +401,16 @@ TOKENSIEVE_HOST_DEVICE Threshold find_threshold(Team& team, SearchBins& bins, in
   }
 }
 
+// Nothing but protected and newest tokens, whose key is kNoKey, is above this.
+inline constexpr Threshold kNothing = {0x80000000u, 0};
+
+// The lowest `count` bits that are set in `bits`.
+TOKENSIEVE_HOST_DEVICE uint32_t lowest_bits(uint32_t bits, uint32_t count) {
+  uint32_t rest = bits;
+  for (; count > 0 && rest != 0; --count) rest &= rest - 1;
+  return bits ^ rest;
+}
+
 // 32 tokens of a set: which are above the threshold, which equal it, and how many of each come
 // before them.
 struct RankedWord {
@@ -418,6 +423,10 @@ struct RankedWord {
   TOKENSIEVE_HOST_DEVICE uint32_t rank(uint32_t ties) const {
     return above_before + (equal_before < ties ? equal_before : ties);
   }
+  // Kept tokens of the word.
+  TOKENSIEVE_HOST_DEVICE uint32_t kept(uint32_t ties) const {
+    return above | (equal_before < ties ? lowest_bits(equal, ties - equal_before) : 0);
+  }
 };
 
 // A team of one: the host's.
@@ -426,7 +435,6 @@ class SerialTeam {
   int thread() const { return 0; }
   int threads() const { return 1; }
   int lane() const { return 0; }
-  int ranks() const { return 1; }
   uint64_t lane_sum(uint64_t x) const { return x; }
   void sync() const {}
   void cluster_sync() const {}
@@ -435,7 +443,7 @@ class SerialTeam {
     *where += value;
     return before;
   }
-  uint32_t read(const uint32_t* where, int) const { return *where; }
+  uint64_t total(const uint32_t* where) const { return *where; }
   BinTotals exclusive_scan(const BinTotals& own, BinTotals* all) const {
     *all = own;
     return {0, 0};

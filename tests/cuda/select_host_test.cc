@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -22,7 +23,14 @@ constexpr auto kReference = Arithmetic::kReferenceRounding;
 struct Keys {
   const std::vector<float>* row;
   Normaliser normaliser;
-  uint32_t operator()(int i) const { return normaliser.key((*row)[i]); }
+  int begin = 0;
+  uint32_t key(int i) const {
+    return i >= begin && i < static_cast<int>(row->size()) ? normaliser.key((*row)[i]) : kNoKey;
+  }
+  int quads() const { return (static_cast<int>(row->size()) + 3) / 4; }
+  KeyQuad quad(int i) const {
+    return {key(4 * i), key(4 * i + 1), key(4 * i + 2), key(4 * i + 3)};
+  }
 };
 
 RowSummary summary(const std::vector<float>& row) {
@@ -46,8 +54,7 @@ class HostSelect {
   int64_t droppable_tokens(const std::vector<float>& mean) {
     const RowSummary row = summary(mean);
     const Keys keys = {&mean, reference_ ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
-    const int size = static_cast<int>(mean.size());
-    return droppable(team_, bins_, &turn_, keys, size, size,
+    return droppable(team_, bins_, &turn_, keys, static_cast<int64_t>(mean.size()),
                      range_of(row, keys.normaliser, mean.size(), reference_),
                      mass_limit(select_.tau, row.sum, reference_), reference_);
   }
@@ -63,24 +70,28 @@ class HostSelect {
     const int protect = static_cast<int>(std::min<int64_t>(select_.protect_first, keep));
     const RowSummary row = summary(ranked);
     const Keys keys = {&ranked,
-                       normalise ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
-    Threshold threshold = {0xffffffffu, 0};
+                       normalise ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f},
+                       protect};
+    Threshold threshold = kNothing;
     if (keep > protect) {
-      threshold = find_threshold(team_, bins_, &turn_, keys, protect, size, keep - protect,
+      threshold = find_threshold(team_, bins_, &turn_, keys, keep - protect,
                                  range_of(row, keys.normaliser, ranked.size(), reference_),
                                  reference_);
     }
     std::vector<int32_t> kept;
     RankedWord word = {};
     for (int first = 0; first < size; first += 32) {
-      EXPECT_EQ(word.rank(threshold.ties), kept.size());
+      word.above = word.equal = 0;
       for (int i = first; i < std::min(first + 32, size); ++i) {
-        const bool above = i < protect || keys(i) > threshold.key;
-        const bool equal = !above && keys(i) == threshold.key;
-        if (above || (equal && word.equal_before < threshold.ties)) kept.push_back(i);
-        word.above_before += above;
-        word.equal_before += equal;
+        if (keys.key(i) > threshold.key) word.above |= 1u << (i - first);
+        if (keys.key(i) == threshold.key) word.equal |= 1u << (i - first);
       }
+      EXPECT_EQ(word.rank(threshold.ties), kept.size());
+      for (int bit = 0; bit < 32; ++bit) {
+        if (word.kept(threshold.ties) >> bit & 1) kept.push_back(first + bit);
+      }
+      word.above_before += std::popcount(word.above);
+      word.equal_before += std::popcount(word.equal);
     }
     return kept;
   }

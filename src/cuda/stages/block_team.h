@@ -15,6 +15,7 @@ template <int kThreads>
 class BlockTeam {
  public:
   static constexpr int kWarps = kThreads / 32;
+  static constexpr int kMaxRanks = 8;
   static_assert(kWarps <= 32);
 
   __device__ __forceinline__ explicit BlockTeam(TeamShared<kThreads>& shared)
@@ -36,8 +37,24 @@ class BlockTeam {
   __device__ __forceinline__ uint32_t add(uint32_t* where, uint32_t value) const {
     return atomicAdd(where, value);
   }
-  __device__ __forceinline__ uint32_t read(const uint32_t* where, int rank) const {
-    return ranks_ == 1 ? *where : ptx::load_remote(where, rank);
+  // Sum of a shared variable over the cluster.
+  __device__ __forceinline__ uint64_t total(const uint32_t* where) const {
+    if (ranks_ == 1) return *where;
+    uint32_t parts[kMaxRanks];
+#pragma unroll
+    for (int rank = 0; rank < kMaxRanks; ++rank) {
+      parts[rank] = rank < ranks_ ? ptx::load_remote(where, rank) : 0;
+    }
+    uint64_t sum = 0;
+#pragma unroll
+    for (int rank = 0; rank < kMaxRanks; ++rank) sum += parts[rank];
+    return sum;
+  }
+  // The same over the ranks before this one.
+  __device__ __forceinline__ uint32_t total_before(const uint32_t* where) const {
+    uint32_t sum = 0;
+    for (int rank = 0; rank < rank_; ++rank) sum += ptx::load_remote(where, rank);
+    return sum;
   }
 
   // Over the CTA, in thread order. All threads call it.

@@ -17,7 +17,7 @@ constexpr int kSmoothWarps = kSmoothThreads / 32;
 struct Divider {
   double divisor;
   double reciprocal;
-  __device__ explicit Divider(int by) : divisor(by), reciprocal(1.0 / by) {}
+  __device__ __forceinline__ explicit Divider(int by) : divisor(by), reciprocal(1.0 / by) {}
   __device__ __forceinline__ double operator()(double x) const {
     const double quotient = x * reciprocal;
     return fma(fma(-quotient, divisor, x), reciprocal, quotient);
@@ -111,22 +111,25 @@ __device__ __forceinline__ RowSummary warp_summary(const RowSummary& own) {
           __reduce_max_sync(~0u, own.most)};
 }
 
-// Mean of `count` smoothed rows: tokens[lane % 8] of a warp, in all lanes. In f32 rounding the order
-// of the sum matters, so there it is the host's; in double it does not (24 + 5 bits and 24 octaves
-// fit).
-template <bool kReference>
-__device__ __forceinline__ float mean_of(const float* pooled, int count) {
+// Mean of `count` smoothed rows at one token. kLanes lanes share the sum in double, where its order
+// does not matter (24 + 5 bits and 24 octaves fit); in f32 rounding it does, and one lane takes the
+// host's.
+template <bool kReference, int kLanes>
+__device__ __forceinline__ float mean_of(const float* pooled, int count, const Divider& divide) {
   if constexpr (kReference) {
+    static_assert(kLanes == 1);
     float sum = 0.0f;
     for (int i = 0; i < count; ++i) sum += pooled[i * kRowStride];
     return to_bf16(sum / static_cast<float>(count));
   } else {
     double sum = 0.0;
 #pragma unroll 4
-    for (int i = threadIdx.x % 32 / 8; i < count; i += 4) sum += pooled[i * kRowStride];
-    sum += __shfl_xor_sync(~0u, sum, 8);
-    sum += __shfl_xor_sync(~0u, sum, 16);
-    return static_cast<float>(sum / count);
+    for (int i = threadIdx.x % 32 / (32 / kLanes); i < count; i += kLanes) {
+      sum += pooled[i * kRowStride];
+    }
+#pragma unroll
+    for (int lane = 32 / kLanes; lane < 32; lane *= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+    return static_cast<float>(divide(sum));
   }
 }
 
@@ -184,39 +187,55 @@ __device__ __forceinline__ void smooth_head(const SelectParams& params, const Ch
   if (lane == 0) summary[head].add(part);  // only this warp works on this head
 }
 
-// All warps: means over the heads of every shared set and, for the tau rule, over all heads.
+// All warps: `rows` means of `count` heads each, from head 0 on. kSum: their sums are needed.
+template <bool kReference, int kLanes, bool kSum>
+__device__ __forceinline__ void average_rows(const Chunk& chunk, int tile, int rows, int count,
+                                             const float* pooled, float* to, int64_t to_stride,
+                                             RowSummary* summary) {
+  constexpr int kTokens = 32 / kLanes;  // of a warp
+  constexpr int kParts = kSmoothTile / kTokens;
+  const Divider divide(count);
+  for (int unit = threadIdx.x / 32; unit < rows * kParts; unit += kSmoothWarps) {
+    const int row = unit / kParts;
+    const int offset = unit % kParts * kTokens + threadIdx.x % kTokens;
+    const int token = tile + offset;
+    const float x =
+        mean_of<kReference, kLanes>(pooled + row * count * kRowStride + offset, count, divide);
+    RowSummary part = RowSummary::empty();
+    if (threadIdx.x % 32 < kTokens && token < chunk.prefix_len) {
+      to[row * to_stride + token] = x;
+      const uint32_t key = score_key(x);
+      part = {kSum ? fixed_point(key) : 0, key, key};
+    }
+    part = warp_summary<kSum>(part);
+    if (threadIdx.x % 32 != 0) continue;
+    if (kSum) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(&summary[row].sum),
+                static_cast<unsigned long long>(part.sum));
+    }
+    atomicMin(&summary[row].least, part.least);
+    atomicMax(&summary[row].most, part.most);
+  }
+}
+
+// Means over the heads of every shared set and, for the tau rule, over all heads.
 template <bool kReference>
 __device__ __forceinline__ void average_tile(const SelectParams& params, const Chunk& chunk,
                                              int tile, bool own, const float* pooled,
                                              RowSummary* summary) {
-  constexpr int kTokens = kReference ? 32 : 8;  // of a warp
-  constexpr int kParts = kSmoothTile / kTokens;
+  constexpr int kLanes = kReference ? 1 : 4;
   const int sets = params.selection.num_sets;
   const int heads = params.heads.num_q_heads;
-  const int first_row = own ? sets : 0;
-  const int last_row = params.budget == kBudgetTau ? sets : sets - 1;
-  const int units = (last_row - first_row + 1) * kParts;
-  for (int unit = threadIdx.x / 32; unit < units; unit += kSmoothWarps) {
-    const int row = first_row + unit / kParts;
-    const int offset = unit % kParts * kTokens + threadIdx.x % kTokens;
-    const int token = tile + offset;
-    const int count = row == sets ? heads : heads / sets;
-    const int first_head = row == sets ? 0 : row * count;
-    const float x = mean_of<kReference>(pooled + first_head * kRowStride + offset, count);
-    const bool writes = threadIdx.x % 32 < kTokens && token < chunk.prefix_len;
-    RowSummary part = RowSummary::empty();
-    if (writes) {
-      (row == sets ? chunk.mean : chunk.ranked + row * params.prefix_stride)[token] = x;
-      const uint32_t key = score_key(x);
-      part = {fixed_point(key), key, key};
-    }
-    part = warp_summary<true>(part);
-    if (threadIdx.x % 32 == 0) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(&summary[row].sum),
-                static_cast<unsigned long long>(part.sum));
-      atomicMin(&summary[row].least, part.least);
-      atomicMax(&summary[row].most, part.most);
-    }
+  if (!own && sets > 1) {
+    average_rows<kReference, 1, false>(chunk, tile, sets, heads / sets, pooled, chunk.ranked,
+                                       params.prefix_stride, summary);
+  } else if (!own) {
+    average_rows<kReference, kLanes, false>(chunk, tile, 1, heads, pooled, chunk.ranked, 0,
+                                            summary);
+  }
+  if (params.budget == kBudgetTau) {
+    average_rows<kReference, kLanes, true>(chunk, tile, 1, heads, pooled, chunk.mean, 0,
+                                           summary + sets);
   }
 }
 
