@@ -142,22 +142,24 @@ struct BinRange {
 };
 
 inline constexpr int kMaxBins = 2048;
-inline constexpr int kNoBin = -1;
+inline constexpr int kMassBins = 512;  // where masses are summed as well
+inline constexpr uint32_t kNoBin = 0xffffffffu;
 
 // Fine bins for keys from low to high inside [first, last]. bf16 keys are multiples of 1 << 16.
 TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, uint32_t low,
-                                          uint32_t high, bool bf16_keys) {
+                                          uint32_t high, bool bf16_keys, int max_bins) {
   if (low >= high) {
     low = first;
     high = last;
   }
   BinRange range = {first, last, low, bf16_keys ? 16 : 0, 0};
-  while ((high - low) >> range.shift >= kMaxBins) ++range.shift;
+  while ((high - low) >> range.shift >= static_cast<uint32_t>(max_bins)) ++range.shift;
   range.top = static_cast<int>((high - low) >> range.shift);
   return range;
 }
-TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, bool bf16_keys) {
-  return bin_range(first, last, first, last, bf16_keys);
+TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, bool bf16_keys,
+                                          int max_bins) {
+  return bin_range(first, last, first, last, bf16_keys, max_bins);
 }
 
 // First step: 16 octaves around the mean of a row that sums to 1, where nearly all scores are. Finer
@@ -168,7 +170,8 @@ TOKENSIEVE_HOST_DEVICE BinRange first_range(uint32_t least, uint32_t most, int64
   for (int64_t n = row_length; n > 1; n /= 2) --exponent;
   const uint32_t low = (exponent - 12) << 23;
   const uint32_t high = (exponent + 4) << 23;
-  return bin_range(least, most, least > low ? least : low, most < high ? most : high, bf16_keys);
+  return bin_range(least, most, least > low ? least : low, most < high ? most : high, bf16_keys,
+                   kMaxBins);
 }
 
 TOKENSIEVE_HOST_DEVICE bool single_key(const BinRange& range, bool bf16_keys) {
@@ -176,24 +179,38 @@ TOKENSIEVE_HOST_DEVICE bool single_key(const BinRange& range, bool bf16_keys) {
 }
 
 struct BinTotals {
-  uint32_t count;
   uint64_t mass;
+  uint64_t count;
 };
+TOKENSIEVE_HOST_DEVICE BinTotals operator+(const BinTotals& a, const BinTotals& b) {
+  return {a.mass + b.mass, a.count + b.count};
+}
+
+// Bounds of a mass that counts and bins give.
+struct MassBounds {
+  uint32_t count;
+  float least;
+  float most;
+};
+TOKENSIEVE_HOST_DEVICE MassBounds operator+(const MassBounds& a, const MassBounds& b) {
+  return {a.count + b.count, a.least + b.least, a.most + b.most};
+}
 
 // Shared memory of a search.
 struct SearchBins {
   // This CTA's keys. Two histograms in turn: a neighbour in the cluster may still read the last.
   uint32_t count[2][kMaxBins];
-  uint32_t mass_low[2][kMaxBins];  // of 64-bit sums; carries are added by hand, because 64-bit
-  uint32_t mass_high[2][kMaxBins]; // shared atomics are slow
+  uint32_t mass_low[2][kMassBins];  // of 64-bit sums; carries are added by hand, because 64-bit
+  uint32_t mass_high[2][kMassBins]; // shared atomics are slow
   uint32_t below_low[2], below_high[2];  // mass of the keys below the range
   // The cluster's keys; a thread reads only what it wrote.
   uint32_t all_count[kMaxBins];
-  uint64_t all_mass[kMaxBins];
-  // What find_bin found: the bins, and the totals of the bins before the first and above it.
-  int found_bin[2];
+  uint64_t all_mass[kMassBins];
+  // What a step found: bins, keys before and above the first, mass before it.
+  uint32_t found_bin[2];
+  uint32_t found_before;
   uint32_t found_above;
-  BinTotals found_before;
+  uint64_t found_mass;
 };
 
 // Four keys. Keys that do not take part are kNoKey, which no range contains.
@@ -229,8 +246,13 @@ TOKENSIEVE_HOST_DEVICE void count_keys(Team& team, SearchBins& bins, int turn, c
 #endif
   for (int i = team.thread(); i < keys.quads(); i += team.threads()) {
     const KeyQuad quad = keys.quad(i);
+    bool any = false;
     for (const uint32_t key : quad.key) {
       if (kMass && key < range.first) below += fixed_point(key);
+      any = any || key - range.first <= width;
+    }
+    if (!any) continue;  // nearly always, but in the first step
+    for (const uint32_t key : quad.key) {
       if (key - range.first > width) continue;
       const int bin = range.bin(key);
       team.add(&bins.count[turn][bin], 1);
@@ -269,38 +291,20 @@ TOKENSIEVE_HOST_DEVICE void merge_bins(const Team& team, SearchBins& bins, int t
   }
 }
 
-// Finds the one bin for which crosses(totals before it, its own, totals of all) holds, into
-// found_bin[slot] and, for slot 0, the other found_*; they keep their values if there is none.
-// mass_of(bin, count): what counts as the bin's mass.
-template <class Team, class MassOf, class Crosses>
-TOKENSIEVE_HOST_DEVICE void find_bin(Team& team, SearchBins& bins, int slot, int top,
-                                     MassOf&& mass_of, Crosses&& crosses) {
+// Calls use(bin, sum of value_of over the bins before, its own value, sum of all) for every bin of
+// this thread.
+template <class T, class Team, class ValueOf, class Use>
+TOKENSIEVE_HOST_DEVICE void scan_bins(Team& team, int top, ValueOf&& value_of, Use&& use) {
   const BinPart part = BinPart::of(team, top);
-  BinTotals own = {0, 0};
+  T own = {};
+  for (int bin = part.begin; bin < part.end; ++bin) own = own + value_of(bin);
+  T all;
+  T before = team.exclusive_scan(own, &all);
   for (int bin = part.begin; bin < part.end; ++bin) {
-    own = {own.count + bins.all_count[bin], own.mass + mass_of(bin, bins.all_count[bin])};
+    const T here = value_of(bin);
+    use(bin, before, here, all);
+    before = before + here;
   }
-  BinTotals all;
-  BinTotals before = team.exclusive_scan(own, &all);
-  for (int bin = part.begin; bin < part.end; ++bin) {
-    const BinTotals here = {bins.all_count[bin], mass_of(bin, bins.all_count[bin])};
-    if (crosses(before, here, all)) {
-      bins.found_bin[slot] = bin;
-      if (slot == 0) {
-        bins.found_above = all.count - before.count - here.count;
-        bins.found_before = before;
-      }
-    }
-    before = {before.count + here.count, before.mass + here.mass};
-  }
-}
-
-// count keys of about this value; saturates far above any limit.
-TOKENSIEVE_HOST_DEVICE uint64_t mass_of_keys(uint32_t count, uint32_t key) {
-  constexpr uint64_t kHuge = uint64_t{1} << 62;
-  const uint64_t value = fixed_point(key);
-  const float about = static_cast<float>(value) * static_cast<float>(count);
-  return about < static_cast<float>(kHuge / 2) ? count * value : kHuge;
 }
 
 // First step of the budget. From counts alone every bin's mass is known within its bounds, which
@@ -308,30 +312,49 @@ TOKENSIEVE_HOST_DEVICE uint64_t mass_of_keys(uint32_t count, uint32_t key) {
 // it is crossed nowhere. *below: how many keys come before the range.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int* turn,
-                                               const Keys& keys, const BinRange& range,
-                                               uint64_t limit, bool bf16_keys, int64_t* below) {
-  if (team.thread() == 0) bins.found_bin[0] = bins.found_bin[1] = kNoBin;
+                                               const Keys& keys, int64_t total,
+                                               const BinRange& range, uint64_t limit,
+                                               bool bf16_keys, int64_t* below) {
+  if (team.thread() == 0) {
+    bins.found_bin[0] = bins.found_bin[1] = kNoBin;
+    bins.found_before = 0;
+  }
   count_keys<false>(team, bins, *turn, keys, range);
   merge_bins<false>(team, bins, *turn, range.top);
   *turn ^= 1;
-  const auto crosses = [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
-    return before.mass < limit && before.mass + here.mass >= limit;
-  };
-  const auto at_most = [&](int bin, uint32_t count) {
-    return mass_of_keys(count, range.most(bin));
-  };
-  const auto at_least = [&](int bin, uint32_t count) {
-    return mass_of_keys(count, range.least(bin));
-  };
-  find_bin(team, bins, 0, range.top, at_most, crosses);
-  find_bin(team, bins, 1, range.top, at_least, crosses);
+  // The slack is for f32 sums and for the rounding of masses.
+  const float mass = static_cast<float>(limit) * static_cast<float>(1.0 / kFixedOne);
+  const float slack = 1e-5f * mass + static_cast<float>(total) * static_cast<float>(1.0 / kFixedOne);
+  uint32_t from = kNoBin;
+  uint32_t to = kNoBin;
+  uint32_t count_from = 0;
+  scan_bins<MassBounds>(
+      team, range.top,
+      [&](int bin) {
+        const uint32_t count = bins.all_count[bin];
+        return MassBounds{count, static_cast<float>(count) * bits_float(range.least(bin)),
+                          static_cast<float>(count) * bits_float(range.most(bin))};
+      },
+      [&](int bin, const MassBounds& before, const MassBounds& here, const MassBounds&) {
+        const MassBounds end = before + here;
+        if (from == kNoBin && end.most >= mass - slack) {
+          from = static_cast<uint32_t>(bin);
+          count_from = before.count;
+        }
+        if (to == kNoBin && end.least >= mass + slack) to = static_cast<uint32_t>(bin);
+      });
+  team.least_of(&bins.found_bin[0], from);
+  team.least_of(&bins.found_bin[1], to);
   team.sync();
-  const int from = bins.found_bin[0];
-  const int to = bins.found_bin[1] == kNoBin ? range.top : bins.found_bin[1];
-  *below = bins.found_before.count;
+  if (from != kNoBin && from == bins.found_bin[0]) bins.found_before = count_from;
+  team.sync();
+  from = bins.found_bin[0];
+  to = bins.found_bin[1];
+  *below = bins.found_before;
   team.sync();  // everybody has read found_*
   if (from == kNoBin) return {1, 0, 0, 0, 0};
-  return bin_range(range.least(from), range.most(to), bf16_keys);
+  const int end = to < static_cast<uint32_t>(range.top) ? static_cast<int>(to) : range.top;
+  return bin_range(range.least(static_cast<int>(from)), range.most(end), bf16_keys, kMassBins);
 }
 
 // How many of the smallest keys stay below `limit` together. `total`: keys of the whole row,
@@ -342,7 +365,7 @@ TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn
                                          bool bf16_keys) {
   if (limit == 0) return 0;
   int64_t below = 0;
-  range = crossing_range(team, bins, turn, keys, range, limit, bf16_keys, &below);
+  range = crossing_range(team, bins, turn, keys, total, range, limit, bf16_keys, &below);
   if (range.last < range.first) return total;
   while (true) {
     if (team.thread() == 0) bins.found_bin[0] = kNoBin;
@@ -351,22 +374,26 @@ TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn
     const uint64_t mass =  // of the keys below the range
         (team.total(&bins.below_high[*turn]) << 32) + team.total(&bins.below_low[*turn]);
     *turn ^= 1;
-    find_bin(
-        team, bins, 0, range.top, [&](int bin, uint32_t) { return bins.all_mass[bin]; },
-        [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
-          return mass + before.mass < limit && mass + before.mass + here.mass >= limit;
+    scan_bins<BinTotals>(
+        team, range.top, [&](int bin) { return BinTotals{bins.all_mass[bin], bins.all_count[bin]}; },
+        [&](int bin, const BinTotals& before, const BinTotals& here, const BinTotals&) {
+          const uint64_t begin = mass + before.mass;
+          if (begin >= limit || begin + here.mass < limit) return;
+          bins.found_bin[0] = static_cast<uint32_t>(bin);
+          bins.found_before = static_cast<uint32_t>(before.count);
+          bins.found_mass = begin;
         });
     team.sync();
-    const int bin = bins.found_bin[0];
-    const BinTotals before = bins.found_before;
+    const uint32_t bin = bins.found_bin[0];
+    const uint64_t begin = bins.found_mass;
+    below += bins.found_before;
     team.sync();  // everybody has read found_*
     if (bin == kNoBin) return total;
-    range = bin_range(range.least(bin), range.most(bin), bf16_keys);
-    below += before.count;
+    range = bin_range(range.least(static_cast<int>(bin)), range.most(static_cast<int>(bin)),
+                      bf16_keys, kMassBins);
     if (!single_key(range, bf16_keys)) continue;
     // All keys of the crossing bin are equal, and it crosses, so none is 0.
-    return below +
-           static_cast<int64_t>((limit - 1 - mass - before.mass) / fixed_point(range.first));
+    return below + static_cast<int64_t>((limit - 1 - begin) / fixed_point(range.first));
   }
 }
 
@@ -386,17 +413,19 @@ TOKENSIEVE_HOST_DEVICE Threshold find_threshold(Team& team, SearchBins& bins, in
     count_keys<false>(team, bins, *turn, keys, range);
     merge_bins<false>(team, bins, *turn, range.top);
     *turn ^= 1;
-    find_bin(
-        team, bins, 0, range.top, [](int, uint32_t) { return uint64_t{0}; },
-        [&](const BinTotals& before, const BinTotals& here, const BinTotals& all) {
-          const uint32_t above = all.count - before.count - here.count;
-          return above < left && above + here.count >= left;
+    scan_bins<uint32_t>(
+        team, range.top, [&](int bin) { return bins.all_count[bin]; },
+        [&](int bin, uint32_t before, uint32_t here, uint32_t all) {
+          const uint32_t above = all - before - here;
+          if (above >= left || above + here < left) return;
+          bins.found_bin[0] = static_cast<uint32_t>(bin);
+          bins.found_above = above;
         });
     team.sync();
-    const int bin = bins.found_bin[0];
+    const int bin = static_cast<int>(bins.found_bin[0]);
     left -= bins.found_above;
     team.sync();  // everybody has read found_*
-    range = bin_range(range.least(bin), range.most(bin), bf16_keys);
+    range = bin_range(range.least(bin), range.most(bin), bf16_keys, kMaxBins);
     if (single_key(range, bf16_keys)) return {range.first, left};
   }
 }
@@ -444,9 +473,13 @@ class SerialTeam {
     return before;
   }
   uint64_t total(const uint32_t* where) const { return *where; }
-  BinTotals exclusive_scan(const BinTotals& own, BinTotals* all) const {
+  void least_of(uint32_t* where, uint32_t value) const {
+    if (value < *where) *where = value;
+  }
+  template <class T>
+  T exclusive_scan(const T& own, T* all) const {
     *all = own;
-    return {0, 0};
+    return {};
   }
 };
 

@@ -8,7 +8,8 @@ namespace tokensieve::cuda {
 
 template <int kThreads>
 struct TeamShared {
-  BinTotals warp_totals[2][kThreads / 32];  // in turn, so that a scan needs one barrier
+  // In turn, so that a scan needs one barrier.
+  alignas(16) uint32_t warp_totals[2][kThreads / 32][4];
 };
 
 template <int kThreads>
@@ -57,20 +58,30 @@ class BlockTeam {
     return sum;
   }
 
-  // Over the CTA, in thread order. All threads call it.
-  __device__ __forceinline__ BinTotals exclusive_scan(const BinTotals& own, BinTotals* all) {
-    const int lane = threadIdx.x % 32;
+  // *where becomes the least of it and every thread's value; read it behind a sync.
+  __device__ __forceinline__ void least_of(uint32_t* where, uint32_t value) const {
+    value = __reduce_min_sync(~0u, value);
+    if (lane() == 0) atomicMin(where, value);
+  }
+
+  // Over the CTA, in thread order. All threads call it; T is a sum type of up to 16 bytes.
+  template <class T>
+  __device__ __forceinline__ T exclusive_scan(const T& own, T* all) {
     const int warp = threadIdx.x / 32;
-    BinTotals* totals = shared_.warp_totals[turn_];
+    uint32_t(*totals)[4] = shared_.warp_totals[turn_];
     turn_ ^= 1;
-    const BinTotals inside = warp_scan(own);
-    if (lane == 31) totals[warp] = inside;
+    const T inside = warp_scan(own);
+    if (lane() == 31) *reinterpret_cast<T*>(totals[warp]) = inside;
     __syncthreads();
-    const BinTotals total = lane < kWarps ? totals[lane] : BinTotals{0, 0};
-    const BinTotals scanned = warp_scan(total);
-    *all = {__shfl_sync(~0u, scanned.count, 31), __shfl_sync(~0u, scanned.mass, 31)};
-    return {__shfl_sync(~0u, scanned.count - total.count, warp) + inside.count - own.count,
-            __shfl_sync(~0u, scanned.mass - total.mass, warp) + inside.mass - own.mass};
+    T total = {};
+    if (lane() < kWarps) total = *reinterpret_cast<const T*>(totals[lane()]);
+    const T scanned = warp_scan(total);
+    *all = shuffle(scanned, kWarps - 1);
+    const T base = shuffle(scanned, max(warp - 1, 0));
+    const T before = shuffle_up(inside, 1);
+    T sum = {};
+    if (warp > 0) sum = base;
+    return lane() > 0 ? sum + before : sum;
   }
   __device__ __forceinline__ uint64_t lane_sum(uint64_t x) const {
 #pragma unroll
@@ -79,13 +90,32 @@ class BlockTeam {
   }
 
  private:
-  static __device__ __forceinline__ BinTotals warp_scan(BinTotals x) {
-    const int lane = threadIdx.x % 32;
+  template <class T>
+  static __device__ __forceinline__ T shuffle_up(const T& x, int step) {
+    uint32_t words[sizeof(T) / 4];
+    memcpy(words, &x, sizeof x);
+#pragma unroll
+    for (uint32_t& word : words) word = __shfl_up_sync(~0u, word, step);
+    T result;
+    memcpy(&result, words, sizeof result);
+    return result;
+  }
+  template <class T>
+  static __device__ __forceinline__ T shuffle(const T& x, int lane) {
+    uint32_t words[sizeof(T) / 4];
+    memcpy(words, &x, sizeof x);
+#pragma unroll
+    for (uint32_t& word : words) word = __shfl_sync(~0u, word, lane);
+    T result;
+    memcpy(&result, words, sizeof result);
+    return result;
+  }
+  template <class T>
+  static __device__ __forceinline__ T warp_scan(T x) {
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const uint32_t count = __shfl_up_sync(~0u, x.count, step);
-      const uint64_t mass = __shfl_up_sync(~0u, x.mass, step);
-      if (lane >= step) x = {x.count + count, x.mass + mass};
+      const T before = shuffle_up(x, step);
+      if (threadIdx.x % 32 >= step) x = before + x;
     }
     return x;
   }

@@ -1,6 +1,6 @@
 // Second kernel of select: budget, threshold and kept tokens of one set.
 //
-// A cluster of 1, 2, 4 or 8 CTAs works on a set, each on a range of its tokens. Every cluster
+// A cluster of 1 to 8 CTAs works on a set, each on a range of its tokens. Every cluster
 // computes the sequence's budget for itself: cheaper than one more launch.
 #include "cuda/ptx/barrier.h"
 #include "cuda/stages/block_team.h"
@@ -11,9 +11,9 @@
 namespace tokensieve::cuda {
 namespace {
 
-constexpr int kSelectThreads = 1024;
+constexpr int kSelectThreads = 512;
 constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kTokensPerCta = 8192;  // more CTAs per set only above it
+constexpr int kTokensPerCta = 6144;  // more CTAs per set only above it
 constexpr size_t kMaxSharedBytes = 227 * 1024;
 using Team = BlockTeam<kSelectThreads>;
 
@@ -57,14 +57,22 @@ struct RowKeys {
 
 // Fills the cache, if there is one.
 __device__ __forceinline__ RowKeys load_keys(RowKeys keys, uint32_t* cache) {
-  if (cache != nullptr) {
-    __syncthreads();  // the last row's readers are done
+  if (cache == nullptr) return keys;
+  __syncthreads();  // the last row's readers are done
+  const bool aligned = (reinterpret_cast<uintptr_t>(keys.row) & 15) == 0;
 #pragma unroll 4
-    for (int i = threadIdx.x; i < keys.num_words * 32; i += kSelectThreads) {
-      cache[i] = keys.make(i);
+  for (int i = threadIdx.x; i < keys.quads(); i += kSelectThreads) {
+    uint4 four;
+    if (aligned && 4 * i >= keys.begin && 4 * i + 3 < keys.end) {
+      const float4 x = reinterpret_cast<const float4*>(keys.row)[i];
+      four = {keys.normaliser.key(x.x), keys.normaliser.key(x.y), keys.normaliser.key(x.z),
+              keys.normaliser.key(x.w)};
+    } else {
+      four = {keys.make(4 * i), keys.make(4 * i + 1), keys.make(4 * i + 2), keys.make(4 * i + 3)};
     }
-    __syncthreads();
+    reinterpret_cast<uint4*>(cache)[i] = four;
   }
+  __syncthreads();
   keys.cache = cache;
   return keys;
 }
@@ -96,9 +104,11 @@ __device__ __forceinline__ bool read_summaries(const Team& team, SelectShared& s
   }
   return __syncthreads_or(bad);
 }
-static_assert(kSelectWarps == 32);  // a part per lane
-__device__ __forceinline__ RowSummary merge_parts(const Team& team, const RowSummary* parts) {
-  return warp_summary(parts[threadIdx.x % 32], team);
+__device__ __forceinline__ RowSummary merge_parts(const RowSummary* parts) {
+  RowSummary all = parts[0];
+#pragma unroll
+  for (int i = 1; i < kSelectWarps; ++i) all.add(parts[i]);
+  return all;
 }
 
 __device__ __forceinline__ BinRange range_of(const RowSummary& row, const Normaliser& normaliser,
@@ -133,6 +143,14 @@ struct WarpWords {
   uint32_t* equal;
 };
 
+struct MarkedCounts {
+  uint32_t above;
+  uint32_t equal;
+};
+__device__ __forceinline__ MarkedCounts operator+(const MarkedCounts& a, const MarkedCounts& b) {
+  return {a.above + b.above, a.equal + b.equal};
+}
+
 // Marks the tokens above and equal to the threshold and counts them over the cluster. Protected and
 // newest tokens are above. Returns what comes before this warp's words.
 __device__ __forceinline__ RankedWord mark_words(Team& team, SelectShared& shared,
@@ -164,19 +182,17 @@ __device__ __forceinline__ RankedWord mark_words(Team& team, SelectShared& share
   }
   num_above = __reduce_add_sync(~0u, num_above);
   num_equal = __reduce_add_sync(~0u, num_equal);
-  // Lane 0 stands for its warp; both counts in one scan.
-  const BinTotals own = {lane == 0 ? num_above : 0, lane == 0 ? num_equal : 0};
-  BinTotals all;
-  BinTotals before = team.exclusive_scan(own, &all);
-  before.count = __shfl_sync(~0u, before.count, 0);
-  before.mass = __shfl_sync(~0u, before.mass, 0);
+  // Lane 0 stands for its warp.
+  MarkedCounts all;
+  const MarkedCounts before = team.exclusive_scan(
+      lane == 0 ? MarkedCounts{num_above, num_equal} : MarkedCounts{0, 0}, &all);
   if (threadIdx.x == 0) {
-    shared.totals[0] = all.count;
-    shared.totals[1] = static_cast<uint32_t>(all.mass);
+    shared.totals[0] = all.above;
+    shared.totals[1] = all.equal;
   }
   team.cluster_sync();
-  return {0, 0, before.count + team.total_before(&shared.totals[0]),
-          static_cast<uint32_t>(before.mass) + team.total_before(&shared.totals[1])};
+  return {0, 0, __shfl_sync(~0u, before.above, 0) + team.total_before(&shared.totals[0]),
+          __shfl_sync(~0u, before.equal, 0) + team.total_before(&shared.totals[1])};
 }
 
 // Exclusive sum over the lanes; *total: of all.
@@ -262,7 +278,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   if (!bad && prefix_len > 0) {
     int64_t dropped = 0;
     if (params.budget == kBudgetTau) {
-      const RowSummary summary = merge_parts(team, shared.mean_parts);
+      const RowSummary summary = merge_parts(shared.mean_parts);
       const Normaliser normaliser = reference ? Normaliser::of_sum(summary.sum) : Normaliser{false, 1.0f};
       const float* mean =
           params.mean + static_cast<int64_t>(batch) * params.prefix_stride + range.token;
@@ -289,7 +305,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     const int protect = min(params.protect_first, static_cast<int>(keep));
     const int64_t row = static_cast<int64_t>(batch) * params.selection.num_sets + set;
     const float* ranked = params.ranked + row * params.prefix_stride + range.token;
-    const RowSummary summary = merge_parts(team, shared.row_parts);
+    const RowSummary summary = merge_parts(shared.row_parts);
     const Normaliser normaliser = reference && own_sets(params)
                                       ? Normaliser::of_sum(summary.sum)
                                       : Normaliser{false, 1.0f};
@@ -311,15 +327,15 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   team.cluster_sync();  // nobody leaves while a neighbour may read its shared memory
 }
 
-// CTAs per set: the most that run at once and have enough tokens each.
+// CTAs per set: as many as have enough tokens each and surely run at once. One CTA fills a
+// multiprocessor and a cluster must find its own inside one GPC, so a quarter may stay idle.
 int cluster_size(const SelectParams& params, int num_multiprocessors) {
   const int64_t rows = static_cast<int64_t>(params.sequences.batch) * params.selection.num_sets;
-  int cluster = 1;
-  while (cluster < Team::kMaxRanks && rows * cluster * 2 <= num_multiprocessors &&
-         params.sequences.seqlen_kv > static_cast<int64_t>(cluster) * kTokensPerCta) {
-    cluster *= 2;
-  }
-  return cluster;
+  const int64_t fitting = num_multiprocessors * 3 / 4 / rows;
+  const int64_t useful = (static_cast<int64_t>(params.sequences.seqlen_kv) + kTokensPerCta - 1) /
+                         kTokensPerCta;
+  const int64_t size = fitting < useful ? fitting : useful;
+  return static_cast<int>(size < 1 ? 1 : size > Team::kMaxRanks ? Team::kMaxRanks : size);
 }
 
 }  // namespace

@@ -10,8 +10,9 @@
 namespace tokensieve::cuda {
 namespace {
 
-constexpr int kSmoothThreads = 512;
-constexpr int kSmoothWarps = kSmoothThreads / 32;
+constexpr int kSmoothThreads = 512;  // half of that where there are CTAs enough
+
+__device__ __forceinline__ int num_warps() { return blockDim.x / 32; }
 
 // x / divisor, correctly rounded (Markstein: the reciprocal is, the remainder is exact).
 struct Divider {
@@ -195,7 +196,7 @@ __device__ __forceinline__ void average_rows(const Chunk& chunk, int tile, int r
   constexpr int kTokens = 32 / kLanes;  // of a warp
   constexpr int kParts = kSmoothTile / kTokens;
   const Divider divide(count);
-  for (int unit = threadIdx.x / 32; unit < rows * kParts; unit += kSmoothWarps) {
+  for (int unit = threadIdx.x / 32; unit < rows * kParts; unit += num_warps()) {
     const int row = unit / kParts;
     const int offset = unit % kParts * kTokens + threadIdx.x % kTokens;
     const int token = tile + offset;
@@ -252,14 +253,14 @@ __global__ void __launch_bounds__(kSmoothThreads, 2)
   const Chunk chunk = chunk_of(params, scratch);
   const bool own = own_sets(params);
   const Divider divide(params.pool_width);
-  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+  for (int i = threadIdx.x; i < scratch.num_rows; i += blockDim.x) {
     summary[i] = RowSummary::empty();
   }
   __syncthreads();
 
   bool all_finite = true;
   for (int tile = chunk.begin; tile < chunk.end; tile += kSmoothTile) {
-    for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += kSmoothWarps) {
+    for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += num_warps()) {
       smooth_head<kHalf, kReference>(params, chunk, divide, head, tile + threadIdx.x % 32 * 4, own,
                                      pooled, summary, &all_finite);
     }
@@ -269,7 +270,7 @@ __global__ void __launch_bounds__(kSmoothThreads, 2)
   }
   const bool bad = __syncthreads_or(!all_finite);
   const int64_t first = static_cast<int64_t>(blockIdx.y) * scratch.num_rows;
-  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+  for (int i = threadIdx.x; i < scratch.num_rows; i += blockDim.x) {
     scratch.summaries[(first + i) * scratch.num_chunks + blockIdx.x] = summary[i];
   }
   if (threadIdx.x == 0) scratch.nonfinite[blockIdx.y * scratch.num_chunks + blockIdx.x] = bad;
@@ -280,7 +281,8 @@ cudaError_t launch_smooth(const SelectParams& params, const SelectScratch& scrat
                           cudaStream_t stream) {
   LaunchShape shape;
   shape.grid = dim3(scratch.num_chunks, params.sequences.batch);
-  shape.threads = kSmoothThreads;
+  const bool many = static_cast<int64_t>(scratch.num_chunks) * params.sequences.batch > 256;
+  shape.threads = many ? kSmoothThreads / 2 : kSmoothThreads;
   shape.shared_bytes = sizeof(RowSummary) * scratch.num_rows +
                        sizeof(float) * kRowStride * params.heads.num_q_heads;
   return params.arithmetic == kArithmeticReference
