@@ -54,8 +54,7 @@ struct Selection {
   int32_t words;     // ceil(seqlen_kv / 32)
 };
 
-// Stage score. q_map and k_map: 4D maps {dim, seq, head, batch} over the 16-bit tensors; q's seq
-// axis is seqlen_q long, k's seqlen_kv (packed: the totals, one batch).
+// Stage score. Its k_map's seq axis is seqlen_kv long (packed: the total, one batch).
 struct ScoreParams {
   Sequences sequences;
   Heads heads;
@@ -88,9 +87,8 @@ struct SelectParams {
   // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
   // capacity rows runs dense, as does one with a NaN or infinite score.
   double keep_limit;
-  float* pooled;     // [batch, num_q_heads, prefix_stride] smoothed scores
-  float* mean;       // [batch, prefix_stride] mean over heads
-  float* ranked;     // [batch, num_sets, prefix_stride] what select ranks; may alias pooled
+  float* mean;       // [batch, prefix_stride] mean over heads (tau budget only)
+  float* ranked;     // [batch, num_sets, prefix_stride] what select ranks
   void* scratch;     // select_scratch_bytes()
   Selection selection;
   int64_t* public_count;  // [batch] copy of selection.count for KeepSet, or null

@@ -8,9 +8,10 @@
 
 namespace tokensieve::cuda {
 
-// Stage score: raw token_score by two passes over K. head_dim 64, 128, 256.
-cudaError_t score(const ScoreParams& params, const CUtensorMap& q_map, const CUtensorMap& k_map,
-                  int head_dim, bool bf16, cudaStream_t stream);
+// Stage score: raw token_score by two passes over K. head_dim 64, 128, 256. k_map: the 4D map
+// {dim, seq, head, batch} of k with boxes {64, 64, 1, 1} and the 128-byte swizzle.
+cudaError_t score(const ScoreParams& params, const CUtensorMap& k_map, int head_dim, bool bf16,
+                  cudaStream_t stream);
 // Key ranges that score works on: what split_stats is sized for.
 int score_splits(const Sequences& sequences, const Heads& heads, int num_multiprocessors);
 
