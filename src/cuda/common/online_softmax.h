@@ -11,12 +11,18 @@ inline constexpr float kLog2e = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
 struct OnlineSoftmax {
+  static constexpr float kSlack = 8.0f;
+
   // The empty state: a finite maximum, so that fully masked tiles need no special case.
   float max[2] = {-1e30f, -1e30f};
   float sum[2] = {0.0f, 0.0f};  // of this thread's columns; quad_sum() adds the quad's
 
-  // Turns logits into probabilities relative to the running maximum and returns in `rescale` what
-  // earlier results must be multiplied with. Logits times `scale` are in base 2.
+  // Turns logits into probabilities relative to `max` and returns in `rescale` what earlier results
+  // must be multiplied with. Logits times `scale` are in base 2.
+  //
+  // The maximum follows only when it has grown by more than kSlack: until then results are at most
+  // 2^kSlack too large, which f32 sums and 16-bit probabilities bear, and need no rescaling
+  // (FlashAttention-4).
   template <int kCount>
   __device__ __forceinline__ void update(float (&s)[kCount], float scale, float (&rescale)[2]) {
     float top[2] = {max[0], max[1]};
@@ -29,11 +35,15 @@ struct OnlineSoftmax {
     for (int row = 0; row < 2; ++row) {
       top[row] = fmaxf(top[row], __shfl_xor_sync(~0u, top[row], 1));
       top[row] = fmaxf(top[row], __shfl_xor_sync(~0u, top[row], 2));
-      rescale[row] = ptx::exp2((max[row] - top[row]) * scale);
-      max[row] = top[row];
-      sum[row] *= rescale[row];
+      const float growth = (top[row] - max[row]) * scale;
+      rescale[row] = 1.0f;
+      if (growth > kSlack) {
+        rescale[row] = ptx::exp2(-growth);
+        max[row] = top[row];
+        sum[row] *= rescale[row];
+      }
     }
-    const float offset[2] = {top[0] * scale, top[1] * scale};
+    const float offset[2] = {max[0] * scale, max[1] * scale};
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
       s[i] = ptx::exp2(s[i] * scale - offset[0]);

@@ -23,12 +23,12 @@ class Consumer {
  public:
   static constexpr int kLogits = Traits::kTileK / 2;       // accumulator registers of Q K^T
   static constexpr int kOutputs = Traits::kHeadDim / 2;    // and of P V
-  using LogitMma = ptx::Wgmma<typename Traits::Element, Traits::kTileK>;
   using OutputMma = ptx::Wgmma<typename Traits::Element, Traits::kHeadDim>;
 
   float out[kOutputs];
   OnlineSoftmax softmax;
   float scale;  // logits times scale are in base 2
+  int queries;  // lane l: query of row l % 16 of the warp, for the epilogue
 
   __device__ __forceinline__ Consumer(const AttendParams& params, SharedMemory<Traits>& shared)
       : params_(params), shared_(shared), group_(threadIdx.x / 128 - 1) {
@@ -47,42 +47,53 @@ class Consumer {
   // Attends the whole tile: out unnormalised, softmax.sum the whole row's.
   __device__ __forceinline__ void attend(const Tile& tile, int q_slot) {
     const uint32_t q = ptx::shared_address(shared_.q[q_slot]) + group_ * 64 * 128;
-    const KeyBounds bounds = key_bounds(tile);
+    const TokenSet set =
+        token_set(params_.selection, tile.batch, tile.head, params_.heads.num_q_heads);
+    const KeyBounds bounds = key_bounds(tile, set);
+    queries = stored_queries(tile, set);
     const int visits = tile.visits();
+    const bool few_sinks = Traits::kKeys == Keys::kWindow && tile.sink_tile &&
+                           params_.sinks <= kFewSinks;
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) out[i] = 0.0f;
     softmax = OnlineSoftmax{};
     float rescale[2];
 
-    issue_logits(q);
-    ptx::wgmma_wait<0>();
-    ptx::keep_in_order(logits_);
-    release(shared_.k_empty);
+    if (few_sinks) {
+      attend_few_sinks(q, bounds);
+    } else {
+      issue_logits(q);
+      ptx::wgmma_wait<0>();
+      ptx::keep_in_order(logits_);
+      softmax_of_visit(tile, bounds, 0, rescale);
+      pack();
+    }
+    release(shared_.k_empty, stage_.slot);
     RingPosition<Traits::kStages> previous = stage_;
     stage_.advance();
-    softmax_of_visit(tile, bounds, 0, visits, rescale);
-    pack();
 
     for (int i = 1; i < visits; ++i) {
       take_turn();
       issue_logits(q);
-      issue_output(previous);
+      issue_output(previous, few_sinks && i == 1);
       give_turn();
       ptx::wgmma_wait<1>();
       ptx::keep_in_order(logits_);
-      release(shared_.k_empty);
-      softmax_of_visit(tile, bounds, i, visits, rescale);
+      release(shared_.k_empty, stage_.slot);
+      softmax_of_visit(tile, bounds, i, rescale);
       ptx::wgmma_wait<0>();
       ptx::keep_in_order(out);
       release(shared_.v_empty, previous.slot);
+      if (__any_sync(~0u, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
 #pragma unroll
-      for (int k = 0; k < kOutputs; ++k) out[k] *= rescale[k >> 1 & 1];
+        for (int k = 0; k < kOutputs; ++k) out[k] *= rescale[k >> 1 & 1];
+      }
       pack();
       ptx::keep_in_order(out);
       previous = stage_;
       stage_.advance();
     }
-    issue_output(previous);
+    issue_output(previous, false);
     ptx::wgmma_wait<0>();
     ptx::keep_in_order(out);
     release(shared_.v_empty, previous.slot);
@@ -90,8 +101,12 @@ class Consumer {
   }
 
  private:
-  // logits = Q K^T of the current stage.
-  __device__ __forceinline__ void issue_logits(uint32_t q) {
+  static constexpr int kFewSinks = 16;  // one step of P V
+
+  // logits = Q K^T of the current stage, the first kColumns keys of it.
+  template <int kColumns = Traits::kTileK>
+  __device__ __forceinline__ void issue_logits(uint32_t q, float (&logits)[kColumns / 2]) {
+    using Mma = ptx::Wgmma<typename Traits::Element, kColumns>;
     ptx::mbarrier_wait(&shared_.k_full[stage_.slot], stage_.phase);
     const uint32_t k = ptx::shared_address(shared_.k[stage_.slot]);
     ptx::wgmma_fence();
@@ -101,67 +116,101 @@ class Consumer {
       const uint64_t a = ptx::descriptor(q + panel * Traits::kTileQ * 128 + step % 4 * 32, 16);
       const uint64_t b = ptx::descriptor(k + panel * Traits::kTileK * 128 + step % 4 * 32, 16);
       if (step == 0) {
-        LogitMma::template ss<0>(logits_, a, b);
+        Mma::template ss<0>(logits, a, b);
       } else {
-        LogitMma::template ss<1>(logits_, a, b);
+        Mma::template ss<1>(logits, a, b);
       }
     }
     ptx::wgmma_commit();
   }
+  __device__ __forceinline__ void issue_logits(uint32_t q) { issue_logits(q, logits_); }
 
-  // out += P V of an earlier stage.
-  __device__ __forceinline__ void issue_output(const RingPosition<Traits::kStages>& stage) {
+  // out += P V of an earlier stage; of its first 16 keys only if `few`.
+  __device__ __forceinline__ void issue_output(const RingPosition<Traits::kStages>& stage,
+                                               bool few) {
     ptx::mbarrier_wait(&shared_.v_full[stage.slot], stage.phase);
     const uint32_t v = ptx::shared_address(shared_.v[stage.slot]);
+    if (Traits::kKeys == Keys::kWindow && few) {
+      add_output<kFewSinks / 16>(v);
+    } else {
+      add_output<Traits::kTileK / 16>(v);
+    }
+  }
+
+  template <int kSteps>
+  __device__ __forceinline__ void add_output(uint32_t v) {
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < Traits::kTileK / 16; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
       OutputMma::rs(out, probabilities_ + 4 * step,
                     ptx::descriptor(v + step * 2048, Traits::kTileK * 128));
     }
     ptx::wgmma_commit();
   }
 
-  __device__ __forceinline__ void softmax_of_visit(const Tile& tile, const KeyBounds& bounds,
-                                                   int visit, int visits, float (&rescale)[2]) {
+  // The usual visit to the sinks: up to 16 keys, an eighth of a tile's work.
+  __device__ __forceinline__ void attend_few_sinks(uint32_t q, const KeyBounds& bounds) {
+    float logits[kFewSinks / 2];
+    issue_logits<kFewSinks>(q, logits);
+    ptx::wgmma_wait<0>();
+    ptx::keep_in_order(logits);
+    cap(logits);
+    hide(logits, sink_bounds(bounds), 0);
+    float rescale[2];
+    softmax.update(logits, scale, rescale);
+#pragma unroll
+    for (int i = 0; i < kFewSinks / 4; ++i) {
+      probabilities_[i] = ptx::pack<typename Traits::Element>(logits[2 * i], logits[2 * i + 1]);
+    }
+  }
+
+  // What a row sees of the sinks: those before its window.
+  __device__ __forceinline__ KeyBounds sink_bounds(const KeyBounds& bounds) const {
+    return {{0, 0}, {min(params_.sinks, bounds.begin[0]), min(params_.sinks, bounds.begin[1])}};
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void cap(float (&logits)[kCount]) const {
     if constexpr (Traits::kSoftcap) {
 #pragma unroll
-      for (int i = 0; i < kLogits; ++i) {
-        logits_[i] = apply_softcap(logits_[i], params_.softmax.softcap, cap_scale_);
+      for (int i = 0; i < kCount; ++i) {
+        logits[i] = apply_softcap(logits[i], params_.softmax.softcap, cap_scale_);
       }
     }
-    if (Traits::kKeys == Keys::kWindow && tile.sink_tile && visit == visits - 1) {
-      // The sinks: those before the row's window.
-      const KeyBounds sinks = {{0, 0},
-                               {min(params_.sinks, bounds.begin[0]),
-                                min(params_.sinks, bounds.begin[1])}};
-      mask(sinks, 0);
+  }
+
+  // Softmax of visit `i`: the sinks first if the tile has them, then the key tiles downwards.
+  __device__ __forceinline__ void softmax_of_visit(const Tile& tile, const KeyBounds& bounds,
+                                                   int i, float (&rescale)[2]) {
+    cap(logits_);
+    if (Traits::kKeys == Keys::kWindow && tile.sink_tile && i == 0) {
+      hide(logits_, sink_bounds(bounds), 0);
     } else {
-      mask(bounds, (tile.kv_end - 1 - visit) * Traits::kTileK);
+      const int first = (tile.kv_end - 1 - i + tile.sink_tile) * Traits::kTileK;
+      const bool cut = first + Traits::kTileK > min(bounds.end[0], bounds.end[1]) ||
+                       (Traits::kKeys != Keys::kCausal &&
+                        first < max(bounds.begin[0], bounds.begin[1]));
+      if (__any_sync(~0u, cut)) hide(logits_, bounds, first);
     }
     softmax.update(logits_, scale, rescale);
   }
 
-  // Hides what the rows do not see of the key tile that starts at column `first`.
-  __device__ __forceinline__ void mask(const KeyBounds& bounds, int first) {
-    const bool cut = first + Traits::kTileK > min(bounds.end[0], bounds.end[1]) ||
-                     (Traits::kKeys != Keys::kCausal &&
-                      first < max(bounds.begin[0], bounds.begin[1]));
-    if (!__any_sync(~0u, cut)) return;
+  // Hides what the rows do not see of the keys from column `first` on.
+  template <int kCount>
+  __device__ __forceinline__ void hide(float (&logits)[kCount], const KeyBounds& bounds,
+                                       int first) const {
     const int base = first + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < kLogits; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       const int column = base + i / 4 * 8 + (i & 1);
       const int row = i >> 1 & 1;
       const bool hidden = column >= bounds.end[row] ||
                           (Traits::kKeys != Keys::kCausal && column < bounds.begin[row]);
-      if (hidden) logits_[i] = __int_as_float(0xff800000);
+      if (hidden) logits[i] = __int_as_float(0xff800000);
     }
   }
 
-  __device__ __forceinline__ KeyBounds key_bounds(const Tile& tile) const {
-    const TokenSet set =
-        token_set(params_.selection, tile.batch, tile.head, params_.heads.num_q_heads);
+  __device__ __forceinline__ KeyBounds key_bounds(const Tile& tile, const TokenSet& set) const {
     KeyBounds bounds;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -179,6 +228,13 @@ class Consumer {
     return bounds;
   }
 
+  __device__ __forceinline__ int stored_queries(const Tile& tile, const TokenSet& set) const {
+    const Sequence where = sequence(params_.sequences, tile.batch);
+    const int row = tile.row + first_row() - threadIdx.x % 32 / 4 + threadIdx.x % 16;
+    return query_of_row<Traits>(params_, tile, set, where.seqlen_kv - where.seqlen_q,
+                                min(row, tile.num_rows - 1));
+  }
+
   __device__ __forceinline__ void pack() {
 #pragma unroll
     for (int i = 0; i < kLogits / 2; ++i) {
@@ -188,7 +244,6 @@ class Consumer {
     ptx::keep_in_order(probabilities_);
   }
 
-  __device__ __forceinline__ void release(uint64_t* empty) { release(empty, stage_.slot); }
   __device__ __forceinline__ void release(uint64_t* empty, int slot) {
     if (threadIdx.x % 128 == 0) ptx::mbarrier_arrive(&empty[slot]);
   }

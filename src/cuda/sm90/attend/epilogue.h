@@ -45,17 +45,17 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
 // Writes lse; in the compact pass of local fill merges it with the local pass's, which it replaces.
 template <class Traits>
 __device__ __forceinline__ MergeWeights finish_lse(const AttendParams& params, const Tile& tile,
-                                                   const Sequence& where, const TokenSet& set,
-                                                   int first_row, const RowResult& result) {
+                                                   const Sequence& where,
+                                                   const Consumer<Traits>& consumer,
+                                                   const RowResult& result) {
   MergeWeights weights;
   if (params.lse == nullptr) return weights;
   float* lse = params.lse + where.axis * params.lse_batch_stride +
                tile.head * params.lse_head_stride + where.q_row;
-  const int first_token = where.seqlen_kv - where.seqlen_q;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int row = min(tile.row + first_row + 8 * i, tile.num_rows - 1);
-    const int query = query_of_row<Traits>(params, tile, set, first_token, row);
+    const int row = tile.row + consumer.first_row() + 8 * i;
+    const int query = __shfl_sync(~0u, consumer.queries, threadIdx.x % 32 / 4 + 8 * i);
     float total = result.lse[i];
     if (Traits::kKeys == Keys::kLimited && tile.sparse) {
       const float local = lse[query];
@@ -68,7 +68,7 @@ __device__ __forceinline__ MergeWeights finish_lse(const AttendParams& params, c
       total = top + log2f(sum) * kLn2;
       __syncwarp();  // all lanes of the quad have read
     }
-    if (threadIdx.x % 4 == 0 && tile.row + first_row + 8 * i < tile.num_rows) lse[query] = total;
+    if (threadIdx.x % 4 == 0 && row < tile.num_rows) lse[query] = total;
     __syncwarp();
   }
   return weights;
@@ -101,7 +101,6 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
   // Read again: kept over the key tiles it would cost the registers that they need.
   const Tile tile = read_tile<Traits>(shared, work_slot);
   const Sequence where = sequence(params.sequences, tile.batch);
-  const TokenSet set = token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
   const RowResult result = finish_softmax<Traits>(params, tile, consumer);
   char* stage = reinterpret_cast<char*>(shared.q[q_slot]);
   const int lane = threadIdx.x % 32;
@@ -114,12 +113,10 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
         ptx::pack<Element>(consumer.out[i] * scale, consumer.out[i + 1] * scale);
   }
   __syncwarp();
-  const MergeWeights weights = finish_lse<Traits>(params, tile, where, set, consumer.first_row(),
-                                                  result);
+  const MergeWeights weights = finish_lse<Traits>(params, tile, where, consumer, result);
 
   constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
   constexpr int kRows = 32 / kLanes;            // rows that a warp stores at once
-  const int first_token = where.seqlen_kv - where.seqlen_q;
   const int warp_row = consumer.first_row() - lane / 4;
   char* out = static_cast<char*>(params.out.data) +
               2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
@@ -134,10 +131,10 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
     const float fresh8 = __shfl_sync(~0u, weights.fresh[1], owner);
     const float kept = __shfl_sync(~0u, weights.kept[0], owner);
     const float kept8 = __shfl_sync(~0u, weights.kept[1], owner);
+    const int query = __shfl_sync(~0u, consumer.queries, offset);
     if (tile.row + row >= tile.num_rows) continue;
     const int chunk = lane % kLanes;
     uint4 value = *reinterpret_cast<const uint4*>(stage + swizzled(row, chunk, Traits::kTileQ));
-    const int query = query_of_row<Traits>(params, tile, set, first_token, tile.row + row);
     uint4* to = reinterpret_cast<uint4*>(out + 2 * query * params.out.seq_stride + chunk * 16);
     if (Traits::kKeys == Keys::kLimited && tile.sparse) {
       value = merge_chunk<Element>(value, half ? fresh8 : fresh, *to, half ? kept8 : kept);

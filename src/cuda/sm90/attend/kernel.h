@@ -35,7 +35,15 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   extern __shared__ uint8_t raw[];
   auto& shared = *reinterpret_cast<SharedMemory<Traits>*>(
       (reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
-  if (threadIdx.x == 0) init_barriers<Traits>(shared);
+  if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(&params.k_map);
+    ptx::prefetch_tensor_map(&params.v_map);
+    if (Traits::kKeys != Keys::kWindow && params.selection.indices != nullptr) {
+      ptx::prefetch_tensor_map(&params.compact_k_map);
+      ptx::prefetch_tensor_map(&params.compact_v_map);
+    }
+    init_barriers<Traits>(shared);
+  }
   __syncthreads();
 
   if (threadIdx.x < 128) {
@@ -43,7 +51,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     if (threadIdx.x == 0) {
       produce_kv<Traits>(params, shared);
     } else if (threadIdx.x >= 32) {
-      produce_q<Traits>(params, shared, threadIdx.x - 32);
+      produce_q<Traits>(params, shared, threadIdx.x / 32 - 1);
     }
   } else {
     ptx::register_alloc<Traits::kConsumerRegisters>();

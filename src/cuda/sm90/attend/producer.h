@@ -18,6 +18,26 @@ __device__ __forceinline__ void load_tile(typename Traits::Element* stage, const
   }
 }
 
+// Where a tile's keys lie.
+struct KeySource {
+  const CUtensorMap* k_map;
+  const CUtensorMap* v_map;
+  int row;   // of key tile 0
+  int head;
+  int axis;  // batch coordinate
+};
+
+template <class Traits>
+__device__ __forceinline__ KeySource key_source(const AttendParams& params, const Tile& tile) {
+  if (Traits::kKeys != Keys::kWindow && tile.sparse) {
+    return {&params.compact_k_map, &params.compact_v_map, 0,
+            tile.head * params.compact_heads / params.heads.num_q_heads, tile.batch};
+  }
+  const Sequence where = sequence(params.sequences, tile.batch);
+  return {&params.k_map, &params.v_map, where.kv_row,
+          tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
+}
+
 // Warp 0, one thread: hands out tiles and streams their K and V.
 template <class Traits>
 __device__ __forceinline__ void produce_kv(const AttendParams& params,
@@ -25,34 +45,38 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
   TileScheduler<Traits> scheduler(params);
   RingPosition<Traits::kWorkStages> work;
   RingPosition<Traits::kStages> stage;
-  while (true) {
-    const Tile tile = scheduler.take();
+  const auto publish = [&](const Tile& tile) {
     ptx::mbarrier_wait(&shared.work_empty[work.slot], work.phase ^ 1);
     shared.work[work.slot] = tile;
     ptx::mbarrier_arrive(&shared.work_full[work.slot]);
     work.advance();
-    if (tile.head < 0) break;
+  };
+
+  Tile tile = scheduler.take();
+  publish(tile);
+  while (tile.head >= 0) {
     scheduler.draw();
-
-    const bool compact = Traits::kKeys != Keys::kWindow && tile.sparse;
-    const CUtensorMap* k_map = compact ? &params.compact_k_map : &params.k_map;
-    const CUtensorMap* v_map = compact ? &params.compact_v_map : &params.v_map;
-    const int heads = compact ? params.compact_heads : params.heads.num_kv_heads;
-    const int head = tile.head * heads / params.heads.num_q_heads;
-    const Sequence where = sequence(params.sequences, tile.batch);
-    const int axis = compact ? tile.batch : where.axis;
-    const int first_row = compact ? 0 : where.kv_row;
-
+    const KeySource source = key_source<Traits>(params, tile);
     const int visits = tile.visits();
-    for (int i = 0; i < visits; ++i) {
-      const bool sink = tile.sink_tile && i == visits - 1;
-      const int row = first_row + (sink ? 0 : tile.kv_end - 1 - i) * Traits::kTileK;
+    const auto load = [&](int i) {
+      const bool sinks = tile.sink_tile && i == 0;
+      const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
+      const int row = source.row + key_tile * Traits::kTileK;
       ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
-      load_tile<Traits>(shared.k[stage.slot], k_map, &shared.k_full[stage.slot], row, head, axis);
+      load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
+                        source.head, source.axis);
       ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
-      load_tile<Traits>(shared.v[stage.slot], v_map, &shared.v_full[stage.slot], row, head, axis);
+      load_tile<Traits>(shared.v[stage.slot], source.v_map, &shared.v_full[stage.slot], row,
+                        source.head, source.axis);
       stage.advance();
-    }
+    };
+    // The next tile is known to the loaders while this one's keys still stream, so that its Q is
+    // there in time; but not before this one's first keys are on their way.
+    if (visits > 0) load(0);
+    const Tile next = scheduler.take();
+    publish(next);
+    for (int i = 1; i < visits; ++i) load(i);
+    tile = next;
   }
   scheduler.finish();
 }
@@ -85,38 +109,82 @@ __device__ __forceinline__ int query_of_row(const AttendParams& params, const Ti
   return (gathered ? set.indices[key] : key) - first_token;
 }
 
-// Zero fill: this tile's share of the head's dropped rows, lse -inf.
+// Zero fill: this tile's share of the head's dropped rows, lse -inf. A warp takes 32 tokens of the
+// mask at a time, so that stores do not wait for loads.
 template <class Traits>
 __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, const Tile& tile,
                                                   const Sequence& where, const TokenSet& set,
-                                                  int thread) {
+                                                  int warp) {
   constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
-  constexpr int kRows = Traits::kLoaderThreads / kLanes;
-  if (thread >= kRows * kLanes) return;
-  const int64_t queries = where.seqlen_q;
-  const int begin = static_cast<int>(queries * tile.part / tile.num_parts);
-  const int end = static_cast<int>(queries * (tile.part + 1) / tile.num_parts);
+  constexpr int kRows = 32 / kLanes;            // rows that a warp stores at once
+  const int lane = threadIdx.x % 32;
   const int first_token = where.seqlen_kv - where.seqlen_q;
+  const int first_word = first_token / 32;
+  const int64_t words = (where.seqlen_kv + 31) / 32 - first_word;
+  const int begin = first_word + static_cast<int>(words * tile.part / tile.num_parts);
+  const int end = first_word + static_cast<int>(words * (tile.part + 1) / tile.num_parts);
   char* out = static_cast<char*>(params.out.data) +
               2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
                    where.q_row * params.out.seq_stride);
-  for (int query = begin + thread / kLanes; query < end; query += kRows) {
-    if (set.keeps(first_token + query)) continue;
-    *reinterpret_cast<uint4*>(out + 2 * query * params.out.seq_stride + thread % kLanes * 16) =
-        make_uint4(0, 0, 0, 0);
-    if (params.lse != nullptr && thread % kLanes == 0) {
-      params.lse[where.axis * params.lse_batch_stride + tile.head * params.lse_head_stride +
-                 where.q_row + query] = __int_as_float(0xff800000);
+  float* lse = params.lse == nullptr
+                   ? nullptr
+                   : params.lse + where.axis * params.lse_batch_stride +
+                         tile.head * params.lse_head_stride + where.q_row;
+  for (int word = begin + warp; word < end; word += Traits::kLoaderThreads / 32) {
+    uint32_t dropped = ~set.mask[word];
+    const int query = word * 32 - first_token;  // of bit 0
+    if (query < 0) dropped &= ~0u << -query;
+    if (query + 32 > where.seqlen_q) dropped &= ~0u >> (query + 32 - where.seqlen_q);
+    if (lse != nullptr && (dropped >> lane & 1)) lse[query + lane] = __int_as_float(0xff800000);
+    for (int bit = lane / kLanes; bit < 32; bit += kRows) {
+      if (dropped >> bit & 1) {
+        *reinterpret_cast<uint4*>(out + 2 * (query + bit) * params.out.seq_stride +
+                                  lane % kLanes * 16) = make_uint4(0, 0, 0, 0);
+      }
     }
   }
 }
 
-// Warps 1-3: gathers the Q rows of every tile, one tile ahead of the consumers.
+// Gathers the Q rows of a tile, a third of them a warp; rows past the last one become zero.
+template <class Traits>
+__device__ __forceinline__ void gather_q(const AttendParams& params, const Tile& tile,
+                                         const Sequence& where, const TokenSet& set, int warp,
+                                         uint32_t shared_q) {
+  constexpr int kLanes = Traits::kHeadDim / 8;
+  constexpr int kRows = 32 / kLanes;
+  constexpr int kWarpRows = (Traits::kTileQ + 2) / 3;
+  static_assert(kWarpRows <= 64);
+  const int lane = threadIdx.x % 32;
+  const int chunk = lane % kLanes;
+  const int first_token = where.seqlen_kv - where.seqlen_q;
+  const int begin = warp * kWarpRows;
+  const int end = min(Traits::kTileQ, begin + kWarpRows);
+  const char* q = static_cast<const char*>(params.q.data) +
+                  2 * (where.axis * params.q.batch_stride + tile.head * params.q.head_stride +
+                       where.q_row * params.q.seq_stride) + chunk * 16;
+  // The warp's row numbers first, in one go: 64 loads in flight instead of one after the other.
+  const int last = tile.num_rows - 1;
+  const int low = query_of_row<Traits>(params, tile, set, first_token,
+                                       min(tile.row + begin + lane, last));
+  const int high = query_of_row<Traits>(params, tile, set, first_token,
+                                        min(tile.row + begin + 32 + lane, last));
+#pragma unroll 4
+  for (int offset = 0; offset < kWarpRows; offset += kRows) {
+    const int mine = offset + lane / kLanes;
+    const int query = __shfl_sync(~0u, mine < 32 ? low : high, mine % 32);
+    const int row = begin + mine;
+    if (row < end) {
+      ptx::copy_async_16(shared_q + swizzled(row, chunk, Traits::kTileQ),
+                         q + 2 * query * params.q.seq_stride, tile.row + row < tile.num_rows);
+    }
+  }
+  ptx::copy_async_wait_all();
+}
+
+// Warps 1-3: Q of every tile, one tile ahead of the consumers, then the tile's zeros.
 template <class Traits>
 __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemory<Traits>& shared,
-                                          int thread) {
-  constexpr int kLanes = Traits::kHeadDim / 8;
-  constexpr int kRows = Traits::kLoaderThreads / kLanes;
+                                          int warp) {
   RingPosition<Traits::kWorkStages> work;
   RingPosition<Traits::kQStages> stage;
   while (true) {
@@ -129,30 +197,15 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
     const TokenSet set =
         token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
     if (tile.visits() > 0) {
-      const int first_token = where.seqlen_kv - where.seqlen_q;
-      const char* q = static_cast<const char*>(params.q.data) +
-                      2 * (where.axis * params.q.batch_stride +
-                           tile.head * params.q.head_stride + where.q_row * params.q.seq_stride);
-      const uint32_t shared_q = ptx::shared_address(shared.q[stage.slot]);
       ptx::mbarrier_wait(&shared.q_empty[stage.slot], stage.phase ^ 1);
-      if (thread < kRows * kLanes) {
-        const int chunk = thread % kLanes;
-#pragma unroll 4
-        for (int row = thread / kLanes; row < Traits::kTileQ; row += kRows) {
-          const bool valid = tile.row + row < tile.num_rows;
-          const int query =
-              query_of_row<Traits>(params, tile, set, first_token, valid ? tile.row + row : 0);
-          ptx::copy_async_16(shared_q + swizzled(row, chunk, Traits::kTileQ),
-                             q + 2 * query * params.q.seq_stride + chunk * 16, valid);
-        }
-      }
-      ptx::copy_async_wait_all();
+      gather_q<Traits>(params, tile, where, set, warp,
+                       ptx::shared_address(shared.q[stage.slot]));
       ptx::fence_async_proxy();
       ptx::mbarrier_arrive(&shared.q_full[stage.slot]);
       stage.advance();
     }
     if (Traits::kKeys == Keys::kCausal && tile.sparse) {
-      zero_dropped_rows<Traits>(params, tile, where, set, thread);
+      zero_dropped_rows<Traits>(params, tile, where, set, warp);
     }
   }
 }

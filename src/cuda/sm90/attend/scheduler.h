@@ -88,7 +88,7 @@ class TileScheduler {
     const bool compact = sparse_ && Traits::kKeys != Keys::kWindow;
     if (compact) {
       const TokenSet set = token_set(params_.selection, batch_, tile.head, num_q_heads);
-      tile.first_key = set.rank_of(first_token);
+      tile.first_key = first_token > 0 ? set.rank_of(first_token) : 0;
       tile.num_rows = count_ - tile.first_key;
     } else {
       tile.first_key = first_token + params_.first_query;

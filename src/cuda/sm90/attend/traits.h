@@ -17,8 +17,8 @@ struct Tile {
   int32_t row;        // first row, counted from the sequence's first attended row
   int32_t num_rows;   // attended rows of this head
   int32_t first_key;  // row r's own position among the keys is first_key + r
+  int32_t sink_tile;         // 1: visit key tile 0 first, for the sinks
   int32_t kv_begin, kv_end;  // key tiles, visited from the last one down
-  int32_t sink_tile;  // 1: then key tile 0 once more, for the sinks
   int32_t sparse;     // the sequence has indices, and K and V are the compact ones
   int32_t part, num_parts;  // this tile's share of the rows to be zeroed
 
