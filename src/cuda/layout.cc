@@ -85,6 +85,7 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   Arena arena(begin);
   layout.tile_counters = arena.take<int32_t>(kTileCounters);
   layout.count = arena.take<int32_t>(s.batch);
+  if (s.packed) layout.cu_seqlens_kv = arena.take<int32_t>(s.batch + 1);
   if (plan.path == Path::kSparse) {
     layout.capacity =
         static_cast<int32_t>(round_up(plan.max_keep + s.seqlen_kv - plan.prefix_len, kTileKv));
