@@ -502,18 +502,16 @@ std::string check_compact(Setup& setup) {
   Selection selection = p.selection;
   selection.mask = selection.rank = nullptr;
   selection.count = nullptr;
-  const auto counts = setup.count->read<int32_t>();
-  Buffer public_count(counts.size() * sizeof(int64_t));
-  public_count.write(std::vector<int64_t>(counts.begin(), counts.end()));
+  const auto* count = setup.public_count->as<int64_t>();
   setup.compact_v->poison();
-  CUDA_CHECK(gather_rows(p.sequences, selection, public_count.as<int64_t>(), p.v, c.kv_heads,
+  CUDA_CHECK(gather_rows(p.sequences, selection, count, p.v, c.kv_heads,
                          p.compact_v, p.compact_heads, p.row_bytes, nullptr));
   if (wrong_rows<false>(setup, p.v, c.kv_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "gather_rows";
   }
   Buffer out(tensor_bytes(setup.axes, setup.total_kv, p.compact_heads, c.dim, c.pad));
   const Tensor full = make_tensor(out, setup.total_kv, p.compact_heads, c.dim, c.pad);
-  CUDA_CHECK(scatter_rows(p.sequences, selection, public_count.as<int64_t>(), p.compact_v, full,
+  CUDA_CHECK(scatter_rows(p.sequences, selection, count, p.compact_v, full,
                           p.compact_heads, p.row_bytes, nullptr));
   if (wrong_rows<true>(setup, full, p.compact_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "scatter_rows";
