@@ -88,7 +88,7 @@ __global__ void fill_kernel(Tensor x, int64_t seq, int heads, int dim, int64_t c
     const int64_t b = i / dim / heads / seq;
     const float u = (mix(seed + 2 * i) + 1.0f) * 2.3283064e-10f;
     const float v = mix(seed + 2 * i + 1) * 2.3283064e-10f;
-    const float normal = sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cosf(6.2831853f * v);
+    const float normal = sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * v);
     static_cast<Element*>(
         x.data)[b * x.batch_stride + s * x.seq_stride + h * x.head_stride + d] =
         static_cast<Element>(normal * scale);

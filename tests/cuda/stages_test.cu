@@ -660,7 +660,10 @@ TestCounts test_stages() {
       crafted.select = config(kTau, 0.05, 7, 8, 0, arithmetic);
       record(run_crafted("few values, tau", crafted,
                          [](int h, int j) { return ((j * 7 + h) % 5) * 1e-4f; }));
-      record(run_crafted("one large: drop == 0", crafted,
+      crafted.select.tau = 1e-9;
+      record(run_crafted("tiny tau: drop == 0", crafted,
+                         [](int h, int j) { return (1 + (j * 7 + h) % 5) * 1e-4f; }));
+      record(run_crafted("infinite: dense", crafted,
                          [](int, int j) { return j == 5 ? INFINITY : 1e-4f; }));
     }
   }
