@@ -52,15 +52,15 @@ class Consumer {
     const KeyBounds bounds = key_bounds(tile, set);
     queries = stored_queries(tile, set);
     const int visits = tile.visits();
-    const bool few_sinks = Traits::kKeys == Keys::kWindow && tile.sink_tile &&
-                           params_.sinks <= kFewSinks;
+    const bool narrow =
+        Traits::kKeys == Keys::kWindow && tile.sink_tile && params_.sinks <= kNarrow;
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) out[i] = 0.0f;
     softmax = OnlineSoftmax{};
     float rescale[2];
 
-    if (few_sinks) {
-      attend_few_sinks(q, bounds);
+    if (narrow) {
+      visit_few_sinks(bounds, q);
     } else {
       issue_logits(q);
       ptx::wgmma_wait<0>();
@@ -75,7 +75,7 @@ class Consumer {
     for (int i = 1; i < visits; ++i) {
       take_turn();
       issue_logits(q);
-      issue_output(previous, few_sinks && i == 1);
+      issue_output(previous, narrow && i == 1);
       give_turn();
       ptx::wgmma_wait<1>();
       ptx::keep_in_order(logits_);
@@ -93,7 +93,7 @@ class Consumer {
       previous = stage_;
       stage_.advance();
     }
-    issue_output(previous, false);
+    issue_output(previous, narrow && visits == 1);
     ptx::wgmma_wait<0>();
     ptx::keep_in_order(out);
     release(shared_.v_empty, previous.slot);
@@ -101,7 +101,7 @@ class Consumer {
   }
 
  private:
-  static constexpr int kFewSinks = 16;  // one step of P V
+  static constexpr int kNarrow = 16;  // columns of a visit to a few sinks: one step of P V
 
   // logits = Q K^T of the current stage, the first kColumns keys of it.
   template <int kColumns = Traits::kTileK>
@@ -125,13 +125,13 @@ class Consumer {
   }
   __device__ __forceinline__ void issue_logits(uint32_t q) { issue_logits(q, logits_); }
 
-  // out += P V of an earlier stage; of its first 16 keys only if `few`.
+  // out += P V of an earlier stage; of its first kNarrow keys only if `narrow`.
   __device__ __forceinline__ void issue_output(const RingPosition<Traits::kStages>& stage,
-                                               bool few) {
+                                               bool narrow) {
     ptx::mbarrier_wait(&shared_.v_full[stage.slot], stage.phase);
     const uint32_t v = ptx::shared_address(shared_.v[stage.slot]);
-    if (Traits::kKeys == Keys::kWindow && few) {
-      add_output<kFewSinks / 16>(v);
+    if (Traits::kKeys == Keys::kWindow && narrow) {
+      add_output<kNarrow / 16>(v);
     } else {
       add_output<Traits::kTileK / 16>(v);
     }
@@ -149,9 +149,9 @@ class Consumer {
   }
 
   // The usual visit to the sinks: up to 16 keys, an eighth of a tile's work.
-  __device__ __forceinline__ void attend_few_sinks(uint32_t q, const KeyBounds& bounds) {
-    float logits[kFewSinks / 2];
-    issue_logits<kFewSinks>(q, logits);
+  __device__ __forceinline__ void visit_few_sinks(const KeyBounds& bounds, uint32_t q) {
+    float logits[kNarrow / 2];
+    issue_logits<kNarrow>(q, logits);
     ptx::wgmma_wait<0>();
     ptx::keep_in_order(logits);
     cap(logits);
@@ -159,7 +159,7 @@ class Consumer {
     float rescale[2];
     softmax.update(logits, scale, rescale);
 #pragma unroll
-    for (int i = 0; i < kFewSinks / 4; ++i) {
+    for (int i = 0; i < kNarrow / 4; ++i) {
       probabilities_[i] = ptx::pack<typename Traits::Element>(logits[2 * i], logits[2 * i + 1]);
     }
   }
