@@ -2,6 +2,7 @@
 // matrix of sizes that the CPU tests do not reach.
 #pragma once
 
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -85,8 +86,10 @@ inline std::vector<AttentionCase> matrix_cases() {
       c.select.pool_width = turn % 4 == 2 ? 5 : 7;
       c.reason = DenseReason::kNone;
       c.layout = turn % 4 == 1 ? Layout::kBhsd : turn % 4 == 3 ? Layout::kPadded : Layout::kBshd;
-      c.name = "n" + std::to_string(size.seqlen) + "_h" + std::to_string(size.q_heads) + "x" +
-               std::to_string(size.kv_heads) + "_d" + std::to_string(size.dim) + "_" + choice.name;
+      std::ostringstream name;
+      name << "n" << size.seqlen << "_h" << size.q_heads << "x" << size.kv_heads << "_d" << size.dim
+           << "_" << choice.name;
+      c.name = name.str();
       cases.push_back(c);
       ++turn;
     }

@@ -181,14 +181,16 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int set = blockIdx.x / team.ranks();
   const bool reference = params.arithmetic == kArithmeticReference;
   const BudgetRule rule = budget_rule(params);
-  const int seqlen_kv = sequence(params.sequences, batch).seqlen_kv;
+  const Sequence where = sequence(params.sequences, batch);
+  const int seqlen_kv = where.seqlen_kv;
   const int prefix_len = seqlen_kv - params.suffix;
   const Range range = own_range(team.rank(), grid.words, seqlen_kv, prefix_len);
   const uint64_t* sums = scratch.sums +
                          static_cast<int64_t>(batch) * scratch.num_sums * scratch.num_chunks;
   int turn = 0;
 
-  bool bad = prefix_len <= 0;
+  // A packed sequence may be shorter than what scores, or have fewer queries than that.
+  bool bad = prefix_len <= 0 || where.seqlen_q < params.suffix;
   for (int i = threadIdx.x; i < scratch.num_chunks; i += kSelectThreads) {
     bad = bad || scratch.nonfinite[batch * scratch.num_chunks + i] != 0;
   }
