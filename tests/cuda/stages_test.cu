@@ -502,16 +502,18 @@ std::string check_compact(Setup& setup) {
   // The public pair, without mask and rank.
   Selection selection = p.selection;
   selection.mask = selection.rank = nullptr;
+  selection.count = nullptr;
+  const auto* count = setup.public_count->as<int64_t>();
   setup.compact_v->poison();
-  CUDA_CHECK(gather_rows(p.sequences, selection, p.v, c.kv_heads, p.compact_v, p.compact_heads,
-                         p.row_bytes, nullptr));
+  CUDA_CHECK(gather_rows(p.sequences, selection, count, p.v, c.kv_heads,
+                         p.compact_v, p.compact_heads, p.row_bytes, nullptr));
   if (wrong_rows<false>(setup, p.v, c.kv_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "gather_rows";
   }
   Buffer out(tensor_bytes(setup.axes, setup.total_kv, p.compact_heads, c.dim, c.pad));
   const Tensor full = make_tensor(out, setup.total_kv, p.compact_heads, c.dim, c.pad);
-  CUDA_CHECK(scatter_rows(p.sequences, selection, p.compact_v, full, p.compact_heads, p.row_bytes,
-                          nullptr));
+  CUDA_CHECK(scatter_rows(p.sequences, selection, count, p.compact_v, full,
+                          p.compact_heads, p.row_bytes, nullptr));
   if (wrong_rows<true>(setup, full, p.compact_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "scatter_rows";
   }

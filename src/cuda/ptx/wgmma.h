@@ -26,12 +26,17 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Ties accumulators to this point: wgmma_wait does not name them, so without it the compiler may
-// move their readers above the wait.
+// Ties registers to this point. wgmma_wait and wgmma_fence do not name them, so without it the
+// compiler may read accumulators before the wait, or compute operands after the fence.
 template <int kCount>
-__device__ __forceinline__ void keep_in_order(float (&accumulator)[kCount]) {
+__device__ __forceinline__ void keep_in_order(float (&registers)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(accumulator[i])::"memory");
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void keep_in_order(uint32_t (&registers)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
 }
 
 // Descriptor of a swizzled operand that starts at shared address `address`. K-major operands step

@@ -1,10 +1,10 @@
 // The public compact and scatter: rows of any [batch, seq, head, dim] tensor by a set's indices.
 //
-// Both need indices and counts only (mask and rank may be null) and leave dense sequences alone.
+// Both need indices and counts only and leave dense sequences alone.
 // Rows are multiples of 16 bytes; strides count elements of 2 bytes.
 #include "cuda/common/sequence.h"
 #include "cuda/ptx/barrier.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda {
@@ -16,6 +16,7 @@ constexpr int kRowTokens = 64;  // rows of a CTA
 struct RowsParams {
   Sequences sequences;
   Selection selection;
+  const int64_t* count;  // [batch]
   Tensor full;     // [batch, seqlen_kv, full_heads, dim]
   Tensor compact;  // [batch, capacity, compact_heads, dim]
   int32_t full_heads;
@@ -44,7 +45,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int batch = blockIdx.z;
   const int head = blockIdx.y;
   const Sequence where = sequence(params.sequences, batch);
-  const int count = params.selection.count[batch];
+  const int count = static_cast<int>(params.count[batch]);
   const int begin = blockIdx.x * kRowTokens;
   const int rows = min(kRowTokens, count - begin);
   if (count == where.seqlen_kv || rows <= 0) return;
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int batch = blockIdx.z;
   const int head = blockIdx.y;
   const Sequence where = sequence(params.sequences, batch);
-  const int count = params.selection.count[batch];
+  const int count = static_cast<int>(params.count[batch]);
   const int begin = blockIdx.x * kRowTokens;
   const int rows = min(kRowTokens, where.seqlen_kv - begin);
   if (count == where.seqlen_kv || rows <= 0) return;
@@ -120,17 +121,19 @@ LaunchShape rows_shape(const RowsParams& params) {
 
 }  // namespace
 
-cudaError_t gather_rows(const Sequences& sequences, const Selection& selection, const Tensor& x,
-                        int heads, const Tensor& compacted, int heads_out, int row_bytes,
-                        cudaStream_t stream) {
-  const RowsParams params = {sequences, selection, x, compacted, heads, heads_out, row_bytes / 16};
+cudaError_t gather_rows(const Sequences& sequences, const Selection& selection,
+                        const int64_t* count, const Tensor& x, int heads, const Tensor& compacted,
+                        int heads_out, int row_bytes, cudaStream_t stream) {
+  const RowsParams params = {sequences, selection, count,     x,
+                             compacted, heads,     heads_out, row_bytes / 16};
   return launch(gather_kernel, rows_shape(params), stream, params);
 }
 
 cudaError_t scatter_rows(const Sequences& sequences, const Selection& selection,
-                         const Tensor& compacted, const Tensor& out, int heads, int row_bytes,
-                         cudaStream_t stream) {
-  const RowsParams params = {sequences, selection, out, compacted, heads, heads, row_bytes / 16};
+                         const int64_t* count, const Tensor& compacted, const Tensor& out,
+                         int heads, int row_bytes, cudaStream_t stream) {
+  const RowsParams params = {sequences, selection, count, out,
+                             compacted, heads,     heads, row_bytes / 16};
   return launch(scatter_kernel, rows_shape(params), stream, params);
 }
 

@@ -4,7 +4,7 @@
 // computes the sequence's budget for itself: cheaper than one more launch.
 #include "cuda/ptx/barrier.h"
 #include "cuda/stages/block_team.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/select.h"
 #include "cuda/stages/stages.h"
 
@@ -268,18 +268,22 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int set = blockIdx.x / team.ranks();
   const bool reference = params.arithmetic == kArithmeticReference;
   const BudgetRule rule = budget_rule(params);
-  const int seqlen_kv = sequence(params.sequences, batch).seqlen_kv;
+  const Sequence where = sequence(params.sequences, batch);
+  const int seqlen_kv = where.seqlen_kv;
   const int prefix_len = seqlen_kv - params.suffix;
   const Range range = own_range(team.rank(), grid.words, seqlen_kv, prefix_len);
   int turn = 0;
 
-  const bool bad = read_summaries(team, shared, scratch, batch, set);
+  // A packed sequence may be shorter than what scores, or have fewer queries than that.
+  const bool scored = !read_summaries(team, shared, scratch, batch, set) && prefix_len > 0 &&
+                      where.seqlen_q >= params.suffix;
   int64_t keep = max(prefix_len, 0);
-  if (!bad && prefix_len > 0) {
+  if (scored) {
     int64_t dropped = 0;
     if (params.budget == kBudgetTau) {
       const RowSummary summary = merge_parts(shared.mean_parts);
-      const Normaliser normaliser = reference ? Normaliser::of_sum(summary.sum) : Normaliser{false, 1.0f};
+      const Normaliser normaliser =
+          reference ? Normaliser::of_sum(summary.sum) : Normaliser{false, 1.0f};
       const float* mean =
           params.mean + static_cast<int64_t>(batch) * params.prefix_stride + range.token;
       const RowKeys keys =

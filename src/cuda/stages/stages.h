@@ -19,12 +19,16 @@ int score_splits(const Sequences& sequences, const Heads& heads, int num_multipr
 cudaError_t select(const SelectParams& params, cudaStream_t stream);
 size_t select_scratch_bytes(const SelectParams& params);
 
-// Stage compact, and the public compact/scatter of any [batch, seq, head, dim] tensor.
+// Stage compact.
 cudaError_t compact(const CompactParams& params, cudaStream_t stream);
-cudaError_t gather_rows(const Sequences&, const Selection&, const Tensor& x, int heads,
-                        const Tensor& compacted, int heads_out, int row_bytes,
+
+// The public compact and scatter of any [batch, seq, head, dim] tensor. Of the selection they need
+// indices, num_sets and capacity; count [batch] is KeepSet's.
+cudaError_t gather_rows(const Sequences&, const Selection&, const int64_t* count, const Tensor& x,
+                        int heads, const Tensor& compacted, int heads_out, int row_bytes,
                         cudaStream_t stream);
-cudaError_t scatter_rows(const Sequences&, const Selection&, const Tensor& compacted,
-                         const Tensor& out, int heads, int row_bytes, cudaStream_t stream);
+cudaError_t scatter_rows(const Sequences&, const Selection&, const int64_t* count,
+                         const Tensor& compacted, const Tensor& out, int heads, int row_bytes,
+                         cudaStream_t stream);
 
 }  // namespace tokensieve::cuda
