@@ -5,7 +5,7 @@
 // those keys, but 0 * NaN would poison its products.
 #include "cuda/common/sequence.h"
 #include "cuda/ptx/barrier.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda {

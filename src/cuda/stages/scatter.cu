@@ -4,7 +4,7 @@
 // Rows are multiples of 16 bytes; strides count elements of 2 bytes.
 #include "cuda/common/sequence.h"
 #include "cuda/ptx/barrier.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda {

@@ -11,7 +11,7 @@
 #include "cuda/ptx/copy.h"
 #include "cuda/ptx/math.h"
 #include "cuda/ptx/wgmma.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/score_traits.h"
 
 namespace tokensieve::cuda {

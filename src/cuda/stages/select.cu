@@ -4,7 +4,7 @@
 // computes the sequence's budget for itself: cheaper than one more launch.
 #include "cuda/ptx/barrier.h"
 #include "cuda/stages/block_team.h"
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/select.h"
 #include "cuda/stages/stages.h"
 

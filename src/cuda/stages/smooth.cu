@@ -3,7 +3,7 @@
 //
 // A CTA takes a chunk of tokens of all heads, a tile of 128 tokens at a time: warps smooth heads (4
 // tokens a thread), then threads average over heads. Arithmetic as core/budget.cc, order included.
-#include "cuda/stages/launch.h"
+#include "cuda/common/launch.h"
 #include "cuda/stages/select.h"
 #include "cuda/ptx/barrier.h"
 

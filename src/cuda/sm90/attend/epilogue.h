@@ -36,8 +36,8 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
       sum = sum * scale + ptx::exp2(sink - top);
       max = top;
     }
-    result.scale[i] = sum == 0.0f ? 0.0f : scale / sum;  // a NaN sum stays one
-    result.lse[i] = sum == 0.0f ? __int_as_float(0xff800000) : (max + log2f(sum)) * kLn2;
+    result.scale[i] = sum == 0.0f ? 0.0f : scale * ptx::reciprocal(sum);  // a NaN sum stays one
+    result.lse[i] = sum == 0.0f ? __int_as_float(0xff800000) : (max + __log2f(sum)) * kLn2;
   }
   return result;
 }
@@ -63,9 +63,9 @@ __device__ __forceinline__ MergeWeights finish_lse(const AttendParams& params, c
       weights.kept[i] = ptx::exp2((local - top) * kLog2e);
       weights.fresh[i] = ptx::exp2((total - top) * kLog2e);
       const float sum = weights.kept[i] + weights.fresh[i];
-      weights.kept[i] /= sum;
-      weights.fresh[i] /= sum;
-      total = top + log2f(sum) * kLn2;
+      weights.kept[i] *= ptx::reciprocal(sum);
+      weights.fresh[i] *= ptx::reciprocal(sum);
+      total = top + __log2f(sum) * kLn2;
       __syncwarp();  // all lanes of the quad have read
     }
     if (threadIdx.x % 4 == 0 && row < tile.num_rows) lse[query] = total;
@@ -121,7 +121,8 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
   char* out = static_cast<char*>(params.out.data) +
               2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
                    where.q_row * params.out.seq_stride);
-#pragma unroll 4
+  constexpr int kAtOnce = Traits::kHeadDim == 256 ? 4 : 16 / kRows;  // all 16 would spill at 256
+#pragma unroll kAtOnce
   for (int i = 0; i < 16 / kRows; ++i) {
     const int offset = i * kRows + lane / kLanes;
     const int row = warp_row + offset;

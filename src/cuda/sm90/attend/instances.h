@@ -8,8 +8,8 @@ namespace tokensieve::cuda::sm90 {
 template <typename Element, int kHeadDim, Keys kKeys>
 cudaError_t launch_keys(const AttendParams& params, cudaStream_t stream) {
   return params.softmax.softcap > 0.0f
-             ? launch<Traits<Element, kHeadDim, kKeys, true>>(params, stream)
-             : launch<Traits<Element, kHeadDim, kKeys, false>>(params, stream);
+             ? launch_attend<Traits<Element, kHeadDim, kKeys, true>>(params, stream)
+             : launch_attend<Traits<Element, kHeadDim, kKeys, false>>(params, stream);
 }
 
 template <typename Element, int kHeadDim>

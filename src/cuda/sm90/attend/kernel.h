@@ -4,6 +4,7 @@
 // A persistent grid: one CTA per multiprocessor, one producer and two consumer warpgroups.
 #pragma once
 
+#include "cuda/common/launch.h"
 #include "cuda/sm90/attend/attend.h"
 #include "cuda/sm90/attend/epilogue.h"
 
@@ -45,6 +46,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     init_barriers<Traits>(shared);
   }
   __syncthreads();
+  ptx::grid_dependency_wait();
+  ptx::grid_dependency_launch();
 
   if (threadIdx.x < 128) {
     ptx::register_dealloc<Traits::kProducerRegisters>();
@@ -75,14 +78,13 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 }
 
 template <class Traits>
-cudaError_t launch(const AttendParams& params, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedMemory<Traits>) + 1024;
+cudaError_t launch_attend(const AttendParams& params, cudaStream_t stream) {
+  constexpr size_t kBytes = sizeof(SharedMemory<Traits>) + 1024;  // to align it
   static_assert(kBytes <= 227 * 1024);
-  const cudaError_t error = cudaFuncSetAttribute(
-      attend_kernel<Traits>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (error != cudaSuccess) return error;
-  attend_kernel<Traits><<<params.num_ctas, Traits::kThreads, kBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch(attend_kernel<Traits>,
+                {.grid = dim3(params.num_ctas), .threads = Traits::kThreads,
+                 .shared_bytes = kBytes},
+                stream, params);
 }
 
 // All passes of one element type and head_dim; instantiations/ holds one each.

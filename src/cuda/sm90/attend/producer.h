@@ -18,6 +18,8 @@ __device__ __forceinline__ void load_tile(typename Traits::Element* stage, const
   }
 }
 
+inline constexpr int kAnnounceVisits = 5;
+
 // Where a tile's keys lie.
 struct KeySource {
   const CUtensorMap* k_map;
@@ -55,7 +57,6 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
   Tile tile = scheduler.take();
   publish(tile);
   while (tile.head >= 0) {
-    scheduler.draw();
     const KeySource source = key_source<Traits>(params, tile);
     const int visits = tile.visits();
     const auto load = [&](int i) {
@@ -70,12 +71,15 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
                         source.head, source.axis);
       stage.advance();
     };
-    // The next tile is known to the loaders while this one's keys still stream, so that its Q is
-    // there in time; but not before this one's first keys are on their way.
-    if (visits > 0) load(0);
+    // The next tile is drawn and announced a few visits before the end of this one: early enough
+    // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
+    const int announce = max(0, visits - kAnnounceVisits);
+    for (int i = 0; i < announce; ++i) load(i);
+    scheduler.draw();
+    if (announce < visits) load(announce);  // while the counter answers
     const Tile next = scheduler.take();
     publish(next);
-    for (int i = 1; i < visits; ++i) load(i);
+    for (int i = announce + 1; i < visits; ++i) load(i);
     tile = next;
   }
   scheduler.finish();
