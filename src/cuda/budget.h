@@ -1,7 +1,6 @@
 // Budget and select on the device, written so that the host runs the same source (tests/cuda).
 //
-// No sort: a radix search over the bits of the scores finds the budget's last dropped value and a
-// set's threshold. Every sum is an integer, so results do not depend on the order of threads.
+// No sort: a search by histograms finds the budget's last dropped value and a set's threshold. Every sum is an integer, so results do not depend on the order of threads.
 // A Team is the group of threads that works on one row; see BlockTeam (device) and SerialTeam
 // (host, below). Rules: core/budget.h.
 #pragma once
@@ -43,7 +42,8 @@ TOKENSIEVE_HOST_DEVICE float to_bf16(float x) {
 // Scores are >= 0, so their bits order as they do.
 TOKENSIEVE_HOST_DEVICE uint32_t score_key(float x) { return float_bits(x) & 0x7fffffffu; }
 
-// 2^48 times the value of a key, rounded: sums of up to 65536 in 64 bits, the same in any order.
+// 2^48 times the value of a key, rounded: rows that sum to less than 2^14 in 64 bits with room to
+// spare, the same in any order. Scores of a softmax sum to 1.
 inline constexpr double kFixedOne = 281474976710656.0;
 TOKENSIEVE_HOST_DEVICE uint64_t fixed_point(uint32_t key) {
   constexpr uint32_t kLargest = 0x477fffffu;  // the float below 65536
@@ -108,18 +108,72 @@ TOKENSIEVE_HOST_DEVICE bool runs_dense(const BudgetRule& rule, int64_t prefix_le
          keep + suffix > rule.capacity;
 }
 
-// One step of a radix search: bits [shift, shift + bits) of the keys. bf16 values end at bit 16.
-struct Digit {
-  int shift;
-  int bits;
+// What the smooth kernel finds out about a row, in parts that merge in any order.
+struct RowSummary {
+  uint64_t sum;  // fixed point
+  uint32_t least, most;  // keys
+
+  TOKENSIEVE_HOST_DEVICE static RowSummary empty() { return {0, 0xffffffffu, 0}; }
+  TOKENSIEVE_HOST_DEVICE void add(const RowSummary& other) {
+    sum += other.sum;
+    least = other.least < least ? other.least : least;
+    most = other.most > most ? other.most : most;
+  }
 };
-TOKENSIEVE_HOST_DEVICE int num_digits(bool bf16_keys) { return bf16_keys ? 2 : 3; }
-TOKENSIEVE_HOST_DEVICE Digit digit_at(int step, bool bf16_keys) {
-  if (step == 0) return {20, 11};
-  if (step == 1) return bf16_keys ? Digit{16, 4} : Digit{10, 10};
-  return {0, 10};
-}
+
+// Bins of one step of a search: keys from `first` to `last`, 1 << shift keys each from `low` on; the
+// outer bins take what lies below and above.
+struct BinRange {
+  uint32_t first, last;
+  uint32_t low;
+  int shift;
+  int top;  // last bin
+
+  TOKENSIEVE_HOST_DEVICE int bin(uint32_t key) const {
+    const uint32_t at = (key > low ? key - low : 0) >> shift;
+    return at < static_cast<uint32_t>(top) ? static_cast<int>(at) : top;
+  }
+  TOKENSIEVE_HOST_DEVICE uint32_t least(int bin) const {
+    return bin == 0 ? first : low + (static_cast<uint32_t>(bin) << shift);
+  }
+  TOKENSIEVE_HOST_DEVICE uint32_t most(int bin) const {
+    return bin == top ? last : low + (static_cast<uint32_t>(bin + 1) << shift) - 1;
+  }
+};
+
 inline constexpr int kMaxBins = 2048;
+inline constexpr int kNoBin = -1;
+
+// Fine bins for keys from low to high inside [first, last]. bf16 keys are multiples of 1 << 16.
+TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, uint32_t low,
+                                          uint32_t high, bool bf16_keys) {
+  if (low >= high) {
+    low = first;
+    high = last;
+  }
+  BinRange range = {first, last, low, bf16_keys ? 16 : 0, 0};
+  while ((high - low) >> range.shift >= kMaxBins) ++range.shift;
+  range.top = static_cast<int>((high - low) >> range.shift);
+  return range;
+}
+TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, bool bf16_keys) {
+  return bin_range(first, last, first, last, bf16_keys);
+}
+
+// First step: 16 octaves around the mean of a row that sums to 1, where nearly all scores are. Finer
+// bins there mean fewer threads that add to the same one.
+TOKENSIEVE_HOST_DEVICE BinRange first_range(uint32_t least, uint32_t most, int64_t row_length,
+                                            bool bf16_keys) {
+  uint32_t exponent = 127;  // of about 1 / row_length
+  for (int64_t n = row_length; n > 1; n /= 2) --exponent;
+  const uint32_t low = (exponent - 12) << 23;
+  const uint32_t high = (exponent + 4) << 23;
+  return bin_range(least, most, least > low ? least : low, most < high ? most : high, bf16_keys);
+}
+
+TOKENSIEVE_HOST_DEVICE bool single_key(const BinRange& range, bool bf16_keys) {
+  return (range.last - range.first) >> (bf16_keys ? 16 : 0) == 0;
+}
 
 struct BinTotals {
   uint32_t count;
@@ -132,113 +186,188 @@ struct SearchBins {
   uint32_t count[2][kMaxBins];
   uint32_t mass_low[2][kMaxBins];  // of 64-bit sums; carries are added by hand, because 64-bit
   uint32_t mass_high[2][kMaxBins]; // shared atomics are slow
+  uint32_t below_low[2], below_high[2];  // mass of the keys below the range
   // The cluster's keys; a thread reads only what it wrote.
   uint32_t all_count[kMaxBins];
   uint64_t all_mass[kMaxBins];
-  // What find_bin found: the bin, and the totals of the bins before it and above it.
-  uint32_t found_bin;
+  // What find_bin found: the bins, and the totals of the bins before the first and above it.
+  int found_bin[2];
   uint32_t found_above;
   BinTotals found_before;
 };
 
-// Calls use(key) for every key of the team's tokens [begin, size).
-template <class Team, class Keys, class Use>
-TOKENSIEVE_HOST_DEVICE void for_keys(const Team& team, const Keys& keys, int begin, int size,
-                                     Use&& use) {
-#ifdef __CUDA_ARCH__
-#pragma unroll 4
-#endif
-  for (int i = begin + team.thread(); i < size; i += team.threads()) use(keys(i));
+// Four keys. Keys that do not take part are kNoKey, which no range contains.
+struct KeyQuad {
+  uint32_t key[4];
+};
+inline constexpr uint32_t kNoKey = 0xffffffffu;
+
+// Adds to a 64-bit sum in two halves.
+template <class Team>
+TOKENSIEVE_HOST_DEVICE void add_mass(Team& team, uint32_t* low, uint32_t* high, uint64_t mass) {
+  const uint32_t add = static_cast<uint32_t>(mass);
+  const uint32_t before = team.add(low, add);
+  const uint32_t carry = static_cast<uint32_t>(mass >> 32) + (before + add < before ? 1 : 0);
+  if (carry != 0) team.add(high, carry);
 }
 
-// Histogram of one digit among the keys that agree with `prefix` above it.
+// Histogram of the keys of `range` among this CTA's. kMass: their masses too, and the mass of the
+// keys below the range.
 template <bool kMass, class Team, class Keys>
-TOKENSIEVE_HOST_DEVICE void count_digit(Team& team, SearchBins& bins, int turn, const Keys& keys,
-                                        int begin, int size, Digit digit, uint32_t prefix) {
-  const int num_bins = 1 << digit.bits;
-  for (int i = team.thread(); i < num_bins; i += team.threads()) {
+TOKENSIEVE_HOST_DEVICE void count_keys(Team& team, SearchBins& bins, int turn, const Keys& keys,
+                                       const BinRange& range) {
+  for (int i = team.thread(); i <= range.top; i += team.threads()) {
     bins.count[turn][i] = 0;
     if (kMass) bins.mass_low[turn][i] = bins.mass_high[turn][i] = 0;
   }
+  if (kMass && team.thread() == 0) bins.below_low[turn] = bins.below_high[turn] = 0;
   team.sync();
-  for_keys(team, keys, begin, size, [&](uint32_t key) {
-    if (key >> digit.shift >> digit.bits != prefix) return;
-    const uint32_t bin = key >> digit.shift & static_cast<uint32_t>(num_bins - 1);
-    team.add(&bins.count[turn][bin], 1);
-    if (!kMass) return;
-    const uint64_t mass = fixed_point(key);
-    const uint32_t low = static_cast<uint32_t>(mass);
-    const uint32_t before = team.add(&bins.mass_low[turn][bin], low);
-    const uint32_t high = static_cast<uint32_t>(mass >> 32) + (before + low < before ? 1 : 0);
-    if (high != 0) team.add(&bins.mass_high[turn][bin], high);
-  });
+  const uint32_t width = range.last - range.first;
+  uint64_t below = 0;
+#ifdef __CUDA_ARCH__
+#pragma unroll 2
+#endif
+  for (int i = team.thread(); i < keys.quads(); i += team.threads()) {
+    const KeyQuad quad = keys.quad(i);
+    for (const uint32_t key : quad.key) {
+      if (kMass && key < range.first) below += fixed_point(key);
+      if (key - range.first > width) continue;
+      const int bin = range.bin(key);
+      team.add(&bins.count[turn][bin], 1);
+      if (kMass) {
+        add_mass(team, &bins.mass_low[turn][bin], &bins.mass_high[turn][bin], fixed_point(key));
+      }
+    }
+  }
+  if (kMass) {
+    below = team.lane_sum(below);
+    if (team.lane() == 0) add_mass(team, &bins.below_low[turn], &bins.below_high[turn], below);
+  }
   team.cluster_sync();
 }
 
+// Bins [begin, end) of this thread.
+struct BinPart {
+  int begin, end;
+  template <class Team>
+  TOKENSIEVE_HOST_DEVICE static BinPart of(const Team& team, int top) {
+    const int size = (top + team.threads()) / team.threads();
+    const int begin = team.thread() * size;
+    return {begin, begin + size <= top ? begin + size : top + 1};
+  }
+};
+
+// Sums the cluster's histograms into all_*.
+template <bool kMass, class Team>
+TOKENSIEVE_HOST_DEVICE void merge_bins(const Team& team, SearchBins& bins, int turn, int top) {
+  const BinPart part = BinPart::of(team, top);
+  for (int bin = part.begin; bin < part.end; ++bin) {
+    bins.all_count[bin] = static_cast<uint32_t>(team.total(&bins.count[turn][bin]));
+    if (!kMass) continue;
+    bins.all_mass[bin] = (team.total(&bins.mass_high[turn][bin]) << 32) +
+                         team.total(&bins.mass_low[turn][bin]);
+  }
+}
+
 // Finds the one bin for which crosses(totals before it, its own, totals of all) holds, into
-// bins.found_*; they keep their values if there is none.
-template <bool kMass, class Team, class Crosses>
-TOKENSIEVE_HOST_DEVICE void find_bin(Team& team, SearchBins& bins, int turn, int num_bins,
-                                     Crosses&& crosses) {
-  const int per_thread = (num_bins + team.threads() - 1) / team.threads();
-  const int begin = team.thread() * per_thread;
-  const int end = begin + per_thread < num_bins ? begin + per_thread : num_bins;
+// found_bin[slot] and, for slot 0, the other found_*; they keep their values if there is none.
+// mass_of(bin, count): what counts as the bin's mass.
+template <class Team, class MassOf, class Crosses>
+TOKENSIEVE_HOST_DEVICE void find_bin(Team& team, SearchBins& bins, int slot, int top,
+                                     MassOf&& mass_of, Crosses&& crosses) {
+  const BinPart part = BinPart::of(team, top);
   BinTotals own = {0, 0};
-  for (int bin = begin; bin < end; ++bin) {
-    BinTotals here = {0, 0};
-    for (int rank = 0; rank < team.ranks(); ++rank) {
-      here.count += team.read(&bins.count[turn][bin], rank);
-      if (!kMass) continue;
-      here.mass += static_cast<uint64_t>(team.read(&bins.mass_high[turn][bin], rank)) << 32;
-      here.mass += team.read(&bins.mass_low[turn][bin], rank);
-    }
-    bins.all_count[bin] = here.count;
-    if (kMass) bins.all_mass[bin] = here.mass;
-    own = {own.count + here.count, own.mass + here.mass};
+  for (int bin = part.begin; bin < part.end; ++bin) {
+    own = {own.count + bins.all_count[bin], own.mass + mass_of(bin, bins.all_count[bin])};
   }
   BinTotals all;
   BinTotals before = team.exclusive_scan(own, &all);
-  for (int bin = begin; bin < end; ++bin) {
-    const BinTotals here = {bins.all_count[bin], kMass ? bins.all_mass[bin] : 0};
+  for (int bin = part.begin; bin < part.end; ++bin) {
+    const BinTotals here = {bins.all_count[bin], mass_of(bin, bins.all_count[bin])};
     if (crosses(before, here, all)) {
-      bins.found_bin = static_cast<uint32_t>(bin);
-      bins.found_above = all.count - before.count - here.count;
-      bins.found_before = before;
+      bins.found_bin[slot] = bin;
+      if (slot == 0) {
+        bins.found_above = all.count - before.count - here.count;
+        bins.found_before = before;
+      }
     }
     before = {before.count + here.count, before.mass + here.mass};
   }
-  team.sync();
 }
 
-inline constexpr uint32_t kNoBin = 0xffffffffu;
+// count keys of about this value; saturates far above any limit.
+TOKENSIEVE_HOST_DEVICE uint64_t mass_of_keys(uint32_t count, uint32_t key) {
+  constexpr uint64_t kHuge = uint64_t{1} << 62;
+  const uint64_t value = fixed_point(key);
+  const float about = static_cast<float>(value) * static_cast<float>(count);
+  return about < static_cast<float>(kHuge / 2) ? count * value : kHuge;
+}
 
-// How many of the smallest keys stay below `limit` together. `size`: of this rank's keys, `total`:
-// of the whole row. `turn` goes on from search to search.
+// First step of the budget. From counts alone every bin's mass is known within its bounds, which
+// leaves a few bins where the limit may be crossed: their range, or an empty one (last < first) if
+// it is crossed nowhere. *below: how many keys come before the range.
+template <class Team, class Keys>
+TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int* turn,
+                                               const Keys& keys, const BinRange& range,
+                                               uint64_t limit, bool bf16_keys, int64_t* below) {
+  if (team.thread() == 0) bins.found_bin[0] = bins.found_bin[1] = kNoBin;
+  count_keys<false>(team, bins, *turn, keys, range);
+  merge_bins<false>(team, bins, *turn, range.top);
+  *turn ^= 1;
+  const auto crosses = [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
+    return before.mass < limit && before.mass + here.mass >= limit;
+  };
+  const auto at_most = [&](int bin, uint32_t count) {
+    return mass_of_keys(count, range.most(bin));
+  };
+  const auto at_least = [&](int bin, uint32_t count) {
+    return mass_of_keys(count, range.least(bin));
+  };
+  find_bin(team, bins, 0, range.top, at_most, crosses);
+  find_bin(team, bins, 1, range.top, at_least, crosses);
+  team.sync();
+  const int from = bins.found_bin[0];
+  const int to = bins.found_bin[1] == kNoBin ? range.top : bins.found_bin[1];
+  *below = bins.found_before.count;
+  team.sync();  // everybody has read found_*
+  if (from == kNoBin) return {1, 0, 0, 0, 0};
+  return bin_range(range.least(from), range.most(to), bf16_keys);
+}
+
+// How many of the smallest keys stay below `limit` together. `total`: keys of the whole row,
+// `range`: theirs. `turn` goes on from search to search.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn, const Keys& keys,
-                                         int size, int64_t total, uint64_t limit, bool bf16_keys) {
+                                         int64_t total, BinRange range, uint64_t limit,
+                                         bool bf16_keys) {
   if (limit == 0) return 0;
-  int64_t dropped = 0;
-  uint64_t mass = 0;
-  uint32_t prefix = 0;
-  for (int step = 0; step < num_digits(bf16_keys); ++step) {
-    const Digit digit = digit_at(step, bf16_keys);
-    if (team.thread() == 0) bins.found_bin = kNoBin;
-    count_digit<true>(team, bins, *turn, keys, 0, size, digit, prefix);
-    find_bin<true>(team, bins, *turn, 1 << digit.bits,
-                   [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
-                     return mass + before.mass < limit && mass + before.mass + here.mass >= limit;
-                   });
+  int64_t below = 0;
+  range = crossing_range(team, bins, turn, keys, range, limit, bf16_keys, &below);
+  if (range.last < range.first) return total;
+  while (true) {
+    if (team.thread() == 0) bins.found_bin[0] = kNoBin;
+    count_keys<true>(team, bins, *turn, keys, range);
+    merge_bins<true>(team, bins, *turn, range.top);
+    const uint64_t mass =  // of the keys below the range
+        (team.total(&bins.below_high[*turn]) << 32) + team.total(&bins.below_low[*turn]);
     *turn ^= 1;
-    if (bins.found_bin == kNoBin) return total;
-    dropped += bins.found_before.count;
-    mass += bins.found_before.mass;
-    prefix = prefix << digit.bits | bins.found_bin;
+    find_bin(
+        team, bins, 0, range.top, [&](int bin, uint32_t) { return bins.all_mass[bin]; },
+        [&](const BinTotals& before, const BinTotals& here, const BinTotals&) {
+          return mass + before.mass < limit && mass + before.mass + here.mass >= limit;
+        });
+    team.sync();
+    const int bin = bins.found_bin[0];
+    const BinTotals before = bins.found_before;
     team.sync();  // everybody has read found_*
+    if (bin == kNoBin) return total;
+    range = bin_range(range.least(bin), range.most(bin), bf16_keys);
+    below += before.count;
+    if (!single_key(range, bf16_keys)) continue;
+    // All keys of the crossing bin are equal, and it crosses, so none is 0.
+    return below +
+           static_cast<int64_t>((limit - 1 - mass - before.mass) / fixed_point(range.first));
   }
-  // All keys of the crossing bin are equal, and it crosses, so none is 0.
-  const int shift = digit_at(num_digits(bf16_keys) - 1, bf16_keys).shift;
-  return dropped + static_cast<int64_t>((limit - 1 - mass) / fixed_point(prefix << shift));
 }
 
 // The wanted largest keys are those above `key` and the first `ties` equal to it.
@@ -247,27 +376,39 @@ struct Threshold {
   uint32_t ties;
 };
 
-// wanted: of the keys [begin, size) of all ranks; 1 <= wanted <= how many they are.
+// 1 <= wanted <= number of keys. `range`: of all keys.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE Threshold find_threshold(Team& team, SearchBins& bins, int* turn,
-                                                const Keys& keys, int begin, int size,
-                                                int64_t wanted, bool bf16_keys) {
-  uint32_t prefix = 0;
+                                                const Keys& keys, int64_t wanted, BinRange range,
+                                                bool bf16_keys) {
   uint32_t left = static_cast<uint32_t>(wanted);
-  for (int step = 0; step < num_digits(bf16_keys); ++step) {
-    const Digit digit = digit_at(step, bf16_keys);
-    count_digit<false>(team, bins, *turn, keys, begin, size, digit, prefix);
-    find_bin<false>(team, bins, *turn, 1 << digit.bits,
-                    [&](const BinTotals& before, const BinTotals& here, const BinTotals& all) {
-                      const uint32_t above = all.count - before.count - here.count;
-                      return above < left && above + here.count >= left;
-                    });
+  while (true) {
+    count_keys<false>(team, bins, *turn, keys, range);
+    merge_bins<false>(team, bins, *turn, range.top);
     *turn ^= 1;
-    prefix = prefix << digit.bits | bins.found_bin;
+    find_bin(
+        team, bins, 0, range.top, [](int, uint32_t) { return uint64_t{0}; },
+        [&](const BinTotals& before, const BinTotals& here, const BinTotals& all) {
+          const uint32_t above = all.count - before.count - here.count;
+          return above < left && above + here.count >= left;
+        });
+    team.sync();
+    const int bin = bins.found_bin[0];
     left -= bins.found_above;
     team.sync();  // everybody has read found_*
+    range = bin_range(range.least(bin), range.most(bin), bf16_keys);
+    if (single_key(range, bf16_keys)) return {range.first, left};
   }
-  return {prefix << digit_at(num_digits(bf16_keys) - 1, bf16_keys).shift, left};
+}
+
+// Nothing but protected and newest tokens, whose key is kNoKey, is above this.
+inline constexpr Threshold kNothing = {0x80000000u, 0};
+
+// The lowest `count` bits that are set in `bits`.
+TOKENSIEVE_HOST_DEVICE uint32_t lowest_bits(uint32_t bits, uint32_t count) {
+  uint32_t rest = bits;
+  for (; count > 0 && rest != 0; --count) rest &= rest - 1;
+  return bits ^ rest;
 }
 
 // 32 tokens of a set: which are above the threshold, which equal it, and how many of each come
@@ -282,6 +423,10 @@ struct RankedWord {
   TOKENSIEVE_HOST_DEVICE uint32_t rank(uint32_t ties) const {
     return above_before + (equal_before < ties ? equal_before : ties);
   }
+  // Kept tokens of the word.
+  TOKENSIEVE_HOST_DEVICE uint32_t kept(uint32_t ties) const {
+    return above | (equal_before < ties ? lowest_bits(equal, ties - equal_before) : 0);
+  }
 };
 
 // A team of one: the host's.
@@ -289,7 +434,8 @@ class SerialTeam {
  public:
   int thread() const { return 0; }
   int threads() const { return 1; }
-  int ranks() const { return 1; }
+  int lane() const { return 0; }
+  uint64_t lane_sum(uint64_t x) const { return x; }
   void sync() const {}
   void cluster_sync() const {}
   uint32_t add(uint32_t* where, uint32_t value) const {
@@ -297,7 +443,7 @@ class SerialTeam {
     *where += value;
     return before;
   }
-  uint32_t read(const uint32_t* where, int) const { return *where; }
+  uint64_t total(const uint32_t* where) const { return *where; }
   BinTotals exclusive_scan(const BinTotals& own, BinTotals* all) const {
     *all = own;
     return {0, 0};

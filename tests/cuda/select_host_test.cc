@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -22,13 +23,25 @@ constexpr auto kReference = Arithmetic::kReferenceRounding;
 struct Keys {
   const std::vector<float>* row;
   Normaliser normaliser;
-  uint32_t operator()(int i) const { return normaliser.key((*row)[i]); }
+  int begin = 0;
+  uint32_t key(int i) const {
+    return i >= begin && i < static_cast<int>(row->size()) ? normaliser.key((*row)[i]) : kNoKey;
+  }
+  int quads() const { return (static_cast<int>(row->size()) + 3) / 4; }
+  KeyQuad quad(int i) const {
+    return {key(4 * i), key(4 * i + 1), key(4 * i + 2), key(4 * i + 3)};
+  }
 };
 
-uint64_t fixed_sum(const std::vector<float>& row) {
-  uint64_t sum = 0;
-  for (float x : row) sum += fixed_point(score_key(x));
-  return sum;
+RowSummary summary(const std::vector<float>& row) {
+  RowSummary all = RowSummary::empty();
+  for (float x : row) all.add({fixed_point(score_key(x)), score_key(x), score_key(x)});
+  return all;
+}
+
+BinRange range_of(const RowSummary& row, const Normaliser& normaliser, size_t size, bool bf16) {
+  return first_range(normaliser.key(bits_float(row.least)), normaliser.key(bits_float(row.most)),
+                     static_cast<int64_t>(size), bf16);
 }
 
 // What select_kernel does, by a team of one.
@@ -39,11 +52,11 @@ class HostSelect {
 
   // As tokensieve::drop_count, but on the f32 mean and without the "one more".
   int64_t droppable_tokens(const std::vector<float>& mean) {
-    const uint64_t sum = fixed_sum(mean);
-    const Keys keys = {&mean, reference_ ? Normaliser::of_sum(sum) : Normaliser{false, 1.0f}};
-    const int size = static_cast<int>(mean.size());
-    return droppable(team_, bins_, &turn_, keys, size, size,
-                     mass_limit(select_.tau, sum, reference_), reference_);
+    const RowSummary row = summary(mean);
+    const Keys keys = {&mean, reference_ ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
+    return droppable(team_, bins_, &turn_, keys, static_cast<int64_t>(mean.size()),
+                     range_of(row, keys.normaliser, mean.size(), reference_),
+                     mass_limit(select_.tau, row.sum, reference_), reference_);
   }
 
   BudgetRule rule() const {
@@ -55,24 +68,30 @@ class HostSelect {
   std::vector<int32_t> top(const std::vector<float>& ranked, int64_t keep, bool normalise) {
     const int size = static_cast<int>(ranked.size());
     const int protect = static_cast<int>(std::min<int64_t>(select_.protect_first, keep));
-    const Keys keys = {&ranked, normalise ? Normaliser::of_sum(fixed_sum(ranked))
-                                          : Normaliser{false, 1.0f}};
-    Threshold threshold = {0xffffffffu, 0};
+    const RowSummary row = summary(ranked);
+    const Keys keys = {&ranked,
+                       normalise ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f},
+                       protect};
+    Threshold threshold = kNothing;
     if (keep > protect) {
-      threshold = find_threshold(team_, bins_, &turn_, keys, protect, size, keep - protect,
+      threshold = find_threshold(team_, bins_, &turn_, keys, keep - protect,
+                                 range_of(row, keys.normaliser, ranked.size(), reference_),
                                  reference_);
     }
     std::vector<int32_t> kept;
     RankedWord word = {};
     for (int first = 0; first < size; first += 32) {
-      EXPECT_EQ(word.rank(threshold.ties), kept.size());
+      word.above = word.equal = 0;
       for (int i = first; i < std::min(first + 32, size); ++i) {
-        const bool above = i < protect || keys(i) > threshold.key;
-        const bool equal = !above && keys(i) == threshold.key;
-        if (above || (equal && word.equal_before < threshold.ties)) kept.push_back(i);
-        word.above_before += above;
-        word.equal_before += equal;
+        if (keys.key(i) > threshold.key) word.above |= 1u << (i - first);
+        if (keys.key(i) == threshold.key) word.equal |= 1u << (i - first);
       }
+      EXPECT_EQ(word.rank(threshold.ties), kept.size());
+      for (int bit = 0; bit < 32; ++bit) {
+        if (word.kept(threshold.ties) >> bit & 1) kept.push_back(first + bit);
+      }
+      word.above_before += std::popcount(word.above);
+      word.equal_before += std::popcount(word.equal);
     }
     return kept;
   }
@@ -165,8 +184,8 @@ std::vector<float> scores(const std::string& kind, int size, int seed) {
   }
   if (sum > 0.0 && seed % 2 == 1) {
     for (float& value : x) value = static_cast<float>(value / sum);
-  } else if (sum > 30000.0) {
-    for (float& value : x) value = static_cast<float>(value * 30000.0 / sum);
+  } else if (sum > 8000.0) {
+    for (float& value : x) value = static_cast<float>(value * 8000.0 / sum);
   }
   return x;
 }

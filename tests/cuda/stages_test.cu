@@ -11,6 +11,7 @@
 
 #include "core/budget.h"
 #include "cuda/device.h"
+#include "cuda/stages/select.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda::test {
@@ -632,6 +633,13 @@ std::vector<Case> cases() {
        .select = config(kTau, 0.05), .q_scale = 12.0f},
       {.name = "NaN key: dense", .seqlen = 2000, .select = config(kTau, 0.05),
        .poison_key = 0.4f},
+      {.name = "d256 32/8 9000", .dim = 256, .q_heads = 32, .kv_heads = 8, .seqlen = 9000,
+       .select = config(kTau, 0.05)},
+      {.name = "d256 8/1 40001 softcap", .dim = 256, .kv_heads = 1, .seqlen = 40001,
+       .share = layer, .select = config(kRatio, 0.1), .softcap = 30.0f},
+      {.name = "d64 f16 32/4 30000 softcap", .bf16 = false, .dim = 64, .q_heads = 32,
+       .kv_heads = 4, .seqlen = 30000, .window = 64, .share = kv,
+       .select = config(kRatio, 0.3), .softcap = 30.0f},
       {.name = "100003 tokens 4/1", .q_heads = 4, .kv_heads = 1, .seqlen = 100003,
        .select = config(kTau, 0.005)},
       {.name = "100003 layer rounding", .q_heads = 4, .kv_heads = 1, .seqlen = 100003,
@@ -722,12 +730,12 @@ double graph_time(F&& enqueue, int repeats) {
 
 void time_stages() {
   std::printf("\nmicroseconds by graph replay, 32/8 heads, dim 128, bf16, window 128, pool 7\n");
-  std::printf("%8s %6s | %8s | %8s %8s %8s | %8s %6s | %8s\n", "tokens", "share", "score",
-              "tau fp32", "rounding", "ratio", "compact", "keep", "together");
+  std::printf("%8s %6s | %8s | %8s %8s %8s %8s | %8s %6s | %8s\n", "tokens", "share", "score",
+              "smooth", "tau fp32", "rounding", "ratio", "compact", "keep", "together");
   for (const int seqlen : {2048, 8192, 32768, 131072}) {
     for (const Share share : {Share::kHead, Share::kKv, Share::kLayer}) {
       Case c = {.name = "", .q_heads = 32, .kv_heads = 8, .seqlen = seqlen, .share = share,
-                .select = config(kRatio, 0.48, 7, 64)};
+                .select = config(kRatio, 0.48, 7, 64), .q_scale = 8.0f};
       Setup setup(c);
       setup.run_all();
       const int repeats = seqlen > 100000 ? 10 : 30;
@@ -738,6 +746,11 @@ void time_stages() {
         return graph_time([&](cudaStream_t s) { setup.run_select(s); }, repeats);
       };
       const double score = graph_time([&](cudaStream_t s) { setup.run_score(s); }, repeats);
+      const SelectScratch scratch = select_scratch(setup.select_params);
+      setup.select_params.budget = 0;
+      const double smooth = graph_time(
+          [&](cudaStream_t s) { CUDA_CHECK(cuda::smooth(setup.select_params, scratch, s)); },
+          repeats);
       const double tau = select(0, 0.005, Arithmetic::kFp32);
       const double rounded = select(0, 0.005, kRounded);
       const double ratio = select(1, 0.0, Arithmetic::kFp32);
@@ -750,8 +763,8 @@ void time_stages() {
           },
           repeats);
       const char* names[] = {"head", "kv", "layer"};
-      std::printf("%8d %6s | %8.1f | %8.1f %8.1f %8.1f | %8.1f %6.3f | %8.1f\n", seqlen,
-                  names[static_cast<int>(share)], score, tau, rounded, ratio, compact,
+      std::printf("%8d %6s | %8.1f | %8.1f %8.1f %8.1f %8.1f | %8.1f %6.3f | %8.1f\n", seqlen,
+                  names[static_cast<int>(share)], score, smooth, tau, rounded, ratio, compact,
                   setup.count->read<int32_t>()[0] / static_cast<double>(seqlen), all);
       std::fflush(stdout);
     }

@@ -34,12 +34,12 @@ __device__ __forceinline__ uint32_t remote_address(const void* shared, uint32_t 
       : "r"(shared_address(shared)), "r"(rank));
   return remote;
 }
+// Volatile, so that it stays behind the barrier that made the value visible.
 __device__ __forceinline__ uint32_t load_remote(const uint32_t* shared, uint32_t rank) {
   uint32_t value;
   asm volatile("ld.shared::cluster.u32 %0, [%1];"
                : "=r"(value)
-               : "r"(remote_address(shared, rank))
-               : "memory");
+               : "r"(remote_address(shared, rank)));
   return value;
 }
 

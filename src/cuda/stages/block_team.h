@@ -8,13 +8,14 @@ namespace tokensieve::cuda {
 
 template <int kThreads>
 struct TeamShared {
-  BinTotals warp_totals[kThreads / 32 + 1];
+  BinTotals warp_totals[2][kThreads / 32];  // in turn, so that a scan needs one barrier
 };
 
 template <int kThreads>
 class BlockTeam {
  public:
   static constexpr int kWarps = kThreads / 32;
+  static constexpr int kMaxRanks = 8;
   static_assert(kWarps <= 32);
 
   __device__ __forceinline__ explicit BlockTeam(TeamShared<kThreads>& shared)
@@ -22,6 +23,7 @@ class BlockTeam {
 
   __device__ __forceinline__ int thread() const { return threadIdx.x; }
   __device__ __forceinline__ int threads() const { return kThreads; }
+  __device__ __forceinline__ int lane() const { return threadIdx.x % 32; }
   __device__ __forceinline__ int ranks() const { return ranks_; }
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
@@ -35,32 +37,45 @@ class BlockTeam {
   __device__ __forceinline__ uint32_t add(uint32_t* where, uint32_t value) const {
     return atomicAdd(where, value);
   }
-  __device__ __forceinline__ uint32_t read(const uint32_t* where, int rank) const {
-    return ranks_ == 1 ? *where : ptx::load_remote(where, rank);
+  // Sum of a shared variable over the cluster.
+  __device__ __forceinline__ uint64_t total(const uint32_t* where) const {
+    if (ranks_ == 1) return *where;
+    uint32_t parts[kMaxRanks];
+#pragma unroll
+    for (int rank = 0; rank < kMaxRanks; ++rank) {
+      parts[rank] = rank < ranks_ ? ptx::load_remote(where, rank) : 0;
+    }
+    uint64_t sum = 0;
+#pragma unroll
+    for (int rank = 0; rank < kMaxRanks; ++rank) sum += parts[rank];
+    return sum;
+  }
+  // The same over the ranks before this one.
+  __device__ __forceinline__ uint32_t total_before(const uint32_t* where) const {
+    uint32_t sum = 0;
+    for (int rank = 0; rank < rank_; ++rank) sum += ptx::load_remote(where, rank);
+    return sum;
   }
 
   // Over the CTA, in thread order. All threads call it.
   __device__ __forceinline__ BinTotals exclusive_scan(const BinTotals& own, BinTotals* all) {
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
+    BinTotals* totals = shared_.warp_totals[turn_];
+    turn_ ^= 1;
     const BinTotals inside = warp_scan(own);
-    if (lane == 31) shared_.warp_totals[warp] = inside;
+    if (lane == 31) totals[warp] = inside;
     __syncthreads();
-    if (warp == 0) {
-      const BinTotals total = lane < kWarps ? shared_.warp_totals[lane] : BinTotals{0, 0};
-      const BinTotals scanned = warp_scan(total);
-      if (lane < kWarps) {
-        shared_.warp_totals[lane] = {scanned.count - total.count, scanned.mass - total.mass};
-      }
-      if (lane == 31) shared_.warp_totals[kWarps] = scanned;
-    }
-    __syncthreads();
-    *all = shared_.warp_totals[kWarps];
-    const BinTotals base = shared_.warp_totals[warp];
-    const BinTotals before = {base.count + inside.count - own.count,
-                              base.mass + inside.mass - own.mass};
-    __syncthreads();  // warp_totals may be written again
-    return before;
+    const BinTotals total = lane < kWarps ? totals[lane] : BinTotals{0, 0};
+    const BinTotals scanned = warp_scan(total);
+    *all = {__shfl_sync(~0u, scanned.count, 31), __shfl_sync(~0u, scanned.mass, 31)};
+    return {__shfl_sync(~0u, scanned.count - total.count, warp) + inside.count - own.count,
+            __shfl_sync(~0u, scanned.mass - total.mass, warp) + inside.mass - own.mass};
+  }
+  __device__ __forceinline__ uint64_t lane_sum(uint64_t x) const {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+    return x;
   }
 
  private:
@@ -78,6 +93,7 @@ class BlockTeam {
   TeamShared<kThreads>& shared_;
   int ranks_;
   int rank_;
+  int turn_ = 0;
 };
 
 }  // namespace tokensieve::cuda

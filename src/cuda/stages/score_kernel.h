@@ -46,8 +46,8 @@ struct Logits {
 template <class Shared>
 __device__ __forceinline__ void init_score_barriers(Shared& shared, int reading_warps) {
   if (threadIdx.x == 0) {
+    for (int i = 0; i < Shared::kFull; ++i) ptx::mbarrier_init(&shared.full[i], 1);
     for (int i = 0; i < Shared::kStages; ++i) {
-      ptx::mbarrier_init(&shared.full[i], 1);
       ptx::mbarrier_init(&shared.empty[i], reading_warps);
     }
     ptx::fence_mbarrier_init();
@@ -55,28 +55,37 @@ __device__ __forceinline__ void init_score_barriers(Shared& shared, int reading_
   __syncthreads();
 }
 
+// Where tile `tile` of a CTA's range lies, and which phase of its barrier it completes.
+template <class Shared>
+struct TileSlot {
+  int slot;
+  int barrier;
+  uint32_t phase;
+  __device__ __forceinline__ explicit TileSlot(int tile)
+      : slot(tile % Shared::kStages),
+        barrier(tile % Shared::kFull),
+        phase(tile / Shared::kFull & 1) {}
+};
+
 // Producer, one thread. The map's boxes are 64 x 64.
 template <class Traits, class Shared>
 __device__ __forceinline__ void stream_keys(const CUtensorMap* map, const ScoreWork& work,
                                             Shared& shared) {
-  int slot = 0;
-  uint32_t phase = 1;  // the slots start empty
-  for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    ptx::mbarrier_wait(&shared.empty[slot], phase);
-    ptx::mbarrier_expect_tx(&shared.full[slot], Shared::kTileBytes);
+  ptx::prefetch_tensor_map(map);
+  const int tiles = work.tile_end - work.tile_begin;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const TileSlot<Shared> at(tile);
+    ptx::mbarrier_wait(&shared.empty[at.slot], (tile / Shared::kStages & 1) ^ 1);
+    uint64_t* full = &shared.full[at.barrier];
+    ptx::mbarrier_expect_tx(full, Shared::kTileBytes);
+    const int first_row = work.where.kv_row + (work.tile_begin + tile) * Shared::kTileK;
 #pragma unroll
     for (int panel = 0; panel < Traits::kPanels; ++panel) {
 #pragma unroll
       for (int row = 0; row < Shared::kTileK; row += 64) {
-        ptx::tma_load_4d(shared.k[slot] + (panel * Shared::kTileK + row) * 64, map,
-                         &shared.full[slot], panel * 64,
-                         work.where.kv_row + tile * Shared::kTileK + row, work.kv_head,
-                         work.where.axis);
+        ptx::tma_load_4d(shared.k[at.slot] + (panel * Shared::kTileK + row) * 64, map, full,
+                         panel * 64, first_row + row, work.kv_head, work.where.axis);
       }
-    }
-    if (++slot == Shared::kStages) {
-      slot = 0;
-      phase ^= 1;
     }
   }
 }
@@ -87,24 +96,23 @@ __device__ __forceinline__ void load_window(const ScoreParams& params, const Sco
                                             const ScoreWork& work, Shared& shared) {
   constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
   constexpr int kRows = Traits::kConsumerThreads / kLanes;
-  const int tiles = work.heads * rows.row_tiles;
   const int chunk = threadIdx.x % kLanes;
   const char* q = static_cast<const char*>(params.q.data) + chunk * 16 +
                   2 * (work.where.axis * params.q.batch_stride +
                        work.where.q_row * params.q.seq_stride);
-  for (int i = threadIdx.x / kLanes; i < tiles * Traits::kTileQ; i += kRows) {
-    const int tile = i / Traits::kTileQ;
-    const int row = i % Traits::kTileQ;
-    const int window_row = rows.first_row + tile % rows.row_tiles * Traits::kTileQ + row;
-    const int64_t query = work.window + window_row;
+  for (int tile = 0; tile < work.heads * rows.row_tiles; ++tile) {
     const int64_t head = work.first_head + tile / rows.row_tiles;
-    const bool valid = window_row < params.obs_window && query >= 0;
-    const uint32_t to = ptx::shared_address(shared.q[tile]) +
-                        (chunk >> 3) * (Traits::kTileQ * 128) + row * 128 +
-                        (((chunk & 7) ^ (row & 7)) << 4);
-    ptx::copy_async_16(
-        to,
-        q + (valid ? 2 * (query * params.q.seq_stride + head * params.q.head_stride) : 0), valid);
+    const char* from = q + 2 * head * params.q.head_stride;
+    const int first = rows.first_row + tile % rows.row_tiles * Traits::kTileQ;
+    const uint32_t to =
+        ptx::shared_address(shared.q[tile]) + (chunk >> 3) * (Traits::kTileQ * 128);
+#pragma unroll 4
+    for (int row = threadIdx.x / kLanes; row < Traits::kTileQ; row += kRows) {
+      const int64_t query = work.window + first + row;
+      const bool valid = first + row < params.obs_window && query >= 0;
+      ptx::copy_async_16(to + row * 128 + (((chunk & 7) ^ (row & 7)) << 4),
+                         from + (valid ? 2 * query * params.q.seq_stride : 0), valid);
+    }
   }
   ptx::copy_async_wait_all();
   ptx::fence_async_proxy();
@@ -195,15 +203,16 @@ __device__ __forceinline__ float2* stats_row(const ScoreParams& params, int spli
 }
 
 // Pass 1. A unit is 64 window rows of a head; warpgroup g works on units g, g + 4, ...
-template <class Traits, int kTileK>
+template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     score_stats(const __grid_constant__ CUtensorMap k_map,
                 const __grid_constant__ ScoreParams params, const __grid_constant__ ScoreRows rows) {
+  constexpr int kTileK = Traits::kStatsTileK;
   using Shared = ScoreShared<Traits, kTileK>;
   constexpr int kUnits = Traits::kQTiles * 2 / Traits::kGroups;
   extern __shared__ __align__(1024) uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw);
-  ptx::grid_dependency_wait();
+  ptx::grid_dependency_wait();  // before cu_seqlens too
   ptx::grid_dependency_launch();
   const ScoreWork work = score_work(params, rows, false, kTileK);
   const int window_rows = min(params.obs_window - rows.first_row, rows.row_tiles * Traits::kTileQ);
@@ -232,11 +241,11 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   // Position of window row 0 among the keys.
   const int first_position = work.where.seqlen_kv - params.obs_window;
 
-  int slot = 0;
-  uint32_t phase = 0;
-  for (int tile = work.tile_begin; tile < work.tile_end; ++tile) {
-    ptx::mbarrier_wait(&shared.full[slot], phase);
-    const int first_key = tile * kTileK;
+  const int tiles = work.tile_end - work.tile_begin;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const TileSlot<Shared> at(tile);
+    ptx::mbarrier_wait(&shared.full[at.barrier], at.phase);
+    const int first_key = (work.tile_begin + tile) * kTileK;
     const bool masked = first_key + kTileK > first_position + rows.first_row;
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
@@ -246,17 +255,15 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       const int q_tile = unit / units_per_head * rows.row_tiles + half / 2;
       float s[kTileK / 2];
       multiply<Traits, Traits::kTileQ, kTileK>(s, shared.q[q_tile] + half % 2 * 64 * 64,
-                                               shared.k[slot]);
-      if (unit + Traits::kGroups >= units && lane == 0) ptx::mbarrier_arrive(&shared.empty[slot]);
+                                               shared.k[at.slot]);
+      if (unit + Traits::kGroups >= units && lane == 0) {
+        ptx::mbarrier_arrive(&shared.empty[at.slot]);
+      }
       logits.transform(s);
       if (masked) {
         mask_window(s, first_position + rows.first_row + half * 64 + thread_row - first_key);
       }
       stats[i].add(s, logits.factor);
-    }
-    if (++slot == Shared::kStages) {
-      slot = 0;
-      phase ^= 1;
     }
   }
 #pragma unroll
@@ -282,28 +289,70 @@ __device__ __forceinline__ float row_weight(const ScoreParams& params, const Sco
     max = params.softmax.sink_logits[head] * kScoreLog2e;
     sum = 1.0f;
   }
-#pragma unroll 8
-  for (int split = 0; split < params.splits; ++split) {
-    const float2 part = stats_row(params, split, work.batch, head)[row];
-    const float top = fmaxf(max, part.x);
+  constexpr int kAtOnce = 8;
+  for (int first = 0; first < params.splits; first += kAtOnce) {
+    float2 parts[kAtOnce];
+    float top = max;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      parts[i] = first + i < params.splits
+                     ? stats_row(params, first + i, work.batch, head)[row]
+                     : make_float2(negative_infinity(), 0.0f);
+      top = fmaxf(top, parts[i].x);
+    }
     const float offset = top == negative_infinity() ? 0.0f : top;
-    sum = sum * ptx::exp2(max - offset) + part.y * ptx::exp2(part.x - offset);
+    sum *= ptx::exp2(max - offset);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum += parts[i].y * ptx::exp2(parts[i].x - offset);
     max = top;
   }
   return max + log2f(sum) + log2f(static_cast<float>(params.obs_window));
 }
 
 // Sums over a thread's queries of exp2(s - weight), for its keys lane / 4 and lane / 4 + 8.
-__device__ __forceinline__ float2 add_columns(const float (&s)[64], const float* weight,
+template <int kCount>
+__device__ __forceinline__ float2 add_columns(const float (&s)[kCount], const float* weight,
                                               float factor, float2 sum) {
   const float* own = weight + threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < 64; i += 4) {
+  for (int i = 0; i < kCount; i += 4) {
     const float2 w = *reinterpret_cast<const float2*>(own + i / 4 * 8);
     sum.x += ptx::exp2(fmaf(s[i], factor, -w.x)) + ptx::exp2(fmaf(s[i + 1], factor, -w.y));
     sum.y += ptx::exp2(fmaf(s[i + 2], factor, -w.x)) + ptx::exp2(fmaf(s[i + 3], factor, -w.y));
   }
   return sum;
+}
+
+// A warpgroup's 64 keys against all window rows, 2 * kCount of each Q tile. `empty`: arrived at
+// after the last product.
+template <class Traits, int kCount, class Shared>
+__device__ __forceinline__ void mean_of_keys(const ScoreParams& params, const ScoreRows& rows,
+                                             const ScoreWork& work, Shared& shared, int slot,
+                                             int key, const Logits<Traits>& logits) {
+  const int lane = threadIdx.x % 32;
+  const int prefix_len = work.where.seqlen_kv - params.suffix;
+  const int q_tiles = work.heads * rows.row_tiles;
+  float2 sum = {0.0f, 0.0f};
+  for (int q_tile = 0; q_tile < q_tiles; ++q_tile) {
+    float s[kCount];
+    multiply<Traits, 64, Traits::kTileQ>(s, shared.k[slot], shared.q[q_tile]);
+    if (q_tile == q_tiles - 1 && lane == 0) ptx::mbarrier_arrive(&shared.empty[slot]);
+    logits.transform(s);
+    sum = add_columns(s, shared.weight + q_tile * Traits::kTileQ, logits.factor, sum);
+    if ((q_tile + 1) % rows.row_tiles != 0) continue;
+    sum.x += __shfl_xor_sync(~0u, sum.x, 1);
+    sum.y += __shfl_xor_sync(~0u, sum.y, 1);
+    sum.x += __shfl_xor_sync(~0u, sum.x, 2);
+    sum.y += __shfl_xor_sync(~0u, sum.y, 2);
+    const int64_t head = work.first_head + q_tile / rows.row_tiles;
+    float* to = params.token_score +
+                (work.batch * static_cast<int64_t>(params.heads.num_q_heads) + head) *
+                    params.prefix_stride +
+                key;
+    if (lane % 4 == 0 && key < prefix_len) *to = rows.accumulate ? *to + sum.x : sum.x;
+    if (lane % 4 == 1 && key + 8 < prefix_len) to[8] = rows.accumulate ? to[8] + sum.y : sum.y;
+    sum = {0.0f, 0.0f};
+  }
 }
 
 // Pass 2. Warpgroup g works on key tiles g, g + 4, ... of the CTA's range.
@@ -336,34 +385,17 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   ptx::named_barrier_sync(kConsumerBarrier, Traits::kConsumerThreads);
 
   const Logits<Traits> logits(params.softmax);
-  const int lane = threadIdx.x % 32;
-  const int thread_key = threadIdx.x / 32 % 4 * 16 + lane / 4;
-  const int prefix_len = work.where.seqlen_kv - params.suffix;
+  const int thread_key = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+  const bool narrow = params.obs_window - rows.first_row <= 64;
   const int tiles = work.tile_end - work.tile_begin;
   for (int tile = group; tile < tiles; tile += Traits::kGroups) {
-    const int slot = tile % Shared::kStages;
-    ptx::mbarrier_wait(&shared.full[slot], tile / Shared::kStages & 1);
+    const TileSlot<Shared> at(tile);
+    ptx::mbarrier_wait(&shared.full[at.barrier], at.phase);
     const int key = (work.tile_begin + tile) * 64 + thread_key;
-    float2 sum = {0.0f, 0.0f};
-    for (int q_tile = 0; q_tile < q_tiles; ++q_tile) {
-      float s[64];
-      multiply<Traits, 64, Traits::kTileQ>(s, shared.k[slot], shared.q[q_tile]);
-      if (q_tile == q_tiles - 1 && lane == 0) ptx::mbarrier_arrive(&shared.empty[slot]);
-      logits.transform(s);
-      sum = add_columns(s, shared.weight + q_tile * Traits::kTileQ, logits.factor, sum);
-      if ((q_tile + 1) % rows.row_tiles != 0) continue;
-      sum.x += __shfl_xor_sync(~0u, sum.x, 1);
-      sum.y += __shfl_xor_sync(~0u, sum.y, 1);
-      sum.x += __shfl_xor_sync(~0u, sum.x, 2);
-      sum.y += __shfl_xor_sync(~0u, sum.y, 2);
-      const int64_t head = work.first_head + q_tile / rows.row_tiles;
-      float* to = params.token_score +
-                  (work.batch * static_cast<int64_t>(params.heads.num_q_heads) + head) *
-                      params.prefix_stride +
-                  key;
-      if (lane % 4 == 0 && key < prefix_len) *to = rows.accumulate ? *to + sum.x : sum.x;
-      if (lane % 4 == 1 && key + 8 < prefix_len) to[8] = rows.accumulate ? to[8] + sum.y : sum.y;
-      sum = {0.0f, 0.0f};
+    if (narrow) {
+      mean_of_keys<Traits, 32>(params, rows, work, shared, at.slot, key, logits);
+    } else {
+      mean_of_keys<Traits, 64>(params, rows, work, shared, at.slot, key, logits);
     }
   }
 }
@@ -371,8 +403,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 template <class Traits>
 cudaError_t launch_score(const ScoreParams& params, const CUtensorMap& k_map,
                          cudaStream_t stream) {
-  constexpr int kTileK = Traits::kHeadDim == 256 ? 64 : 128;  // of pass 1
-  constexpr size_t kStatsBytes = sizeof(ScoreShared<Traits, kTileK>);
+  constexpr size_t kStatsBytes = sizeof(ScoreShared<Traits, Traits::kStatsTileK>);
   constexpr size_t kMeanBytes = sizeof(ScoreShared<Traits, 64>);
   static_assert(kStatsBytes <= 227 * 1024 && kMeanBytes <= 227 * 1024);
   constexpr int kMaxRows = Traits::kQTiles * Traits::kTileQ;
@@ -395,7 +426,7 @@ cudaError_t launch_score(const ScoreParams& params, const CUtensorMap& k_map,
       shape.shared_bytes = mean ? kMeanBytes : kStatsBytes;
       const cudaError_t error =
           mean ? launch(score_mean<Traits>, shape, stream, k_map, params, rows)
-               : launch(score_stats<Traits, kTileK>, shape, stream, k_map, params, rows);
+               : launch(score_stats<Traits>, shape, stream, k_map, params, rows);
       if (error != cudaSuccess) return error;
     }
   }

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <numeric>
 
 #include "cuda/common/sequence.h"
 #include "cuda/params.h"
@@ -20,6 +21,9 @@ struct ScoreTraits {
   static constexpr int kTileQ = 128;                          // window rows of a Q tile
   static constexpr int kQTiles = kHeadDim == 256 ? 2 : 4;     // Q tiles that a CTA keeps
   static constexpr int kPanels = kHeadDim / 64;
+  // Keys of a tile in pass 1: 256 columns leave room for 64 only, softcap at 64 columns registers.
+  static constexpr int kStatsTileK =
+      kHeadDim == 256 || (kHeadDim == 64 && kSoftcap) ? 64 : 128;
   static constexpr int kKeyBytes = kHeadDim == 64 ? 64 << 10 : 96 << 10;  // all stages of K
 
   // Four consumer warpgroups with one accumulator tile each: while one waits for its product the
@@ -36,12 +40,16 @@ struct ScoreShared {
   static constexpr int kTileK = kTileK_;
   static constexpr int kTileBytes = kTileK * Traits::kHeadDim * 2;
   static constexpr int kStages = Traits::kKeyBytes / kTileBytes;
+  // Tile t arrives on barrier t % kFull. A multiple of kStages and of the warpgroups, so that in
+  // pass 2, where they take turns, a barrier has one waiter that sees all its phases: one that
+  // skipped phases could take an old one for its own.
+  static constexpr int kFull = std::lcm(kStages, Traits::kGroups);
 
   // Panels of 64 columns, 128-byte swizzle.
   alignas(1024) Element q[Traits::kQTiles][Traits::kTileQ * Traits::kHeadDim];
   alignas(1024) Element k[kStages][kTileK * Traits::kHeadDim];
   float weight[Traits::kQTiles * Traits::kTileQ];  // pass 2: log2 of a row's softmax sum x W
-  uint64_t full[kStages];                          // 1 + bytes: TMA
+  uint64_t full[kFull];                            // 1 + bytes: TMA
   uint64_t empty[kStages];                         // one lane of every reading warp
 };
 

@@ -14,14 +14,15 @@ namespace {
 constexpr int kSelectThreads = 1024;
 constexpr int kSelectWarps = kSelectThreads / 32;
 constexpr int kTokensPerCta = 8192;  // more CTAs per set only above it
-constexpr int kMaxCluster = 8;
 constexpr size_t kMaxSharedBytes = 227 * 1024;
 using Team = BlockTeam<kSelectThreads>;
 
 // Start of dynamic shared memory; then above[words], equal[words] and, if it fits, the keys.
-struct SelectShared {
+struct alignas(16) SelectShared {
   SearchBins bins;
   TeamShared<kSelectThreads> team;
+  RowSummary row_parts[kSelectWarps];
+  RowSummary mean_parts[kSelectWarps];
   uint32_t totals[2];  // above and equal in this CTA's words
 };
 
@@ -30,35 +31,80 @@ struct SelectGrid {
   int cached;  // keys are kept in shared memory
 };
 
-// Keys of this CTA's tokens: normalised once into shared memory, or made again at each reading.
+// Keys of this CTA's tokens, 32 a word; those before `begin` and from `end` on are kNoKey.
+// Normalised once into shared memory, or made again at each reading.
 struct RowKeys {
   const float* row;
   const uint32_t* cache;
   Normaliser normaliser;
+  int begin;
+  int end;
+  int num_words;
 
-  __device__ __forceinline__ uint32_t operator()(int i) const {
-    return cache != nullptr ? cache[i] : normaliser.key(row[i]);
+  __device__ __forceinline__ uint32_t make(int i) const {
+    return i >= begin && i < end ? normaliser.key(row[i]) : kNoKey;
+  }
+  __device__ __forceinline__ uint32_t key(int i) const {
+    return cache != nullptr ? cache[i] : make(i);
+  }
+  __device__ __forceinline__ int quads() const { return num_words * 8; }
+  __device__ __forceinline__ KeyQuad quad(int i) const {
+    if (cache == nullptr) return {make(4 * i), make(4 * i + 1), make(4 * i + 2), make(4 * i + 3)};
+    const uint4 keys = reinterpret_cast<const uint4*>(cache)[i];
+    return {keys.x, keys.y, keys.z, keys.w};
   }
 };
 
-__device__ __forceinline__ RowKeys load_keys(const Team& team, const float* row, int size,
-                                             const Normaliser& normaliser, uint32_t* cache) {
+// Fills the cache, if there is one.
+__device__ __forceinline__ RowKeys load_keys(RowKeys keys, uint32_t* cache) {
   if (cache != nullptr) {
     __syncthreads();  // the last row's readers are done
-#pragma unroll 8
-    for (int i = team.thread(); i < size; i += kSelectThreads) cache[i] = normaliser.key(row[i]);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < keys.num_words * 32; i += kSelectThreads) {
+      cache[i] = keys.make(i);
+    }
     __syncthreads();
   }
-  return {row, cache, normaliser};
+  keys.cache = cache;
+  return keys;
 }
 
-// Sum of a row of the smooth kernel's partial sums; all threads get it.
-__device__ __forceinline__ uint64_t total_of(Team& team, const uint64_t* sums, int count) {
-  BinTotals own = {0, 0};
-  for (int i = threadIdx.x; i < count; i += kSelectThreads) own.mass += sums[i];
-  BinTotals all;
-  team.exclusive_scan(own, &all);
-  return all.mass;
+__device__ __forceinline__ RowSummary warp_summary(const RowSummary& own, const Team& team) {
+  return {team.lane_sum(own.sum), __reduce_min_sync(~0u, own.least),
+          __reduce_max_sync(~0u, own.most)};
+}
+
+// Merges the summaries of the smooth kernel's CTAs, of a set's row and of the mean, into a part per
+// warp. Returns whether the sequence has a NaN or infinite score.
+__device__ __forceinline__ bool read_summaries(const Team& team, SelectShared& shared,
+                                               const SelectScratch& scratch, int batch, int set) {
+  const RowSummary* rows =
+      scratch.summaries + static_cast<int64_t>(batch) * scratch.num_rows * scratch.num_chunks;
+  RowSummary row = RowSummary::empty();
+  RowSummary mean = RowSummary::empty();
+  bool bad = false;
+  for (int i = threadIdx.x; i < scratch.num_chunks; i += kSelectThreads) {
+    row.add(rows[static_cast<int64_t>(set) * scratch.num_chunks + i]);
+    mean.add(rows[static_cast<int64_t>(scratch.num_rows - 1) * scratch.num_chunks + i]);
+    bad = bad || scratch.nonfinite[batch * scratch.num_chunks + i] != 0;
+  }
+  row = warp_summary(row, team);
+  mean = warp_summary(mean, team);
+  if (threadIdx.x % 32 == 0) {
+    shared.row_parts[threadIdx.x / 32] = row;
+    shared.mean_parts[threadIdx.x / 32] = mean;
+  }
+  return __syncthreads_or(bad);
+}
+static_assert(kSelectWarps == 32);  // a part per lane
+__device__ __forceinline__ RowSummary merge_parts(const Team& team, const RowSummary* parts) {
+  return warp_summary(parts[threadIdx.x % 32], team);
+}
+
+__device__ __forceinline__ BinRange range_of(const RowSummary& row, const Normaliser& normaliser,
+                                             int prefix_len, bool reference) {
+  return first_range(normaliser.key(bits_float(row.least)), normaliser.key(bits_float(row.most)),
+                     prefix_len, reference);
 }
 
 // The CTA's tokens, as a range of words.
@@ -80,37 +126,44 @@ __device__ __forceinline__ Range own_range(int rank, int words_per_cta, int seql
   return range;
 }
 
-// Marks the words' tokens above and equal to the threshold, and ranks them over the cluster.
-// Protected and newest tokens count as above. Returns where this warp's words start.
+// Words [first, last) of a warp; above and equal: of the CTA's words, in shared memory.
+struct WarpWords {
+  int first, last;
+  uint32_t* above;
+  uint32_t* equal;
+};
+
+// Marks the tokens above and equal to the threshold and counts them over the cluster. Protected and
+// newest tokens are above. Returns what comes before this warp's words.
 __device__ __forceinline__ RankedWord mark_words(Team& team, SelectShared& shared,
-                                                 const RowKeys& keys, const Range& range,
-                                                 int protect, int seqlen_kv,
-                                                 const Threshold& threshold, uint32_t* above,
-                                                 uint32_t* equal, int first, int last) {
+                                                 const RowKeys& keys, const Threshold& threshold,
+                                                 const WarpWords& words) {
   const int lane = threadIdx.x % 32;
   uint32_t num_above = 0;
   uint32_t num_equal = 0;
+  for (int first = words.first; first < words.last; first += 32) {
+    uint32_t own_above = 0;  // of word first + lane
+    uint32_t own_equal = 0;
+    const int size = min(32, words.last - first);
 #pragma unroll 4
-  for (int i = first; i < last; ++i) {
-    const int offset = i * 32 + lane;
-    const int token = range.token + offset;
-    bool is_above = token < protect || (offset >= range.size && token < seqlen_kv);
-    bool is_equal = false;
-    if (!is_above && offset < range.size) {
-      const uint32_t key = keys(offset);
-      is_above = key > threshold.key;
-      is_equal = key == threshold.key;
+    for (int i = 0; i < size; ++i) {
+      const uint32_t key = keys.key((first + i) * 32 + lane);
+      const uint32_t above = __ballot_sync(~0u, key > threshold.key);
+      const uint32_t equal = __ballot_sync(~0u, key == threshold.key);
+      if (lane == i) {
+        own_above = above;
+        own_equal = equal;
+      }
     }
-    const uint32_t above_word = __ballot_sync(~0u, is_above);
-    const uint32_t equal_word = __ballot_sync(~0u, is_equal);
-    if (lane == 0) {
-      above[i] = above_word;
-      equal[i] = equal_word;
+    if (lane < size) {
+      words.above[first + lane] = own_above;
+      words.equal[first + lane] = own_equal;
     }
-    num_above += __popc(above_word);
-    num_equal += __popc(equal_word);
+    num_above += __popc(own_above);
+    num_equal += __popc(own_equal);
   }
-  __syncwarp();
+  num_above = __reduce_add_sync(~0u, num_above);
+  num_equal = __reduce_add_sync(~0u, num_equal);
   // Lane 0 stands for its warp; both counts in one scan.
   const BinTotals own = {lane == 0 ? num_above : 0, lane == 0 ? num_equal : 0};
   BinTotals all;
@@ -122,40 +175,58 @@ __device__ __forceinline__ RankedWord mark_words(Team& team, SelectShared& share
     shared.totals[1] = static_cast<uint32_t>(all.mass);
   }
   team.cluster_sync();
-  RankedWord start = {0, 0, before.count, static_cast<uint32_t>(before.mass)};
-  for (int rank = 0; rank < team.rank(); ++rank) {
-    start.above_before += team.read(&shared.totals[0], rank);
-    start.equal_before += team.read(&shared.totals[1], rank);
-  }
-  return start;
+  return {0, 0, before.count + team.total_before(&shared.totals[0]),
+          static_cast<uint32_t>(before.mass) + team.total_before(&shared.totals[1])};
 }
 
-// Mask, rank and indices of this warp's words.
+// Exclusive sum over the lanes; *total: of all.
+__device__ __forceinline__ uint32_t lane_scan(uint32_t own, uint32_t* total) {
+  uint32_t sum = own;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const uint32_t before = __shfl_up_sync(~0u, sum, step);
+    if (threadIdx.x % 32 >= step) sum += before;
+  }
+  *total = __shfl_sync(~0u, sum, 31);
+  return sum - own;
+}
+
+// Mask, rank and indices of this warp's words. A lane ranks one word of 32, then the warp writes the
+// tokens word by word.
 __device__ __forceinline__ void write_words(const Selection& selection, int64_t set,
-                                            const Range& range, RankedWord word, uint32_t ties,
-                                            const uint32_t* above, const uint32_t* equal,
-                                            int first, int last) {
+                                            const Range& range, RankedWord start, uint32_t ties,
+                                            const WarpWords& words, int seqlen_kv) {
   const int lane = threadIdx.x % 32;
   const uint32_t below = (1u << lane) - 1;
-  uint32_t* mask = selection.mask + set * selection.words + range.word;
+  uint32_t* masks = selection.mask + set * selection.words + range.word;
   uint32_t* ranks = selection.rank + set * selection.words + range.word;
   int32_t* indices = selection.indices + set * selection.capacity;
-#pragma unroll 2
-  for (int i = first; i < last; ++i) {
-    word.above = above[i];
-    word.equal = equal[i];
-    const uint32_t rank = word.rank(ties);
-    const bool kept = word.above >> lane & 1 ||
-                      (word.equal >> lane & 1 &&
-                       word.equal_before + __popc(word.equal & below) < ties);
-    const uint32_t kept_word = __ballot_sync(~0u, kept);
-    if (lane == 0) {
-      mask[i] = kept_word;
-      ranks[i] = rank;
+  for (int first = words.first; first < words.last; first += 32) {
+    const int size = min(32, words.last - first);
+    RankedWord word = {0, 0, 0, 0};
+    if (lane < size) {
+      const int left = seqlen_kv - (range.token + (first + lane) * 32);
+      word.above = words.above[first + lane] & (left < 32 ? (1u << left) - 1 : ~0u);
+      word.equal = words.equal[first + lane];
     }
-    if (kept) indices[rank + __popc(kept_word & below)] = range.token + i * 32 + lane;
-    word.above_before += __popc(word.above);
-    word.equal_before += __popc(word.equal);
+    uint32_t num_above, num_equal;
+    word.above_before = start.above_before + lane_scan(__popc(word.above), &num_above);
+    word.equal_before = start.equal_before + lane_scan(__popc(word.equal), &num_equal);
+    start.above_before += num_above;
+    start.equal_before += num_equal;
+    const uint32_t kept = word.kept(ties);
+    const uint32_t rank = word.rank(ties);
+    if (lane < size) {
+      masks[first + lane] = kept;
+      ranks[first + lane] = rank;
+    }
+    int token = range.token + first * 32 + lane;
+#pragma unroll 4
+    for (int i = 0; i < size; ++i, token += 32) {
+      const uint32_t mask = __shfl_sync(~0u, kept, i);
+      const uint32_t at = __shfl_sync(~0u, rank, i) + __popc(mask & below);
+      if (mask >> lane & 1) indices[at] = token;
+    }
   }
 }
 
@@ -172,7 +243,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   SelectShared& shared = *reinterpret_cast<SelectShared*>(raw);
   uint32_t* above = reinterpret_cast<uint32_t*>(raw + sizeof(SelectShared));
   uint32_t* equal = above + grid.words;
-  uint32_t* cache = grid.cached ? equal + grid.words : nullptr;
+  uint32_t* cache = grid.cached ? equal + grid.words : nullptr;  // 16-byte aligned: words % 4 == 0
   ptx::grid_dependency_wait();
   ptx::grid_dependency_launch();
 
@@ -185,27 +256,23 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int seqlen_kv = where.seqlen_kv;
   const int prefix_len = seqlen_kv - params.suffix;
   const Range range = own_range(team.rank(), grid.words, seqlen_kv, prefix_len);
-  const uint64_t* sums = scratch.sums +
-                         static_cast<int64_t>(batch) * scratch.num_sums * scratch.num_chunks;
   int turn = 0;
 
-  // A packed sequence may be shorter than what scores, or have fewer queries than that.
-  bool bad = prefix_len <= 0 || where.seqlen_q < params.suffix;
-  for (int i = threadIdx.x; i < scratch.num_chunks; i += kSelectThreads) {
-    bad = bad || scratch.nonfinite[batch * scratch.num_chunks + i] != 0;
-  }
+  const bool bad = read_summaries(team, shared, scratch, batch, set);
   int64_t keep = max(prefix_len, 0);
-  if (!__syncthreads_or(bad)) {
+  // A packed sequence may be shorter than what scores, or have fewer queries than that.
+  if (!bad && prefix_len > 0 && where.seqlen_q >= params.suffix) {
     int64_t dropped = 0;
     if (params.budget == kBudgetTau) {
-      const uint64_t sum = total_of(
-          team, sums + params.selection.num_sets * scratch.num_chunks, scratch.num_chunks);
-      const Normaliser normaliser = reference ? Normaliser::of_sum(sum) : Normaliser{false, 1.0f};
+      const RowSummary summary = merge_parts(team, shared.mean_parts);
+      const Normaliser normaliser = reference ? Normaliser::of_sum(summary.sum) : Normaliser{false, 1.0f};
       const float* mean =
           params.mean + static_cast<int64_t>(batch) * params.prefix_stride + range.token;
-      const RowKeys keys = load_keys(team, mean, range.size, normaliser, cache);
-      dropped = droppable(team, shared.bins, &turn, keys, range.size, prefix_len,
-                          mass_limit(params.tau, sum, reference), reference);
+      const RowKeys keys =
+          load_keys({mean, nullptr, normaliser, 0, range.size, range.num_words}, cache);
+      dropped = droppable(team, shared.bins, &turn, keys, prefix_len,
+                          range_of(summary, normaliser, prefix_len, reference),
+                          mass_limit(params.tau, summary.sum, reference), reference);
     }
     keep = kept_prefix(rule, prefix_len, dropped);
   }
@@ -224,24 +291,24 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     const int protect = min(params.protect_first, static_cast<int>(keep));
     const int64_t row = static_cast<int64_t>(batch) * params.selection.num_sets + set;
     const float* ranked = params.ranked + row * params.prefix_stride + range.token;
-    const Normaliser normaliser =
-        reference && own_sets(params)
-            ? Normaliser::of_sum(total_of(team, sums + set * scratch.num_chunks,
-                                          scratch.num_chunks))
-            : Normaliser{false, 1.0f};
-    const RowKeys keys = load_keys(team, ranked, range.size, normaliser, cache);
-    Threshold threshold = {0xffffffffu, 0};
+    const RowSummary summary = merge_parts(team, shared.row_parts);
+    const Normaliser normaliser = reference && own_sets(params)
+                                      ? Normaliser::of_sum(summary.sum)
+                                      : Normaliser{false, 1.0f};
+    const RowKeys keys = load_keys({ranked, nullptr, normaliser, protect - range.token,
+                                    range.size, range.num_words},
+                                   cache);
+    Threshold threshold = kNothing;
     if (keep > protect) {
-      const int begin = min(max(protect - range.token, 0), range.size);
-      threshold = find_threshold(team, shared.bins, &turn, keys, begin, range.size,
-                                 keep - protect, reference);
+      threshold = find_threshold(team, shared.bins, &turn, keys, keep - protect,
+                                 range_of(summary, normaliser, prefix_len, reference),
+                                 reference);
     }
     const int words_per_warp = (range.num_words + kSelectWarps - 1) / kSelectWarps;
     const int first = min(static_cast<int>(threadIdx.x / 32) * words_per_warp, range.num_words);
-    const int last = min(first + words_per_warp, range.num_words);
-    const RankedWord start = mark_words(team, shared, keys, range, protect, seqlen_kv, threshold,
-                                        above, equal, first, last);
-    write_words(params.selection, row, range, start, threshold.ties, above, equal, first, last);
+    const WarpWords words = {first, min(first + words_per_warp, range.num_words), above, equal};
+    const RankedWord start = mark_words(team, shared, keys, threshold, words);
+    write_words(params.selection, row, range, start, threshold.ties, words, seqlen_kv);
   }
   team.cluster_sync();  // nobody leaves while a neighbour may read its shared memory
 }
@@ -250,7 +317,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 int cluster_size(const SelectParams& params, int num_multiprocessors) {
   const int64_t rows = static_cast<int64_t>(params.sequences.batch) * params.selection.num_sets;
   int cluster = 1;
-  while (cluster < kMaxCluster && rows * cluster * 2 <= num_multiprocessors &&
+  while (cluster < Team::kMaxRanks && rows * cluster * 2 <= num_multiprocessors &&
          params.sequences.seqlen_kv > static_cast<int64_t>(cluster) * kTokensPerCta) {
     cluster *= 2;
   }
@@ -262,7 +329,7 @@ int cluster_size(const SelectParams& params, int num_multiprocessors) {
 size_t select_scratch_bytes(const SelectParams& params) {
   const SelectScratch scratch = select_scratch(params);
   return static_cast<size_t>(params.sequences.batch) * scratch.num_chunks *
-         (scratch.num_sums * sizeof(uint64_t) + sizeof(uint32_t));
+         (scratch.num_rows * sizeof(RowSummary) + sizeof(uint32_t));
 }
 
 cudaError_t select(const SelectParams& params, cudaStream_t stream) {
@@ -282,7 +349,7 @@ cudaError_t select(const SelectParams& params, cudaStream_t stream) {
   shape.threads = kSelectThreads;
   const int words = (params.sequences.seqlen_kv + 31) / 32;
   SelectGrid grid;
-  grid.words = (words + shape.cluster - 1) / shape.cluster;
+  grid.words = ((words + shape.cluster - 1) / shape.cluster + 3) / 4 * 4;
   shape.shared_bytes = sizeof(SelectShared) + 8 * static_cast<size_t>(grid.words);
   const size_t cache_bytes = 128 * static_cast<size_t>(grid.words);
   grid.cached = shape.shared_bytes + cache_bytes <= kMaxSharedBytes;

@@ -13,9 +13,9 @@ inline constexpr int kSmoothTile = 128;  // tokens of a head that a warp smooths
 struct SelectScratch {
   int chunk_tokens;  // a multiple of kSmoothTile
   int num_chunks;
-  int num_sums;         // rows whose sums are needed: sets that are normalised, then the mean
-  uint64_t* sums;       // [batch, num_sums, num_chunks] fixed point
-  uint32_t* nonfinite;  // [batch, num_chunks] a score is NaN or infinite
+  int num_rows;           // sets, then the mean
+  RowSummary* summaries;  // [batch, num_rows, num_chunks]
+  uint32_t* nonfinite;    // [batch, num_chunks] a score is NaN or infinite
 };
 
 inline int64_t longest_prefix(const SelectParams& params) {
@@ -32,11 +32,11 @@ inline SelectScratch select_scratch(const SelectParams& params) {
   const int64_t chunks =
       (longest_prefix(params) + scratch.chunk_tokens - 1) / scratch.chunk_tokens;
   scratch.num_chunks = static_cast<int>(chunks > 0 ? chunks : 1);
-  scratch.num_sums = params.selection.num_sets + 1;
-  scratch.sums = static_cast<uint64_t*>(params.scratch);
+  scratch.num_rows = params.selection.num_sets + 1;
+  scratch.summaries = static_cast<RowSummary*>(params.scratch);
   scratch.nonfinite = reinterpret_cast<uint32_t*>(
-      scratch.sums +
-      static_cast<int64_t>(params.sequences.batch) * scratch.num_sums * scratch.num_chunks);
+      scratch.summaries +
+      static_cast<int64_t>(params.sequences.batch) * scratch.num_rows * scratch.num_chunks);
   return scratch;
 }
 
@@ -45,7 +45,7 @@ __host__ __device__ inline bool own_sets(const SelectParams& params) {
   return params.selection.num_sets == params.heads.num_q_heads;
 }
 
-// Average pooling and means over heads: token_score -> ranked, mean, sums, nonfinite.
+// Average pooling and means over heads: token_score -> ranked, mean, summaries, nonfinite.
 cudaError_t smooth(const SelectParams& params, const SelectScratch& scratch, cudaStream_t stream);
 
 }  // namespace tokensieve::cuda

@@ -17,7 +17,7 @@ constexpr int kSmoothWarps = kSmoothThreads / 32;
 struct Divider {
   double divisor;
   double reciprocal;
-  __device__ explicit Divider(int by) : divisor(by), reciprocal(1.0 / by) {}
+  __device__ __forceinline__ explicit Divider(int by) : divisor(by), reciprocal(1.0 / by) {}
   __device__ __forceinline__ double operator()(double x) const {
     const double quotient = x * reciprocal;
     return fma(fma(-quotient, divisor, x), reciprocal, quotient);
@@ -96,111 +96,183 @@ __device__ __forceinline__ void pool(const float* row, int first, int size, bool
   }
 }
 
+// Pooled tiles in shared memory: the padding lets a warp read 8 tokens of 4 rows at once.
+constexpr int kRowStride = kSmoothTile + 8;
+
 __device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(~0u, x, lane);
   return x;
 }
+// Over the warp; the sum only if kSum.
+template <bool kSum>
+__device__ __forceinline__ RowSummary warp_summary(const RowSummary& own) {
+  return {kSum ? warp_sum(own.sum) : 0, __reduce_min_sync(~0u, own.least),
+          __reduce_max_sync(~0u, own.most)};
+}
 
-// Mean of `count` smoothed rows of a tile, one token.
-template <bool kReference>
-__device__ __forceinline__ float mean_of(const float* pooled, int count) {
+// Mean of `count` smoothed rows at one token. kLanes lanes share the sum in double, where its order
+// does not matter (24 + 5 bits and 24 octaves fit); in f32 rounding it does, and one lane takes the
+// host's.
+template <bool kReference, int kLanes>
+__device__ __forceinline__ float mean_of(const float* pooled, int count, const Divider& divide) {
   if constexpr (kReference) {
+    static_assert(kLanes == 1);
     float sum = 0.0f;
-    for (int i = 0; i < count; ++i) sum += pooled[i * kSmoothTile];
+    for (int i = 0; i < count; ++i) sum += pooled[i * kRowStride];
     return to_bf16(sum / static_cast<float>(count));
   } else {
     double sum = 0.0;
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) sum += pooled[i * kSmoothTile];
-    return static_cast<float>(sum / count);
+#pragma unroll 4
+    for (int i = threadIdx.x % 32 / (32 / kLanes); i < count; i += kLanes) {
+      sum += pooled[i * kRowStride];
+    }
+#pragma unroll
+    for (int lane = 32 / kLanes; lane < 32; lane *= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+    return static_cast<float>(divide(sum));
   }
 }
 
-// Dynamic shared memory: sums u64 [num_sums], then pooled f32 [num_q_heads, kSmoothTile].
+// What a CTA knows about its chunk.
+struct Chunk {
+  int begin, end;
+  int prefix_len;
+  bool aligned;  // rows may be read and written 16 bytes at a time
+  const float* score;
+  float* ranked;
+  float* mean;
+};
+
+__device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
+                                          const SelectScratch& scratch) {
+  const int64_t batch = blockIdx.y;
+  Chunk chunk;
+  chunk.prefix_len = sequence(params.sequences, blockIdx.y).seqlen_kv - params.suffix;
+  chunk.begin = blockIdx.x * scratch.chunk_tokens;
+  chunk.end = min(chunk.begin + scratch.chunk_tokens, chunk.prefix_len);
+  chunk.score = params.token_score + batch * params.heads.num_q_heads * params.prefix_stride;
+  chunk.ranked = params.ranked + batch * params.selection.num_sets * params.prefix_stride;
+  chunk.mean = params.mean + batch * params.prefix_stride;
+  chunk.aligned = params.prefix_stride % 4 == 0 &&
+                  ((reinterpret_cast<uintptr_t>(params.token_score) |
+                    reinterpret_cast<uintptr_t>(params.ranked)) &
+                   15) == 0;
+  return chunk;
+}
+
+// One warp: a tile of one head, into shared memory and, if the head is its own set, to ranked.
+template <int kHalf, bool kReference>
+__device__ __forceinline__ void smooth_head(const SelectParams& params, const Chunk& chunk,
+                                            const Divider& divide, int head, int first, bool own,
+                                            float* pooled, RowSummary* summary,
+                                            bool* all_finite) {
+  const int lane = threadIdx.x % 32;
+  float x[4];
+  pool<kHalf, kReference>(chunk.score + head * params.prefix_stride, first, chunk.prefix_len,
+                          chunk.aligned, params.pool_width, divide, x, all_finite);
+  const float4 packed = make_float4(x[0], x[1], x[2], x[3]);
+  *reinterpret_cast<float4*>(pooled + head * kRowStride + lane * 4) = packed;
+  if (!own) return;
+  float* to = chunk.ranked + head * params.prefix_stride + first;
+  RowSummary part = RowSummary::empty();
+  if (chunk.aligned && first + 3 < chunk.prefix_len) *reinterpret_cast<float4*>(to) = packed;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (first + i >= chunk.prefix_len) continue;
+    if (!(chunk.aligned && first + 3 < chunk.prefix_len)) to[i] = x[i];
+    const uint32_t key = score_key(x[i]);
+    part.add({kReference ? fixed_point(key) : 0, key, key});
+  }
+  part = warp_summary<kReference>(part);
+  if (lane == 0) summary[head].add(part);  // only this warp works on this head
+}
+
+// All warps: `rows` means of `count` heads each, from head 0 on. kSum: their sums are needed.
+template <bool kReference, int kLanes, bool kSum>
+__device__ __forceinline__ void average_rows(const Chunk& chunk, int tile, int rows, int count,
+                                             const float* pooled, float* to, int64_t to_stride,
+                                             RowSummary* summary) {
+  constexpr int kTokens = 32 / kLanes;  // of a warp
+  constexpr int kParts = kSmoothTile / kTokens;
+  const Divider divide(count);
+  for (int unit = threadIdx.x / 32; unit < rows * kParts; unit += kSmoothWarps) {
+    const int row = unit / kParts;
+    const int offset = unit % kParts * kTokens + threadIdx.x % kTokens;
+    const int token = tile + offset;
+    const float x =
+        mean_of<kReference, kLanes>(pooled + row * count * kRowStride + offset, count, divide);
+    RowSummary part = RowSummary::empty();
+    if (threadIdx.x % 32 < kTokens && token < chunk.prefix_len) {
+      to[row * to_stride + token] = x;
+      const uint32_t key = score_key(x);
+      part = {kSum ? fixed_point(key) : 0, key, key};
+    }
+    part = warp_summary<kSum>(part);
+    if (threadIdx.x % 32 != 0) continue;
+    if (kSum) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(&summary[row].sum),
+                static_cast<unsigned long long>(part.sum));
+    }
+    atomicMin(&summary[row].least, part.least);
+    atomicMax(&summary[row].most, part.most);
+  }
+}
+
+// Means over the heads of every shared set and, for the tau rule, over all heads.
+template <bool kReference>
+__device__ __forceinline__ void average_tile(const SelectParams& params, const Chunk& chunk,
+                                             int tile, bool own, const float* pooled,
+                                             RowSummary* summary) {
+  constexpr int kLanes = kReference ? 1 : 4;
+  const int sets = params.selection.num_sets;
+  const int heads = params.heads.num_q_heads;
+  if (!own && sets > 1) {
+    average_rows<kReference, 1, false>(chunk, tile, sets, heads / sets, pooled, chunk.ranked,
+                                       params.prefix_stride, summary);
+  } else if (!own) {
+    average_rows<kReference, kLanes, false>(chunk, tile, 1, heads, pooled, chunk.ranked, 0,
+                                            summary);
+  }
+  if (params.budget == kBudgetTau) {
+    average_rows<kReference, kLanes, true>(chunk, tile, 1, heads, pooled, chunk.mean, 0,
+                                           summary + sets);
+  }
+}
+
+// Dynamic shared memory: summaries [num_rows], then pooled f32 [num_q_heads, kRowStride].
 template <int kHalf, bool kReference>
 __global__ void __launch_bounds__(kSmoothThreads, 2)
     smooth_kernel(const __grid_constant__ SelectParams params,
                   const __grid_constant__ SelectScratch scratch) {
-  extern __shared__ __align__(16) uint64_t row_sums[];
-  float* pooled = reinterpret_cast<float*>(row_sums + (scratch.num_sums + 1) / 2 * 2);
+  extern __shared__ __align__(16) uint8_t raw[];
+  RowSummary* summary = reinterpret_cast<RowSummary*>(raw);
+  float* pooled = reinterpret_cast<float*>(raw + sizeof(RowSummary) * scratch.num_rows);
   ptx::grid_dependency_wait();
   ptx::grid_dependency_launch();
-  const int batch = blockIdx.y;
-  const int heads = params.heads.num_q_heads;
-  const int sets = params.selection.num_sets;
-  const int prefix_len = sequence(params.sequences, batch).seqlen_kv - params.suffix;
-  const int begin = blockIdx.x * scratch.chunk_tokens;
-  const int end = min(begin + scratch.chunk_tokens, prefix_len);
+  const Chunk chunk = chunk_of(params, scratch);
   const bool own = own_sets(params);
-  const bool tau = params.budget == kBudgetTau;
-  const float* score =
-      params.token_score + static_cast<int64_t>(batch) * heads * params.prefix_stride;
-  float* ranked = params.ranked + static_cast<int64_t>(batch) * sets * params.prefix_stride;
-  float* mean = params.mean + static_cast<int64_t>(batch) * params.prefix_stride;
-  const bool aligned = params.prefix_stride % 4 == 0 &&
-                       (reinterpret_cast<uintptr_t>(params.token_score) & 15) == 0 &&
-                       (reinterpret_cast<uintptr_t>(params.ranked) & 15) == 0;
   const Divider divide(params.pool_width);
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  for (int i = threadIdx.x; i < scratch.num_sums; i += kSmoothThreads) row_sums[i] = 0;
+  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+    summary[i] = RowSummary::empty();
+  }
   __syncthreads();
 
   bool all_finite = true;
-  for (int tile = begin; tile < end; tile += kSmoothTile) {
-    const int first = tile + lane * 4;
-    for (int head = warp; head < heads; head += kSmoothWarps) {
-      float x[4];
-      pool<kHalf, kReference>(score + head * params.prefix_stride, first, prefix_len, aligned,
-                              params.pool_width, divide, x, &all_finite);
-      *reinterpret_cast<float4*>(pooled + head * kSmoothTile + lane * 4) =
-          make_float4(x[0], x[1], x[2], x[3]);
-      if (!own) continue;
-      float* to = ranked + head * params.prefix_stride + first;
-      if (aligned && first + 3 < prefix_len) {
-        *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
-      } else {
-        for (int i = 0; i < 4; ++i) {
-          if (first + i < prefix_len) to[i] = x[i];
-        }
-      }
-      if (!kReference) continue;
-      uint64_t sum = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (first + i < prefix_len) sum += fixed_point(score_key(x[i]));
-      }
-      sum = warp_sum(sum);
-      if (lane == 0) row_sums[head] += sum;  // only this warp works on this head
+  for (int tile = chunk.begin; tile < chunk.end; tile += kSmoothTile) {
+    for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += kSmoothWarps) {
+      smooth_head<kHalf, kReference>(params, chunk, divide, head, tile + threadIdx.x % 32 * 4, own,
+                                     pooled, summary, &all_finite);
     }
     __syncthreads();
-    // One warp: 32 tokens of one row.
-    const int rows = (own ? 0 : sets) + (tau ? 1 : 0);
-    for (int i = warp; i < rows * (kSmoothTile / 32); i += kSmoothWarps) {
-      const int row = i / (kSmoothTile / 32);
-      const int offset = i % (kSmoothTile / 32) * 32 + lane;
-      const int token = tile + offset;
-      const bool layer = own || row == sets;
-      const int count = layer ? heads : heads / sets;
-      const float x =
-          mean_of<kReference>(pooled + (layer ? 0 : row * count) * kSmoothTile + offset, count);
-      if (token < prefix_len) (layer ? mean : ranked + row * params.prefix_stride)[token] = x;
-      if (!layer) continue;
-      const uint64_t sum = warp_sum(token < prefix_len ? fixed_point(score_key(x)) : 0);
-      if (lane == 0) {
-        atomicAdd(reinterpret_cast<unsigned long long*>(&row_sums[sets]),
-                  static_cast<unsigned long long>(sum));
-      }
-    }
+    average_tile<kReference>(params, chunk, tile, own, pooled, summary);
     __syncthreads();
   }
   const bool bad = __syncthreads_or(!all_finite);
-  for (int i = threadIdx.x; i < scratch.num_sums; i += kSmoothThreads) {
-    scratch.sums[(static_cast<int64_t>(batch) * scratch.num_sums + i) * scratch.num_chunks +
-                 blockIdx.x] = row_sums[i];
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * scratch.num_rows;
+  for (int i = threadIdx.x; i < scratch.num_rows; i += kSmoothThreads) {
+    scratch.summaries[(first + i) * scratch.num_chunks + blockIdx.x] = summary[i];
   }
-  if (threadIdx.x == 0) scratch.nonfinite[batch * scratch.num_chunks + blockIdx.x] = bad;
+  if (threadIdx.x == 0) scratch.nonfinite[blockIdx.y * scratch.num_chunks + blockIdx.x] = bad;
 }
 
 template <int kHalf>
@@ -209,8 +281,8 @@ cudaError_t launch_smooth(const SelectParams& params, const SelectScratch& scrat
   LaunchShape shape;
   shape.grid = dim3(scratch.num_chunks, params.sequences.batch);
   shape.threads = kSmoothThreads;
-  shape.shared_bytes = (scratch.num_sums + 1) / 2 * 16 +
-                       sizeof(float) * kSmoothTile * params.heads.num_q_heads;
+  shape.shared_bytes = sizeof(RowSummary) * scratch.num_rows +
+                       sizeof(float) * kRowStride * params.heads.num_q_heads;
   return params.arithmetic == kArithmeticReference
              ? launch(smooth_kernel<kHalf, true>, shape, stream, params, scratch)
              : launch(smooth_kernel<kHalf, false>, shape, stream, params, scratch);
