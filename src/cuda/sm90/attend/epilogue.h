@@ -36,8 +36,8 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
       sum = sum * scale + ptx::exp2(sink - top);
       max = top;
     }
-    result.scale[i] = sum == 0.0f ? 0.0f : scale * ptx::reciprocal(sum);  // a NaN sum stays one
-    result.lse[i] = sum == 0.0f ? __int_as_float(0xff800000) : (max + __log2f(sum)) * kLn2;
+    result.scale[i] = sum == 0.0f ? 0.0f : scale / sum;  // a NaN sum stays one
+    result.lse[i] = sum == 0.0f ? __int_as_float(0xff800000) : (max + log2f(sum)) * kLn2;
   }
   return result;
 }
@@ -65,7 +65,7 @@ __device__ __forceinline__ MergeWeights finish_lse(const AttendParams& params, c
       const float sum = weights.kept[i] + weights.fresh[i];
       weights.kept[i] *= ptx::reciprocal(sum);
       weights.fresh[i] *= ptx::reciprocal(sum);
-      total = top + __log2f(sum) * kLn2;
+      total = top + log2f(sum) * kLn2;
       __syncwarp();  // all lanes of the quad have read
     }
     if (threadIdx.x % 4 == 0 && row < tile.num_rows) lse[query] = total;

@@ -45,42 +45,40 @@ template <class Traits>
 __device__ __forceinline__ void produce_kv(const AttendParams& params,
                                            SharedMemory<Traits>& shared) {
   TileScheduler<Traits> scheduler(params);
-  RingPosition<Traits::kWorkStages> work;
+  RingPosition<Traits::kWorkStages> work;  // the next slot to fill
   RingPosition<Traits::kStages> stage;
-  const auto publish = [&](const Tile& tile) {
+  const auto announce_tile = [&] {
     ptx::mbarrier_wait(&shared.work_empty[work.slot], work.phase ^ 1);
-    shared.work[work.slot] = tile;
+    shared.work[work.slot] = scheduler.take();
     ptx::mbarrier_arrive(&shared.work_full[work.slot]);
     work.advance();
   };
 
-  Tile tile = scheduler.take();
-  publish(tile);
-  while (tile.head >= 0) {
+  announce_tile();
+  for (int slot = 0;; slot = slot + 1 == Traits::kWorkStages ? 0 : slot + 1) {
+    const Tile tile = shared.work[slot];
+    if (tile.head < 0) break;
     const KeySource source = key_source<Traits>(params, tile);
     const int visits = tile.visits();
-    const auto load = [&](int i) {
-      const bool sinks = tile.sink_tile && i == 0;
-      const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
-      const int row = source.row + key_tile * Traits::kTileK;
-      ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
-      load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
-                        source.head, source.axis);
-      ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
-      load_tile<Traits>(shared.v[stage.slot], source.v_map, &shared.v_full[stage.slot], row,
-                        source.head, source.axis);
-      stage.advance();
-    };
     // The next tile is drawn and announced a few visits before the end of this one: early enough
     // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
     const int announce = max(0, visits - kAnnounceVisits);
-    for (int i = 0; i < announce; ++i) load(i);
-    scheduler.draw();
-    if (announce < visits) load(announce);  // while the counter answers
-    const Tile next = scheduler.take();
-    publish(next);
-    for (int i = announce + 1; i < visits; ++i) load(i);
-    tile = next;
+    for (int i = 0; i < max(1, visits); ++i) {
+      if (i == announce) scheduler.draw();
+      if (i < visits) {  // while the counter answers
+        const bool sinks = tile.sink_tile && i == 0;
+        const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
+        const int row = source.row + key_tile * Traits::kTileK;
+        ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
+        load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
+                          source.head, source.axis);
+        ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
+        load_tile<Traits>(shared.v[stage.slot], source.v_map, &shared.v_full[stage.slot], row,
+                          source.head, source.axis);
+        stage.advance();
+      }
+      if (i == announce) announce_tile();
+    }
   }
   scheduler.finish();
 }
@@ -140,6 +138,7 @@ __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, co
     if (query < 0) dropped &= ~0u << -query;
     if (query + 32 > where.seqlen_q) dropped &= ~0u >> (query + 32 - where.seqlen_q);
     if (lse != nullptr && (dropped >> lane & 1)) lse[query + lane] = __int_as_float(0xff800000);
+#pragma unroll 4
     for (int bit = lane / kLanes; bit < 32; bit += kRows) {
       if (dropped >> bit & 1) {
         *reinterpret_cast<uint4*>(out + 2 * (query + bit) * params.out.seq_stride +
