@@ -15,6 +15,13 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/tokensieve ${PROJECT_BINARY_DIR}
 # find_package(tokensieve)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/tokensieve)
 install(EXPORT tokensieve-targets NAMESPACE tokensieve:: DESTINATION ${package_dir})
+# A static library leaves the (static) CUDA runtime to whoever links it.
+set(TOKENSIEVE_NEEDS_CUDART OFF)
+set(TOKENSIEVE_PC_CUDA "")
+if(TOKENSIEVE_CUDA_FOUND AND NOT BUILD_SHARED_LIBS)
+  set(TOKENSIEVE_NEEDS_CUDART ON)
+  set(TOKENSIEVE_PC_CUDA " ${CUDA_cudart_static_LIBRARY} -ldl -lrt")
+endif()
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/tokensieve-config.cmake.in
                               ${PROJECT_BINARY_DIR}/tokensieve-config.cmake
                               INSTALL_DESTINATION ${package_dir})

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "bench_cuda.h"
 #include "command.h"
 #include "options.h"
 #include "paths.h"
@@ -14,8 +15,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-void print_json(const bench::Row& row) {
-  Json line = {{"bench", row.bench}, {"backend", "cpu"}};
+void print_json(const char* backend, const bench::Row& row) {
+  Json line = {{"bench", row.bench}, {"backend", backend}};
   if (row.rows > 0) {
     line["head_dim"] = row.head_dim;
     line["rows"] = row.rows;
@@ -34,12 +35,16 @@ void print_json(const bench::Row& row) {
   std::fflush(stdout);
 }
 
+void print_header() {
+  fmt::print("{:<38}{:>5}{:>8}{:>7}{:>11}{:>9}  {}\n", "bench", "dim", "rows", "keep", "ms",
+             "GFLOP/s", "against");
+}
+
 // One line a row, aligned: readable while the run goes on.
 void print_text(const bench::Row& row) {
   if (row.rows == 0) {
-    fmt::print("{} {:.0f} GFLOP/s (all threads)\n\n{:<38}{:>5}{:>8}{:>7}{:>11}{:>9}  {}\n",
-               row.bench, row.gflops, "bench", "dim", "rows", "keep", "ms", "GFLOP/s",
-               "against");
+    fmt::print("{} {:.0f} GFLOP/s (all threads)\n\n", row.bench, row.gflops);
+    print_header();
     return;
   }
   const std::string speed = row.gflops > 0 ? fmt::format("{:.0f}", row.gflops) : "";
@@ -47,18 +52,28 @@ void print_text(const bench::Row& row) {
   if (row.share) {
     against = fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
   } else if (!row.yardstick.empty()) {
-    against = fmt::format("x{:.2f} over {} ({:.1f} ms)", row.ratio, row.yardstick,
+    against = fmt::format("x{:.2f} over {} ({:.2f} ms)", row.ratio, row.yardstick,
                           row.yardstick_ms);
   }
-  fmt::print("{:<38}{:>5}{:>8}{:>7.2f}{:>11.2f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
-             row.keep_ratio, row.ms, speed, against);
+  fmt::print("{:<38}{:>5}{:>8}{:>7.2f}{:>11.{}f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
+             row.keep_ratio, row.ms, row.ms < 1 ? 4 : 2, speed, against);
   std::fflush(stdout);
+}
+
+// A GPU's own sizes where the caller names none.
+void use_cuda_defaults(const CLI::App& command, bench::Settings& settings) {
+  const auto unset = [&](const char* option) { return command.count(option) == 0; };
+  if (unset("--lengths")) settings.lengths = {2048, 8192, 32768, 131072, 262144};
+  if (unset("--head-dims")) settings.head_dims = {128};
+  if (unset("--heads")) settings.num_q_heads = 32;
+  if (unset("--kv-heads")) settings.num_kv_heads = 8;
 }
 
 }  // namespace
 
 void add_bench_options(CLI::App& command, BenchOptions& options) {
   bench::Settings& s = options.settings;
+  options.command = &command;
   const auto list = [&](const char* name, auto& value, const char* help) {
     command.add_option(name, value, help)->delimiter(',')->capture_default_str();
   };
@@ -80,11 +95,12 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
   command.add_option("--isa", options.isa, "force avx512, avx2, sse4, neon or baseline")
       ->capture_default_str();
   command.add_option("--backend", options.backend, "backend to measure")
-      ->check(CLI::IsMember({"cpu"}))
+      ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   command.add_flag("--json", options.json, "one JSON object a line");
   add_examples(command,
                "  tokensieve bench\n"
+               "  tokensieve bench --backend cuda --lengths 8192,131072 --json\n"
                "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n");
 }
 
@@ -96,12 +112,18 @@ int run_bench(const BenchOptions& options) {
     return kExitUsage;
   }
   settings.isa = *isa;
+  const bool cuda = options.backend == "cuda";
+  if (cuda) use_cuda_defaults(*options.command, settings);
   if (const Status status = bench::check_settings(settings); !status.ok()) {
     fmt::print(stderr, "tokensieve: {}\n", status.message());
     return kExitUsage;
   }
   settings.llama_bin = llama_bin_folder().string();
-  const Status status = bench::run(settings, options.json ? print_json : print_text);
+  const std::function<void(const bench::Row&)> print = [&](const bench::Row& row) {
+    options.json ? print_json(options.backend.c_str(), row) : print_text(row);
+  };
+  if (cuda && !options.json) print_header();
+  const Status status = cuda ? bench::run_cuda(settings, print) : bench::run(settings, print);
   if (!status.ok()) return fail(status);
   return kExitOk;
 }

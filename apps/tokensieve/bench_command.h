@@ -14,6 +14,7 @@ struct BenchOptions {
   std::string isa = "auto";
   std::string backend = "cpu";
   bool json = false;
+  const CLI::App* command = nullptr;  // knows which options were given
 };
 
 void add_bench_options(CLI::App& command, BenchOptions& options);

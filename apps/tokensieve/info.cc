@@ -60,14 +60,17 @@ Json llama_facts() {
 
 Json collect() {
   Json backends = Json::array();
+  Json unusable = Json::array();  // in this build, but not on this machine
   for (const Backend backend : {Backend::kRef, Backend::kCpu, Backend::kCuda}) {
-    if (backend_available(backend)) backends.push_back(backend_name(backend));
+    if (!backend_compiled(backend)) continue;
+    (backend_available(backend) ? backends : unusable).push_back(backend_name(backend));
   }
   Json profiles = Json::array();
   for (const fs::path& path : shipped_profiles()) profiles.push_back(path.string());
   const auto plugin = find_plugin();
   return {{"version", TOKENSIEVE_VERSION_STRING},
           {"backends", backends},
+          {"backends_unusable", unusable},
           {"isas_compiled", names_of(compiled_isas())},
           {"isas_supported", names_of(supported_isas())},
           {"isa", chosen_isa()},
@@ -109,7 +112,9 @@ int run_info(const InfoOptions& options) {
   }
   Table table;
   table.add_row({"version", facts["version"]});
-  table.add_row({"backends", list(facts["backends"])});
+  const std::string unusable = list(facts["backends_unusable"]);
+  table.add_row({"backends", list(facts["backends"]) +
+                                 (unusable == "none" ? "" : " (not on this machine: " + unusable + ")")});
   table.add_row(
       {"ISA", fmt::format("{} (this CPU: {}; this build: {})", facts["isa"].get<std::string>(),
                           list(facts["isas_supported"]), list(facts["isas_compiled"]))});

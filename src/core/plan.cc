@@ -14,6 +14,15 @@ namespace {
 // Sparse must be predicted at least this much cheaper: the model's own error, measured.
 constexpr double kSafety = 0.95;
 
+// (query, key) pairs per head of local fill's local pass.
+double local_pairs(const Plan& plan) {
+  const SelectConfig& c = plan.select;
+  if (c.fill != Fill::kLocal || c.queries == Queries::kAll) return 0.0;
+  const double window = static_cast<double>(c.local_window) + kLocalBlock / 2 + c.sinks;
+  return static_cast<double>(plan.shape.seqlen_q) *
+         std::min(window, static_cast<double>(plan.shape.seqlen_kv) / 2);
+}
+
 double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const AttentionShape& s = plan.shape;
   const CostModel& cost = cost_model(plan.options.backend);
@@ -22,7 +31,8 @@ double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const double kept = static_cast<double>(keep + s.seqlen_kv - plan.prefix_len);
   const double score = static_cast<double>(plan.select.obs_window) * s.seqlen_kv * cost.score_pair;
   return score + kept * sets_per_head * cost.gather_row +
-         sparse_pairs(plan, keep) * cost.sparse_pair + cost.fixed +
+         (sparse_pairs(plan, keep) - local_pairs(plan)) * cost.sparse_pair +
+         local_pairs(plan) * cost.local_pair + cost.fixed +
          cost.call * 128.0 / s.head_dim / (static_cast<double>(s.batch) * s.num_q_heads);
 }
 
@@ -61,10 +71,7 @@ double sparse_pairs(const Plan& plan, int64_t keep) {
   }
   // Kept queries against kept keys, as if kept tokens were spread evenly over the prefix.
   const double ratio = (kept + c.obs_window) / static_cast<double>(s.seqlen_kv);
-  const double compact = dense_pairs(s) * ratio * ratio;
-  if (c.fill == Fill::kZero) return compact;
-  const double window = static_cast<double>(c.local_window) + kLocalBlock / 2 + c.sinks;
-  return compact + q * std::min(window, static_cast<double>(s.seqlen_kv) / 2);
+  return dense_pairs(s) * ratio * ratio + local_pairs(plan);
 }
 
 DenseReason dense_after_budget(const Plan& plan, int64_t keep) {
@@ -98,20 +105,22 @@ int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
 // The unit is a dense pair: 2.6 ns at head_dim 64, 5.1 ns at 128.
 //   score_pair: half of a pair's products (Q K^T, no P V) and one exponential: 1.85 ns.
 //   gather_row: 58 ns to pack a row of K and V.
-//   sparse_pair: ragged tiles, window edges.
+//   sparse_pair, local_pair: ragged tiles, window edges.
 //   fixed: 50 us a head for select and the phases.
 //
-// CUDA: derived, not measured (design: cuda.md sections 1 and 3). The unit is 0.85 ps at head_dim
-// 128: a pair's 512 flop at 600 TFLOP/s; what moves or computes head_dim elements scales with it.
+// CUDA: from bench/side_by_side.py on an H200, 32/8 heads, head_dim 128, 512 to 131072 tokens
+// (docs/kernels/cuda.md). The unit is 0.82 ps, a dense pair at 630 TFLOP/s; what moves or computes
+// head_dim elements scales with it.
 //   score_pair: two passes of half a pair's products each, two exponentials, then pooling and
-//     select: 500 + 37 us of 128 x 131072 pairs in 32 heads at 128K is 1.0 ps.
-//   gather_row: 0.21 ns a row of K and V (420 us for 32 sets of 62.6K rows).
+//     select: 5.0 ns a token for 128 queries of 32 heads, 1.22 ps.
+//   gather_row: 0.21 ns a row of K and V.
 //   sparse_pair: no group reuse of K and V, ragged tiles.
+//   local_pair: windows are a few tiles of 128 keys, of which edges and prologue are a large part.
 //   call: 30 us of launches and latency that do not grow with length or heads.
 const CostModel& cost_model(Backend backend) {
-  static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 20000.0, 0.0};
-  static constexpr CostModel kRef = {1.0, 1.0, 1.0, 0.0, 0.0};
-  static constexpr CostModel kCuda = {1.2, 250.0, 1.05, 0.0, 3.5e7};
+  static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 1.05, 20000.0, 0.0};
+  static constexpr CostModel kRef = {1.0, 1.0, 1.0, 1.0, 0.0, 0.0};
+  static constexpr CostModel kCuda = {1.5, 250.0, 1.05, 1.8, 0.0, 3.6e7};
   switch (backend) {
     case Backend::kRef:
       return kRef;

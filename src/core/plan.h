@@ -23,6 +23,7 @@ struct CostModel {
   double score_pair;   // one (obs query, key) pair of stage score
   double gather_row;   // packing one row of K and V of one set
   double sparse_pair;  // one pair of the sparse passes: ragged tiles do more than they count
+  double local_pair;   // one pair of local fill's local pass
   double fixed;        // per sequence and head: select, phase changes
   double call;         // per call, at head_dim 128: launches
 };

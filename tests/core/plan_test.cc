@@ -109,10 +109,16 @@ TEST(Plan, ChunksSelectOnlyInThePast) {
   EXPECT_EQ(reason_of(prompt(512), c), DenseReason::kShortPrompt);  // no past yet
 }
 
-TEST(Plan, TauMayKeepEverything) {
+TEST(Plan, MaxKeepIsTheMostThatRunsSparse) {
   const Plan plan = plan_of(prompt(16384), {});
   EXPECT_EQ(plan.path, Path::kSparse);
-  EXPECT_EQ(plan.max_keep, plan.prefix_len);
+  EXPECT_EQ(dense_after_budget(plan, plan.max_keep), DenseReason::kNone);
+  EXPECT_EQ(dense_after_budget(plan, plan.max_keep + 1), DenseReason::kBreakEven);
+  EXPECT_EQ(plan_of(prompt(16384), {.dense_policy = DensePolicy::kNever}).max_keep,
+            plan.prefix_len - 1);
+  const Plan half = plan_of(prompt(16384), {.min_drop = 0.5});
+  EXPECT_EQ(half.max_keep, half.prefix_len / 2);
+  EXPECT_LT(half.workspace, plan.workspace);
   EXPECT_EQ(dense_after_budget(plan, plan.prefix_len), DenseReason::kNothingToDrop);
   EXPECT_EQ(dense_after_budget(plan, plan.prefix_len - 1), DenseReason::kBreakEven);
   EXPECT_EQ(dense_after_budget(plan, 1024), DenseReason::kNone);

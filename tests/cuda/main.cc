@@ -1,8 +1,9 @@
 // All GPU tests in one self-contained program.
 //
-//   tokensieve_cuda_tests [--filter TEXT] [--threads N] [--no-stages] [--timing]
+//   tokensieve_cuda_tests [--filter TEXT] [--threads N] [--no-stages] [--no-poison] [--timing]
 //
-// Skips (exit 77) where there is no GPU that the backend supports.
+// Under compute-sanitizer: --no-stages --threads 1 --filter group4_d128, with initcheck also
+// --no-poison. Skips (exit 77) where there is no GPU that the backend supports.
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "cuda/backend_test.h"
+#include "cuda/device_case.h"
 #include "cuda/stages_test.h"
 #include "tokensieve/attention.h"
 
@@ -23,6 +25,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--filter") == 0 && i + 1 < argc) filter = argv[++i];
     if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) threads = std::atoi(argv[++i]);
     if (std::strcmp(argv[i], "--no-stages") == 0) stages = false;
+    if (std::strcmp(argv[i], "--no-poison") == 0) cuda::test::poison_memory = false;
     if (std::strcmp(argv[i], "--timing") == 0) timing = true;
   }
   if (!backend_available(Backend::kCuda)) {

@@ -1,0 +1,158 @@
+#include "cuda/call.h"
+
+#include "cuda/sm90/attend/attend.h"
+#include "cuda/stages/stages.h"
+#include "cuda/tensor_map.h"
+
+namespace tokensieve::cuda {
+namespace {
+
+constexpr int kScoreBox = 64;  // rows of a TMA box
+
+}  // namespace
+
+Status launched(const char* stage, cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  return Status::error(StatusCode::kInternal, "CUDA %s: %s (%s)", stage, cudaGetErrorName(error),
+                       cudaGetErrorString(error));
+}
+
+Tensor tensor_of(const TensorView& view) {
+  return {view.data, view.strides[0], view.strides[1], view.strides[2]};
+}
+
+Status Call::score(float* token_score) {
+  const AttentionShape& s = plan_.shape;
+  CUtensorMap k_map;
+  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.k, kScoreBox, k_map));
+  const ScoreParams params = {.sequences = sequences(),
+                              .heads = heads_of(plan_),
+                              .softmax = softmax(),
+                              .q = tensor_of(in_.q),
+                              .obs_window = plan_.select.obs_window,
+                              .suffix = static_cast<int32_t>(s.seqlen_kv - plan_.prefix_len),
+                              .token_score = token_score,
+                              .prefix_stride = layout_.prefix_stride,
+                              .split_stats = layout_.split_stats,
+                              .splits = layout_.splits};
+  return launched("score", cuda::score(params, k_map, s.head_dim, bf16(), stream_));
+}
+
+Status Call::select(const Selection& selection, int64_t* public_count) {
+  SelectParams params = select_params(plan_);
+  params.sequences = sequences();
+  params.token_score = layout_.token_score;
+  params.prefix_stride = layout_.prefix_stride;
+  params.mean = layout_.mean;
+  params.ranked = layout_.ranked;
+  params.scratch = layout_.select_scratch;
+  params.selection = selection;
+  params.public_count = public_count;
+  params.tile_counters = layout_.tile_counters;
+  return launched("select", cuda::select(params, stream_));
+}
+
+Status Call::compact(const Selection& selection) {
+  const CompactParams params = {.sequences = sequences(),
+                                .selection = selection,
+                                .k = tensor_of(in_.k),
+                                .v = tensor_of(in_.v),
+                                .compact_k = compacted(layout_.compact_k),
+                                .compact_v = compacted(layout_.compact_v),
+                                .num_kv_heads = plan_.shape.num_kv_heads,
+                                .compact_heads = layout_.compact_heads,
+                                .row_bytes = plan_.shape.head_dim * 2};
+  return launched("compact", cuda::compact(params, stream_));
+}
+
+Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
+  AttendParams params;
+  TOKENSIEVE_RETURN_IF_ERROR(attend_params(out, selection, params));
+  if (plan_.select.queries == Queries::kAll) {
+    // The chunk against the kept past; then its newest rows against everything.
+    TOKENSIEVE_RETURN_IF_ERROR(attend_pass(params, Keys::kCausal, kFirstPass));
+    params.selection = {};
+    params.first_query = static_cast<int32_t>(plan_.shape.seqlen_q - plan_.select.obs_window);
+    return attend_pass(params, Keys::kCausal, kSecondPass);
+  }
+  if (plan_.select.fill == Fill::kZero) return attend_pass(params, Keys::kCausal, kFirstPass);
+  if (params.lse == nullptr) params.lse = layout_.lse;
+  TOKENSIEVE_RETURN_IF_ERROR(attend_pass(params, Keys::kWindow, kFirstPass));
+  return attend_pass(params, Keys::kLimited, kSecondPass);
+}
+
+Status Call::attend_dense(const AttentionOutputs& out) {
+  TOKENSIEVE_RETURN_IF_ERROR(
+      launched("memset", cudaMemsetAsync(layout_.tile_counters, 0,
+                                         kTileCounters * sizeof(int32_t), stream_)));
+  AttendParams params;
+  TOKENSIEVE_RETURN_IF_ERROR(attend_params(out, {}, params));
+  return attend_pass(params, Keys::kCausal, kFirstPass);
+}
+
+Selection Call::own_selection() const {
+  return {.indices = layout_.indices,
+          .mask = layout_.mask,
+          .rank = layout_.rank,
+          .count = layout_.count,
+          .num_sets = plan_.num_sets,
+          .capacity = layout_.capacity,
+          .words = layout_.words};
+}
+
+Status Call::keep_lengths() {
+  if (!plan_.shape.packed) return {};
+  const size_t bytes = static_cast<size_t>(plan_.shape.batch + 1) * sizeof(int32_t);
+  return launched("copy of cu_seqlens_kv",
+                  cudaMemcpyAsync(layout_.cu_seqlens_kv, in_.cu_seqlens_kv, bytes,
+                                  cudaMemcpyDeviceToDevice, stream_));
+}
+
+Status Call::map_of(const TensorView& x, int box_rows, CUtensorMap& map) const {
+  return encode_map(tensor_of(x), bf16(), x.shape[0], x.shape[1], x.shape[2], x.shape[3], box_rows,
+                    map);
+}
+
+// [batch, capacity, compact_heads, head_dim], the rows of a head adjacent.
+Tensor Call::compacted(void* data) const {
+  const int64_t dim = plan_.shape.head_dim;
+  const int64_t head_stride = layout_.capacity * dim;
+  return {data, layout_.compact_heads * head_stride, dim, head_stride};
+}
+
+Status Call::compact_map(void* data, CUtensorMap& map) const {
+  return encode_map(compacted(data), bf16(), plan_.shape.batch, layout_.capacity,
+                    layout_.compact_heads, plan_.shape.head_dim, attend_box(), map);
+}
+
+Status Call::attend_params(const AttentionOutputs& out, const Selection& selection,
+                           AttendParams& params) const {
+  params = {};
+  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.k, attend_box(), params.k_map));
+  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.v, attend_box(), params.v_map));
+  if (selection.indices != nullptr) {
+    TOKENSIEVE_RETURN_IF_ERROR(compact_map(layout_.compact_k, params.compact_k_map));
+    TOKENSIEVE_RETURN_IF_ERROR(compact_map(layout_.compact_v, params.compact_v_map));
+  }
+  params.sequences = sequences();
+  params.heads = heads_of(plan_);
+  params.softmax = softmax();
+  params.q = tensor_of(in_.q);
+  params.out = tensor_of(out.out);
+  params.lse = out.lse;
+  params.lse_head_stride = in_.q.shape[1];
+  params.lse_batch_stride = plan_.shape.num_q_heads * params.lse_head_stride;
+  params.selection = selection;
+  params.compact_heads = layout_.compact_heads;
+  params.local_window = plan_.select.local_window;
+  params.sinks = plan_.select.sinks;
+  params.num_ctas = num_multiprocessors_;
+  return {};
+}
+
+Status Call::attend_pass(AttendParams& params, Keys keys, TileCounter counter) {
+  params.tile_counter = layout_.tile_counters + counter;
+  return launched("attend", sm90::attend(params, keys, plan_.shape.head_dim, bf16(), stream_));
+}
+
+}  // namespace tokensieve::cuda

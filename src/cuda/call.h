@@ -1,0 +1,66 @@
+// The launches of one call, stage by stage.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "cuda/layout.h"
+#include "cuda/params.h"
+#include "tokensieve/attention.h"
+
+namespace tokensieve::cuda {
+
+// kInternal, naming the stage, if a launch failed.
+Status launched(const char* stage, cudaError_t error);
+
+Tensor tensor_of(const TensorView& view);
+
+// What the launches of a call share. The stages must be called in order: score, select, compact,
+// attend; each may be repeated before the next one is called.
+class Call {
+ public:
+  Call(const Plan& plan, const AttentionInputs& in, const Layout& layout, int num_multiprocessors,
+       void* stream)
+      : plan_(plan),
+        in_(in),
+        layout_(layout),
+        num_multiprocessors_(num_multiprocessors),
+        stream_(static_cast<cudaStream_t>(stream)) {}
+
+  // Sparse plans.
+  Status score(float* token_score);
+  // Stages budget and select, from layout.token_score; clears attend's tile counters.
+  Status select(const Selection& selection, int64_t* public_count);
+  Status compact(const Selection& selection);
+  // Stages attend and scatter.
+  Status attend(const AttentionOutputs& out, const Selection& selection);
+  Selection own_selection() const;
+  // The sequences' lengths, for read_report.
+  Status keep_lengths();
+
+  // Dense plans.
+  Status attend_dense(const AttentionOutputs& out);
+
+ private:
+  bool bf16() const { return plan_.shape.dtype == DType::kBF16; }
+  int attend_box() const { return plan_.shape.head_dim == 256 ? 64 : 128; }
+  Sequences sequences() const { return sequences_of(plan_, in_); }
+  Softmax softmax() const {
+    return {plan_.shape.sm_scale, plan_.shape.softcap, in_.sink_logits};
+  }
+  Status map_of(const TensorView& x, int box_rows, CUtensorMap& map) const;
+  Tensor compacted(void* data) const;
+  Status compact_map(void* data, CUtensorMap& map) const;
+  Status attend_params(const AttentionOutputs& out, const Selection& selection,
+                       AttendParams& params) const;
+  // Every attend launch of a call has counters of its own: [next tile, finished CTAs].
+  enum TileCounter : int { kFirstPass = 0, kSecondPass = 2 };
+  Status attend_pass(AttendParams& params, Keys keys, TileCounter counter);
+
+  const Plan& plan_;
+  const AttentionInputs& in_;
+  const Layout& layout_;
+  int num_multiprocessors_;
+  cudaStream_t stream_;
+};
+
+}  // namespace tokensieve::cuda
