@@ -2,6 +2,8 @@
 // write what dropped rows get.
 #pragma once
 
+#include <cstddef>
+
 #include "cuda/ptx/copy.h"
 #include "cuda/sm90/attend/scheduler.h"
 
@@ -22,21 +24,24 @@ inline constexpr int kAnnounceVisits = 5;
 
 // Where a tile's keys lie.
 struct KeySource {
-  const CUtensorMap* k_map;
-  const CUtensorMap* v_map;
+  const CUtensorMap* k_map;  // v_map is the next one: registers are short here
   int row;   // of key tile 0
   int head;
   int axis;  // batch coordinate
 };
 
+static_assert(offsetof(AttendParams, v_map) == sizeof(CUtensorMap));
+static_assert(offsetof(AttendParams, compact_v_map) ==
+              offsetof(AttendParams, compact_k_map) + sizeof(CUtensorMap));
+
 template <class Traits>
 __device__ __forceinline__ KeySource key_source(const AttendParams& params, const Tile& tile) {
   if (Traits::kKeys != Keys::kWindow && tile.sparse) {
-    return {&params.compact_k_map, &params.compact_v_map, 0,
+    return {&params.compact_k_map, 0,
             tile.head * params.compact_heads / params.heads.num_q_heads, tile.batch};
   }
   const Sequence where = sequence(params.sequences, tile.batch);
-  return {&params.k_map, &params.v_map, where.kv_row,
+  return {&params.k_map, where.kv_row,
           tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
 }
 
@@ -62,10 +67,10 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
     const int visits = tile.visits();
     // The next tile is drawn and announced a few visits before the end of this one: early enough
     // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
-    const int announce = max(0, visits - kAnnounceVisits);
+    const int drawn = max(0, visits - kAnnounceVisits);
     for (int i = 0; i < max(1, visits); ++i) {
-      if (i == announce) scheduler.draw();
-      if (i < visits) {  // while the counter answers
+      if (i == drawn) scheduler.draw();
+      if (i < visits) {
         const bool sinks = tile.sink_tile && i == 0;
         const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
         const int row = source.row + key_tile * Traits::kTileK;
@@ -73,11 +78,11 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
         load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
                           source.head, source.axis);
         ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
-        load_tile<Traits>(shared.v[stage.slot], source.v_map, &shared.v_full[stage.slot], row,
+        load_tile<Traits>(shared.v[stage.slot], source.k_map + 1, &shared.v_full[stage.slot], row,
                           source.head, source.axis);
         stage.advance();
       }
-      if (i == announce) announce_tile();
+      if (i == drawn + (visits > 1)) announce_tile();  // the counter answers after a microsecond
     }
   }
   scheduler.finish();
