@@ -96,7 +96,8 @@ TEST_P(PackedTest, EqualsTheSequencesOneByOne) {
       for (int64_t i = 0; i < rows; ++i) {
         const float lse = packed.lse[h * 300 + begin + i];
         const double want = expected.lse[h * rows + i];
-        if (lse != want) EXPECT_NEAR(lse, want, 1e-4) << b << " " << h << " " << i;
+        if (lse == want) continue;  // both -inf
+        EXPECT_NEAR(lse, want, 1e-4) << b << " " << h << " " << i;
       }
     }
   }

@@ -221,7 +221,9 @@ TEST_P(SelectHostTest, DropsAsCoreDoes) {
       if (arithmetic == Arithmetic::kFp32) {
         // Equal scores may sum to the limit up to rounding: there one token more or less is right.
         EXPECT_NEAR(dropped, want, 1) << "tau " << tau;
-        if (std::get<0>(GetParam()) == "uniform") EXPECT_EQ(dropped, want) << "tau " << tau;
+        if (std::get<0>(GetParam()) == "uniform") {
+          EXPECT_EQ(dropped, want) << "tau " << tau;
+        }
       } else {
         // core adds f32 values one by one, here the sums are exact.
         EXPECT_NEAR(dropped, want, 1 + 2e-3 * static_cast<double>(mean.size())) << "tau " << tau;
