@@ -244,8 +244,9 @@ class CudaBench {
     }
     error = std::sqrt(error / norm);
     if (error < kTolerance) return {};
-    return Status::error(StatusCode::kInternal, "%s, head_dim %d differs from the oracle: rel-L2 %g",
-                         kind.name, s.head_dim, error);
+    return Status::error(StatusCode::kInternal,
+                         "%s, head_dim %d differs from the oracle: rel-L2 %g", kind.name,
+                         s.head_dim, error);
   }
 
   Status run_length(int32_t dim, int64_t length) {
@@ -343,12 +344,10 @@ class CudaBench {
     TOKENSIEVE_RETURN_IF_ERROR(stage("score", "select", [&](Call& call, const Selection&) {
       return call.score(layout.token_score);
     }));
-    TOKENSIEVE_RETURN_IF_ERROR(
-        stage("budget+select", "select",
-              [](Call& call, const Selection& selection) { return call.select(selection, nullptr); }));
-    TOKENSIEVE_RETURN_IF_ERROR(
-        stage("compact", "compact",
-              [](Call& call, const Selection& selection) { return call.compact(selection); }));
+    const auto select = [](Call& call, const Selection& s) { return call.select(s, nullptr); };
+    const auto compact = [](Call& call, const Selection& s) { return call.compact(s); };
+    TOKENSIEVE_RETURN_IF_ERROR(stage("budget+select", "select", select));
+    TOKENSIEVE_RETURN_IF_ERROR(stage("compact", "compact", compact));
     return stage("attend", "attend", [&](Call& call, const Selection& selection) {
       return call.attend(inputs.outputs(), selection);
     });

@@ -274,13 +274,13 @@ class Bench:
     def report(self, part, seqlen, arms, best, flop=None, **more):
         for arm in arms:
             row = dict(part=part, tokens=seqlen, arm=arm.name, ms=round(arm.median, 5),
-                       spread=round(arm.spread, 4), vs_best_dense=round(best.median / arm.median, 3),
-                       best_dense=best.name, **more)
+                       spread=round(arm.spread, 4), best_dense=best.name,
+                       vs_best_dense=round(best.median / arm.median, 3), **more)
             if flop and "layer" not in arm.name and "select" not in arm.name:
                 row["tflops"] = round(flop / arm.median * 1e-9, 1)
             self.rows.append(row)
-            print(f"{part:10s} {seqlen:8d} {arm.name:34s} {row['ms']:10.4f} ms  +-{row['spread']:.1%}"
-                  f"  x{row['vs_best_dense']:.2f} of {best.name}"
+            print(f"{part:10s} {seqlen:8d} {arm.name:34s} {row['ms']:10.4f} ms"
+                  f"  +-{row['spread']:.1%}  x{row['vs_best_dense']:.2f} of {best.name}"
                   + (f"  {row['tflops']:.0f} TFLOP/s" if "tflops" in row else "")
                   + "".join(f"  {k} {v}" for k, v in more.items()), flush=True)
 
@@ -338,9 +338,9 @@ class Bench:
     def long(self):
         seqlen = 1 << 20
         q, k, v = self.tensors(seqlen)
-        for name, select in (("layer local keep .1", local(0.1)), ("layer local keep .2", local(0.2))):
-            layer = Layer(self.library, q, k, v, **select)
-            arm = Arm(name, layer, graph=False)
+        for keep in (0.1, 0.2):
+            layer = Layer(self.library, q, k, v, **local(keep))
+            arm = Arm(f"layer local keep {keep}", layer, graph=False)
             arm.measure(0.4)
             self.report("long", seqlen, [arm], arm,
                         workspace_gb=round(layer.info.workspace_bytes / 1e9, 2))

@@ -14,8 +14,9 @@ check_language(CUDA)
 find_package(Python3 COMPONENTS Interpreter)
 if(NOT CMAKE_CUDA_COMPILER OR NOT Python3_Interpreter_FOUND)
   if(TOKENSIEVE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "TOKENSIEVE_CUDA=ON needs nvcc (CUDA 12.4 or newer; set CMAKE_CUDA_COMPILER "
-            "or CUDACXX) and python3 (which reads its log). Use -DTOKENSIEVE_CUDA=OFF to go without.")
+    message(FATAL_ERROR
+      "TOKENSIEVE_CUDA=ON needs nvcc (CUDA 12.4 or newer; set CMAKE_CUDA_COMPILER or CUDACXX) and "
+      "python3 (which reads its log). Use -DTOKENSIEVE_CUDA=OFF to go without.")
   endif()
   return()
 endif()

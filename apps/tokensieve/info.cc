@@ -112,9 +112,11 @@ int run_info(const InfoOptions& options) {
   }
   Table table;
   table.add_row({"version", facts["version"]});
-  const std::string unusable = list(facts["backends_unusable"]);
-  table.add_row({"backends", list(facts["backends"]) +
-                                 (unusable == "none" ? "" : " (not on this machine: " + unusable + ")")});
+  std::string backends = list(facts["backends"]);
+  if (!facts["backends_unusable"].empty()) {
+    backends += " (not on this machine: " + list(facts["backends_unusable"]) + ")";
+  }
+  table.add_row({"backends", backends});
   table.add_row(
       {"ISA", fmt::format("{} (this CPU: {}; this build: {})", facts["isa"].get<std::string>(),
                           list(facts["isas_supported"]), list(facts["isas_compiled"]))});

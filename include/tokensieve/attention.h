@@ -171,8 +171,8 @@ TOKENSIEVE_API Status read_report(const Plan& plan, std::span<std::byte> workspa
 // own attend use select_tokens -> compact -> attend -> scatter. These three do not take packed
 // plans. CUDA: keep.indices and keep.count are written, and later read, on the device; their
 // contents are not checked.
-TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,
-                                    std::span<std::byte> workspace,
+TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs,
+                                    const KeepSet& keep, std::span<std::byte> workspace,
                                     const RunOptions& options = {});
 
 // Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:

@@ -356,8 +356,9 @@ typedef struct tokensieve_keep_set {
 
 TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
 
-/* Stages score, budget and select; inputs->v is not read. A sequence that should run dense gets count = seqlen_kv and no
- * indices. Needs a plan whose path is sparse. */
+/* Stages score, budget and select; inputs->v is not read. A sequence that should run dense gets
+ * count = seqlen_kv and no indices. Needs a plan whose path is sparse. CUDA: indices and count are
+ * device memory, written there and later read there unchecked. */
 TOKENSIEVE_API int32_t tokensieve_select_tokens(const tokensieve_plan* plan,
                                                 const tokensieve_inputs* inputs,
                                                 const tokensieve_keep_set* keep, void* workspace,

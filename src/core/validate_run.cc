@@ -174,8 +174,9 @@ Status check_packed(const Plan& plan, const AttentionInputs& in) {
   const bool any = in.cu_seqlens_q != nullptr || in.cu_seqlens_kv != nullptr;
   if (s.packed ? !given : any) {
     return Status::error(StatusCode::kInvalidArgument,
-                         s.packed ? "cu_seqlens_q or cu_seqlens_kv is null; a packed plan needs both"
-                                  : "cu_seqlens were given, but the plan's shape is not packed");
+                         s.packed
+                             ? "cu_seqlens_q or cu_seqlens_kv is null; a packed plan needs both"
+                             : "cu_seqlens were given, but the plan's shape is not packed");
   }
   if (!s.packed) return {};
   if (in.kv_indices != nullptr || in.bias != nullptr) {

@@ -11,8 +11,8 @@ constexpr int64_t kRowAlignment = 16;  // bytes
 
 Status unsupported_device(const char* found) {
   return Status::error(StatusCode::kUnsupported,
-                       "backend cuda needs an NVIDIA Hopper GPU (compute capability 9.0); found %s; "
-                       "use backend cpu",
+                       "backend cuda needs an NVIDIA Hopper GPU (compute capability 9.0); found "
+                       "%s; use backend cpu",
                        found);
 }
 
@@ -58,8 +58,8 @@ Status check_plan(const Plan& plan) {
   }
   if (!s.causal) {
     return Status::error(StatusCode::kUnsupported,
-                         "causal is false; backend cuda computes causal attention only; use backend "
-                         "cpu");
+                         "causal is false; backend cuda computes causal attention only; use "
+                         "backend cpu");
   }
   if (s.batch > std::numeric_limits<uint16_t>::max()) {
     return Status::error(StatusCode::kUnsupported,
@@ -87,7 +87,8 @@ Status check_inputs(const AttentionInputs& in) {
 
 Status check_tensor(const char* name, const TensorView& view) {
   if (view.dtype == DType::kF32) {
-    return Status::error(StatusCode::kUnsupported, "%s is f32; backend cuda allows f16, bf16", name);
+    return Status::error(StatusCode::kUnsupported, "%s is f32; backend cuda allows f16, bf16",
+                         name);
   }
   if (reinterpret_cast<uintptr_t>(view.data) % kRowAlignment != 0) {
     return Status::error(StatusCode::kUnsupported,

@@ -79,7 +79,8 @@ inline std::vector<AttentionCase> matrix_cases() {
   for (const Size& size : sizes) {
     for (const Choice& choice : choices) {
       AttentionCase c;
-      c.shape = tokensieve::test::self_attention(size.seqlen, size.q_heads, size.kv_heads, size.dim);
+      c.shape = tokensieve::test::self_attention(size.seqlen, size.q_heads, size.kv_heads,
+                                                 size.dim);
       set_dtype(c.shape, turn % 3 == 1 ? DType::kF16 : DType::kBF16);
       c.select = matrix_select(choice.fill, choice.share, choice.budget, choice.value);
       c.select.obs_window = turn % 5 == 3 ? 64 : 128;

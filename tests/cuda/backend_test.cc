@@ -125,7 +125,8 @@ class CaseTest {
       const ExpectedRows rows(plan_, in, b);
       for (int64_t h = 0; h < s.num_q_heads; ++h) {
         // A NaN value also reaches earlier rows of its tile (0 * NaN): its head is no test.
-        if (c_.content == Content::kNanInV && h < s.num_q_heads / s.num_kv_heads && b == 0) continue;
+        const bool nan_head = b == 0 && h < s.num_q_heads / s.num_kv_heads;
+        if (c_.content == Content::kNanInV && nan_head) continue;
         const int64_t wanted = s.seqlen_kv > 20000 ? 24 : 60;
         for (int64_t i : sampled_queries(s.seqlen_q, wanted, h + 1)) {
           expected_lse.push_back(
@@ -142,7 +143,10 @@ class CaseTest {
     if (!data_.out.untouched_outside()) return "wrote between the rows of out";
     const auto same = tokensieve::test::close(actual, expected, tolerance(c_),
                                               {static_cast<int64_t>(where.size()), s.head_dim});
-    if (!same) return text("out [sampled row, dim]: ", same.message(), first_wrong(actual, expected, where));
+    if (!same) {
+      return text("out [sampled row, dim]: ", same.message(),
+                  first_wrong(actual, expected, where));
+    }
     const auto same_lse =
         tokensieve::test::close(lse, expected_lse, 1e-3, {static_cast<int64_t>(lse.size())}, 0.02);
     return same_lse ? "" : text("lse: ", same_lse.message());

@@ -64,8 +64,8 @@ void test_run_errors(Runner& runner) {
     AttentionOutputs out = device.outputs();
     std::span<std::byte> workspace = device.workspace();
     change(in, out, workspace);
-    expect_error(runner, name,
-                 tokensieve::run(plan, in, out, workspace, {.stream = device.stream()}), code, word);
+    const RunOptions options = {.stream = device.stream()};
+    expect_error(runner, name, tokensieve::run(plan, in, out, workspace, options), code, word);
   };
   using In = AttentionInputs;
   using Out = AttentionOutputs;

@@ -49,7 +49,8 @@ class GateTest(unittest.TestCase):
         self.assertIn("_Z6kernelv", result.stderr)
 
     def test_harmless_note_passes(self):
-        result, kept = self.run_gate(GOOD + "ptxas info : (C7519) Potential Performance Loss: moves\n")
+        note = "ptxas info : (C7519) Potential Performance Loss: moves\n"
+        result, kept = self.run_gate(GOOD + note)
         self.assertEqual((result.returncode, kept), (0, True))
 
     def test_compiler_errors_pass_through(self):
