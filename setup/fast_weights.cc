@@ -1,5 +1,5 @@
-// Rewrites a GGUF model so that llama.cpp's CPU backend runs its linear layers fast: every matrix of
-// a layer is stored in a type that has a fast kernel, a LoRA adapter merged into it.
+// Rewrites a GGUF model so that llama.cpp's CPU backend runs its linear layers fast: every matrix
+// of a layer is stored in a type that has a fast kernel, a LoRA adapter merged into it.
 //
 // setup/weights.py compiles it against the libggml-base of setup/llama.sh. llama.cpp's own
 // llama-export-lora cannot be built with loadable backends, and it goes through f16.
@@ -145,7 +145,7 @@ float lora_scale(const Gguf& lora, const ggml_tensor& b) {
   return alpha == 0 ? 1 : alpha / static_cast<float>(b.ne[0]);
 }
 
-// Embeddings stay as they are: prefill looks rows up, and multiplies with them once per answer token.
+// Embeddings stay as they are: prefill looks rows up and multiplies with them once an answer token.
 bool is_layer_matrix(const ggml_tensor& t) {
   return std::strncmp(t.name, "blk.", 4) == 0 && ggml_n_dims(&t) == 2;
 }

