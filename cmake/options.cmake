@@ -7,6 +7,8 @@ option(TOKENSIEVE_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
 option(BUILD_SHARED_LIBS "Build libtokensieve.so instead of libtokensieve.a" OFF)
 option(TOKENSIEVE_OPENMP "Build the OpenMP executor and use it in the plug-in" ON)
 option(TOKENSIEVE_FUZZ "Build the libFuzzer targets (clang)" OFF)
+set(TOKENSIEVE_CUDA AUTO CACHE STRING
+    "CUDA backend for Hopper: ON (required), OFF, AUTO (when nvcc is found)")
 set(TOKENSIEVE_LLAMA AUTO CACHE STRING
     "llama.cpp plug-in and CLI: ON (required), OFF, AUTO (when TOKENSIEVE_LLAMA_DIR is set)")
 set(TOKENSIEVE_LLAMA_DIR "" CACHE PATH "Source tree of llama.cpp (setup/fetch.py llama-source)")
@@ -38,7 +40,8 @@ endif()
 
 # Flags of our own code; third-party headers are SYSTEM.
 add_library(tokensieve_flags INTERFACE)
-target_compile_options(tokensieve_flags INTERFACE -Wall -Wextra
+target_compile_options(tokensieve_flags INTERFACE
+                       $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wall;-Wextra>
                        $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>)
 if(TOKENSIEVE_SANITIZE)
   add_compile_options(-fsanitize=${TOKENSIEVE_SANITIZE} -fno-omit-frame-pointer -g)

@@ -120,6 +120,8 @@ void verify_case(const std::string& path, const std::vector<Target>& targets, Ex
     const std::vector<Check> checks =
         target.backend == Backend::kRef
             ? oracle_checks
+        : target.backend == Backend::kCuda
+            ? check_cuda(*golden, oracle, executor)
             : check_backend(*golden, oracle, target.backend, target.isa, executor);
     for (const Check& check : checks) report.add(golden->name, target.name, check);
   }

@@ -5,7 +5,6 @@
 
 #include "core/backend_table.h"
 #include "core/budget.h"
-#include "ref/attend.h"
 #include "ref/elements.h"
 #include "verify_checks.h"
 
@@ -256,19 +255,8 @@ class BackendChecker {
                         {s.seqlen_q, s.num_q_heads, s.head_dim});
   }
 
-  // out and lse in double for these sets: the oracle's own, unless near ties made them differ.
   std::pair<std::vector<double>, std::vector<double>> expected_for(const TokenSets& sets) {
-    if (sets == sets_per_head(plan_, oracle_.sequences[0].kept)) return {oracle_.out, oracle_.lse};
-    Plan per_head = plan_;
-    per_head.num_sets = plan_.shape.num_q_heads;
-    ref::Selection selection;
-    selection.kept = sets;
-    std::vector<double> out(oracle_.out.size()), lse(oracle_.lse.size());
-    const RunOptions quiet = {.executor = options_.executor};
-    const Status status =
-        ref::attend(per_head, golden_.inputs(), 0, selection, quiet, out.data(), lse.data());
-    if (!status.ok()) out.assign(out.size(), kNoError);
-    return {out, lse};
+    return expected_outputs(golden_, oracle_, plan_, sets, *options_.executor);
   }
 
   const GoldenCase& golden_;

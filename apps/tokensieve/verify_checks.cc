@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "compare.h"
+#include "ref/attend.h"
 #include "ref/elements.h"
 #include "ref/select.h"
 
@@ -39,6 +40,21 @@ std::vector<double> golden_rank(const GoldenCase& golden, const Plan& plan, int6
 }
 
 }  // namespace
+
+std::pair<std::vector<double>, std::vector<double>> expected_outputs(
+    const GoldenCase& golden, const ref::OracleResult& oracle, const Plan& plan,
+    const TokenSets& sets, Executor& executor) {
+  if (sets == sets_per_head(plan, oracle.sequences[0].kept)) return {oracle.out, oracle.lse};
+  Plan per_head = plan;
+  per_head.num_sets = plan.shape.num_q_heads;
+  ref::Selection selection;
+  selection.kept = sets;
+  std::vector<double> out(oracle.out.size()), lse(oracle.lse.size());
+  const Status status = ref::attend(per_head, golden.inputs(), 0, selection,
+                                    {.executor = &executor}, out.data(), lse.data());
+  if (!status.ok()) out.assign(out.size(), kNoError);
+  return {out, lse};
+}
 
 Check failed(const char* stage, const Status& status) {
   return {stage, "status", kNoError, 0.0, status.message()};

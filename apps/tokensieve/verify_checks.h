@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "compare.h"
@@ -33,6 +34,10 @@ std::vector<Check> check_oracle(const GoldenCase& golden, Executor& executor,
 std::vector<Check> check_backend(const GoldenCase& golden, const ref::OracleResult& oracle,
                                  Backend backend, Isa isa, Executor& executor);
 
+// The same of the CUDA backend, on copies in device memory.
+std::vector<Check> check_cuda(const GoldenCase& golden, const ref::OracleResult& oracle,
+                              Executor& executor);
+
 // The single checks.
 inline constexpr double kOfficialMiss = 0.002;  // 1 - overlap with the official code, end to end
 
@@ -40,6 +45,11 @@ using TokenSets = std::vector<std::vector<int32_t>>;  // ascending tokens of eve
 
 // One set a query head, of sets that may be shared; all tokens if the sequence is dense.
 TokenSets sets_per_head(const Plan& plan, const TokenSets& sets);
+
+// out and lse in double for these sets: the oracle's own, unless near ties made the sets differ.
+std::pair<std::vector<double>, std::vector<double>> expected_outputs(
+    const GoldenCase& golden, const ref::OracleResult& oracle, const Plan& plan,
+    const TokenSets& sets, Executor& executor);
 
 // Row h of index lists with `columns` entries each.
 std::span<const int32_t> row_of(const std::vector<int32_t>& indices, int64_t columns, int64_t h);

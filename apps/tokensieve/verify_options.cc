@@ -11,7 +11,7 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
       ->type_name("");
   command
       .add_option("--backend", options.backends,
-                  "only these: ref, cpu, or one instruction set such as cpu/avx2")
+                  "only these: ref, cpu, one instruction set such as cpu/avx2, or cuda")
       ->type_name("NAME")
       ->delimiter(',');
   command.add_flag("--json", options.json, "print one JSON object a line");

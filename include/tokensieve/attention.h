@@ -7,6 +7,11 @@
 // Shapes are [batch, seq, head, dim] (see tensor.h), queries are the last seqlen_q tokens of the
 // seqlen_kv keys (bottom-right causality), RoPE is applied before. Source: arXiv 2602.03216 and
 // docs/method.md.
+//
+// Backend::kCuda: every pointer of a call (tensors, lse, sink_logits, cu_seqlens, KeepSet, the
+// workspace) is device memory of the current device. Calls enqueue work on RunOptions::stream and
+// return at once: they never wait for the device, allocate or read device memory, so that a CUDA
+// graph can capture them and replay them with other contents.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +40,10 @@ struct AttentionShape {
   float sm_scale = 0.0f;          // logit factor; 0 means 1 / sqrt(head_dim)
   float softcap = 0.0f;           // logits become softcap * tanh(logit / softcap); 0 means off
   bool causal = true;             // false needs a bias or is full attention; always dense
+  // Packed variable lengths: tensors are [1, rows of all sequences, head, dim], and
+  // AttentionInputs::cu_seqlens_q and cu_seqlens_kv say where each of `batch` sequences begins;
+  // seqlen_q and seqlen_kv are the longest.
+  bool packed = false;
 };
 
 struct PlanOptions {
@@ -56,6 +65,7 @@ enum class DenseReason : int32_t {
   kBreakEven,         // the cost model says that sparse cannot win
   kNotSparsifiable,   // non-causal or biased attention: selection is not defined
   kNonFiniteScore,    // NaN or inf in q or k: dense keeps the damage in its head
+  kDecidedOnDevice,   // CUDA: one of the three above, decided on the device, which keeps no record
 };
 
 TOKENSIEVE_API const char* dense_reason_text(DenseReason reason);
@@ -73,7 +83,7 @@ struct Plan {
   Path path = Path::kDense;
   DenseReason reason = DenseReason::kDisabled;
   int64_t prefix_len = 0;  // tokens that may be dropped
-  int64_t max_keep = 0;    // upper bound of kept prefix tokens per set
+  int64_t max_keep = 0;    // most prefix tokens of a set that runs sparse
   int32_t num_sets = 0;    // index sets per sequence: num_q_heads, num_kv_heads or 1
   size_t workspace = 0;    // bytes
 };
@@ -108,15 +118,22 @@ struct AttentionInputs {
   const uint16_t* bias = nullptr;
   int64_t bias_row_stride = 0;
   const float* bias_slopes = nullptr;  // f32 [num_q_heads] or null
+  // Packed plans: i32 [batch + 1] ascending from 0 to the rows of q and of k; sequence b has rows
+  // cu_seqlens[b] to cu_seqlens[b + 1] - 1. Its queries are its last tokens.
+  const int32_t* cu_seqlens_q = nullptr;
+  const int32_t* cu_seqlens_kv = nullptr;
 };
 
 struct AttentionOutputs {
   TensorView out;        // [batch, seqlen_q, num_q_heads, head_dim]; every row is written
-  float* lse = nullptr;  // f32 [batch, num_q_heads, seqlen_q], natural log; or null. Zero-fill
-                         // rows and fully masked rows get -inf.
+  // f32 [batch, num_q_heads, seqlen_q] (packed: [num_q_heads, rows of q]), natural log; or null.
+  // Zero-fill rows and fully masked rows get -inf.
+  float* lse = nullptr;
 };
 
-// What a run did.
+// What a run did. CUDA: what is known without waiting: `path` and `reason` are the plan's,
+// keep_count is -1 and keep_ratio and attention_pairs are NaN where the device decides (a sparse
+// plan), stage_ns is 0. read_report() waits and reads them.
 struct RunReport {
   Path path = Path::kDense;  // kSparse if any sequence ran sparse
   DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense
@@ -132,18 +149,28 @@ struct RunOptions {
   bool (*should_cancel)(void* context) = nullptr;
   void* cancel_context = nullptr;
   RunReport* report = nullptr;
+  void* stream = nullptr;  // CUDA: the cudaStream_t to enqueue on; null: the default stream
 };
 
 // Computes out. Never allocates, prints or keeps a reference. Bit-identical for equal inputs,
 // whatever the executor. Errors: kInvalidArgument (null, shape, dtype, stride, overlap),
-// kWorkspaceTooSmall, kCancelled (out is then unspecified).
+// kWorkspaceTooSmall, kCancelled (out is then unspecified); CUDA: kUnsupported (what its kernels
+// cannot do), kInternal (a launch failed).
 TOKENSIEVE_API Status run(const Plan& plan, const AttentionInputs& inputs,
                           const AttentionOutputs& outputs, std::span<std::byte> workspace,
                           const RunOptions& options = {});
 
+// CUDA: waits for `stream` and fills `report` with what the last run() or select_tokens() of this
+// plan on this workspace chose; the workspace must not have been used otherwise since. Other
+// backends fill RunOptions::report completely: kUnsupported.
+TOKENSIEVE_API Status read_report(const Plan& plan, std::span<std::byte> workspace, void* stream,
+                                  RunReport* report);
+
 // Stages score, budget and select alone; inputs.v is not read. A sequence that should run dense
-// gets count = seqlen_kv and no indices, and the reason is in the report. Engines that bring their own attend use
-// select_tokens -> compact -> attend -> scatter.
+// gets count = seqlen_kv and no indices, and the reason is in the report. Engines that bring their
+// own attend use select_tokens -> compact -> attend -> scatter. These three do not take packed
+// plans. CUDA: keep.indices and keep.count are written, and later read, on the device; their
+// contents are not checked.
 TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,
                                     std::span<std::byte> workspace,
                                     const RunOptions& options = {});

@@ -13,11 +13,15 @@ enum class Backend : int32_t {
   kAuto = 0,  // cpu
   kRef = 1,   // the double-precision oracle: slow, for tests
   kCpu = 2,   // Highway SIMD with run-time dispatch
-  kCuda = 3,  // Hopper
+  kCuda = 3,  // NVIDIA Hopper (compute capability 9.0); only when asked for by name
 };
 
 TOKENSIEVE_API const char* backend_name(Backend backend);
+// Whether plans for it can be made here: it is in this build and, for cuda, the current device is
+// one that it supports. make_plan's error says what is missing.
 TOKENSIEVE_API bool backend_available(Backend backend);
+// Whether it is in this build.
+TOKENSIEVE_API bool backend_compiled(Backend backend);
 
 // Instruction sets of the CPU backend, best first. kAuto takes the best that this CPU has, unless
 // the environment variable TOKENSIEVE_ISA (avx512, avx2, sse4, neon, baseline) forces one.

@@ -55,7 +55,9 @@ struct SelectConfig {
   int32_t pool_width = 7;     // odd smoothing width, >= 1
   int64_t min_keep = 1024;    // floor on the kept prefix tokens, >= 0
   int32_t protect_first = 0;  // the first n tokens are always kept, >= 0
-  double min_drop = 0.0;      // dense unless at least this share of the prefix is dropped, [0, 1)
+  // Dense unless at least this share of the prefix is dropped, [0, 1). It bounds the workspace:
+  // no set that runs sparse keeps more than 1 - min_drop of the prefix.
+  double min_drop = 0.0;
   Share share = Share::kHead;
   Fill fill = Fill::kZero;
   Queries queries = Queries::kKept;

@@ -84,7 +84,8 @@ enum tokensieve_backend {
   TOKENSIEVE_BACKEND_AUTO = 0, /* cpu */
   TOKENSIEVE_BACKEND_REF = 1,  /* the double-precision oracle: slow, for tests */
   TOKENSIEVE_BACKEND_CPU = 2,
-  TOKENSIEVE_BACKEND_CUDA = 3
+  TOKENSIEVE_BACKEND_CUDA = 3 /* Hopper; every pointer of a call is device memory, calls enqueue
+                                 on tokensieve_run_options.stream and do not wait */
 };
 
 enum tokensieve_isa {
@@ -97,7 +98,9 @@ enum tokensieve_isa {
 };
 
 TOKENSIEVE_API const char* tokensieve_backend_name(int32_t backend);
-TOKENSIEVE_API int32_t tokensieve_backend_available(int32_t backend); /* 1 or 0 */
+/* 1 or 0: plans for it can be made here (cuda: the current device is a Hopper). */
+TOKENSIEVE_API int32_t tokensieve_backend_available(int32_t backend);
+TOKENSIEVE_API int32_t tokensieve_backend_compiled(int32_t backend); /* it is in this build */
 TOKENSIEVE_API const char* tokensieve_isa_name(int32_t isa);
 TOKENSIEVE_API int32_t tokensieve_isa_from_name(const char* name, int32_t* isa,
                                                 tokensieve_status* status);
@@ -151,6 +154,9 @@ typedef struct tokensieve_shape {
   int32_t out_dtype;    /* of out; default f32 */
   float sm_scale;       /* logit factor; 0 (default): 1 / sqrt(head_dim) */
   float softcap;        /* logits become softcap * tanh(logit / softcap); 0 (default): off */
+  int32_t packed;       /* default 0; 1: tensors are [1, rows of all sequences, head, dim], see
+                           cu_seqlens_q; seqlen_q and seqlen_kv are the longest of `batch` */
+  int32_t reserved;     /* 0 */
 } tokensieve_shape;
 
 enum tokensieve_budget {
@@ -237,7 +243,8 @@ enum tokensieve_dense_reason {
   TOKENSIEVE_DENSE_REASON_NOTHING_TO_DROP = 4,
   TOKENSIEVE_DENSE_REASON_BREAK_EVEN = 5,
   TOKENSIEVE_DENSE_REASON_NOT_SPARSIFIABLE = 6,
-  TOKENSIEVE_DENSE_REASON_NON_FINITE_SCORE = 7
+  TOKENSIEVE_DENSE_REASON_NON_FINITE_SCORE = 7,
+  TOKENSIEVE_DENSE_REASON_DECIDED_ON_DEVICE = 8 /* CUDA: one of 4, 5, 7 */
 };
 TOKENSIEVE_API const char* tokensieve_dense_reason_text(int32_t reason);
 
@@ -273,12 +280,15 @@ typedef struct tokensieve_inputs {
   const uint16_t* bias;       /* f16 [seqlen_q, k rows] added to logits, or NULL; needs causal 0 */
   int64_t bias_row_stride;    /* elements between bias rows */
   const float* bias_slopes;   /* f32 [num_q_heads]: factor of the bias per head, or NULL */
+  const int32_t* cu_seqlens_q;  /* packed plans: i32 [batch + 1], first row of every sequence in q */
+  const int32_t* cu_seqlens_kv; /* likewise in k and v */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {
   uint32_t struct_size;
   const tokensieve_tensor* out; /* [batch, seqlen_q, num_q_heads, head_dim]; all rows written */
-  float* lse;                   /* f32 [batch, num_q_heads, seqlen_q], natural log, or NULL */
+  float* lse;                   /* f32 [batch, num_q_heads, seqlen_q], natural log, or NULL;
+                                   packed: [num_q_heads, rows of q] */
 } tokensieve_outputs;
 
 enum tokensieve_stage {
@@ -292,7 +302,8 @@ enum tokensieve_stage {
 };
 TOKENSIEVE_API const char* tokensieve_stage_name(int32_t stage);
 
-/* What a call did. */
+/* What a call did. CUDA: what is known without waiting (keep_count -1, ratios NaN and times 0 where
+ * the device decides); tokensieve_read_report waits for the rest. */
 typedef struct tokensieve_report {
   uint32_t struct_size;
   int32_t path;           /* sparse if any sequence ran sparse */
@@ -310,6 +321,7 @@ typedef struct tokensieve_run_options {
   int32_t (*should_cancel)(void* context); /* polled from any thread; NULL: never */
   void* cancel_context;
   tokensieve_report* report; /* NULL: none */
+  void* stream;              /* CUDA: the cudaStream_t to enqueue on; NULL: the default stream */
 } tokensieve_run_options;
 
 TOKENSIEVE_API void tokensieve_inputs_init(tokensieve_inputs* inputs);
@@ -324,6 +336,13 @@ TOKENSIEVE_API int32_t tokensieve_run(const tokensieve_plan* plan, const tokensi
                                       size_t workspace_bytes,
                                       const tokensieve_run_options* options,
                                       tokensieve_status* status);
+
+/* CUDA: waits for `stream` and says what the last run or select_tokens of this plan on this
+ * workspace chose. Other backends: UNSUPPORTED (their reports are complete). */
+TOKENSIEVE_API int32_t tokensieve_read_report(const tokensieve_plan* plan, void* workspace,
+                                              size_t workspace_bytes, void* stream,
+                                              tokensieve_report* report,
+                                              tokensieve_status* status);
 
 /* ---- Bring your own attend: select_tokens -> compact -> attend -> scatter ------------------ */
 

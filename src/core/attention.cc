@@ -2,6 +2,7 @@
 #include "tokensieve/attention.h"
 
 #include "core/backend_table.h"
+#include "core/packed.h"
 #include "core/validate.h"
 
 namespace tokensieve {
@@ -15,6 +16,12 @@ Result<const BackendOps*> ops_of(const Plan& plan) {
 }
 
 Status needs_selection(const Plan& plan, const char* call) {
+  if (plan.shape.packed) {
+    return Status::error(StatusCode::kUnsupported,
+                         "%s does not take packed plans; call it for every sequence with a plan of "
+                         "its own",
+                         call);
+  }
   if (plan.path == Path::kSparse) return {};
   return Status::error(StatusCode::kInvalidArgument,
                        "%s needs a sparse plan; this one is dense: %s", call,
@@ -28,7 +35,27 @@ Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutpu
   const Result<const BackendOps*> ops = ops_of(plan);
   if (!ops.ok()) return ops.status();
   TOKENSIEVE_RETURN_IF_ERROR(validate_run(plan, inputs, outputs, workspace, options));
+  if (plan.shape.packed && !(*ops)->packed) {
+    return run_packed(plan, inputs, outputs, workspace, options);
+  }
   return (*ops)->run(plan, inputs, outputs, workspace, options);
+}
+
+Status read_report(const Plan& plan, std::span<std::byte> workspace, void* stream,
+                   RunReport* report) {
+  const Result<const BackendOps*> ops = ops_of(plan);
+  if (!ops.ok()) return ops.status();
+  if ((*ops)->read_report == nullptr) {
+    return Status::error(StatusCode::kUnsupported,
+                         "read_report is for backend cuda; with %s, RunOptions::report is complete",
+                         backend_name(plan.options.backend));
+  }
+  if (report == nullptr || workspace.size() < plan.workspace) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "read_report needs a report and the workspace of the run (%zu bytes)",
+                         plan.workspace);
+  }
+  return (*ops)->read_report(plan, workspace, stream, *report);
 }
 
 Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const KeepSet& keep,

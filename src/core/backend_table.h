@@ -12,6 +12,15 @@ namespace tokensieve {
 struct BackendOps {
   Backend id;
 
+  // Whether this machine can run it; null: always.
+  bool (*usable)() = nullptr;
+
+  // Pointers of calls are device memory, which the host must not read.
+  bool device_memory = false;
+
+  // Takes packed plans itself; otherwise core runs their sequences one by one.
+  bool packed = false;
+
   // Resolves what the backend chooses (isa) and fills plan.workspace. kUnsupported if it cannot.
   Status (*prepare)(Plan& plan);
 
@@ -30,6 +39,10 @@ struct BackendOps {
                     const RunOptions&);
   Status (*scatter)(const Plan&, const TensorView& compacted, const KeepSet&,
                     const TensorView& out, const RunOptions&);
+
+  // Null: the report of run() is complete.
+  Status (*read_report)(const Plan&, std::span<std::byte> workspace, void* stream,
+                        RunReport&) = nullptr;
 };
 
 // Null if the backend is not compiled in. kAuto gives the default.

@@ -73,6 +73,7 @@ class CallOptions {
       options_.cancel_context = this;
     }
     if (c_.report != nullptr) options_.report = &report_;
+    options_.stream = c_.stream;
     return {};
   }
 
@@ -177,6 +178,9 @@ const char* tokensieve_backend_name(int32_t backend) {
 int32_t tokensieve_backend_available(int32_t backend) {
   return backend_available(static_cast<Backend>(backend)) ? 1 : 0;
 }
+int32_t tokensieve_backend_compiled(int32_t backend) {
+  return backend_compiled(static_cast<Backend>(backend)) ? 1 : 0;
+}
 const char* tokensieve_isa_name(int32_t isa) { return isa_name(static_cast<Isa>(isa)); }
 const char* tokensieve_stage_name(int32_t stage) { return stage_name(static_cast<Stage>(stage)); }
 const char* tokensieve_dense_reason_text(int32_t reason) {
@@ -279,6 +283,20 @@ int32_t tokensieve_run(const tokensieve_plan* plan, const tokensieve_inputs* inp
     TOKENSIEVE_RETURN_IF_ERROR(from_c(inputs, in));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(outputs, out));
     return run(p, in, out, bytes(workspace, workspace_bytes), o);
+  });
+}
+
+int32_t tokensieve_read_report(const tokensieve_plan* plan, void* workspace,
+                               size_t workspace_bytes, void* stream, tokensieve_report* report,
+                               tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (plan == nullptr) return null_argument("plan");
+    if (report == nullptr) return null_argument("report");
+    RunReport result;
+    TOKENSIEVE_RETURN_IF_ERROR(
+        read_report(plan->plan, bytes(workspace, workspace_bytes), stream, &result));
+    write_struct(to_c(result), report);
+    return {};
   });
 }
 

@@ -50,6 +50,7 @@ SAME(TOKENSIEVE_DENSE_REASON_NOTHING_TO_DROP, DenseReason::kNothingToDrop);
 SAME(TOKENSIEVE_DENSE_REASON_BREAK_EVEN, DenseReason::kBreakEven);
 SAME(TOKENSIEVE_DENSE_REASON_NOT_SPARSIFIABLE, DenseReason::kNotSparsifiable);
 SAME(TOKENSIEVE_DENSE_REASON_NON_FINITE_SCORE, DenseReason::kNonFiniteScore);
+SAME(TOKENSIEVE_DENSE_REASON_DECIDED_ON_DEVICE, DenseReason::kDecidedOnDevice);
 SAME(TOKENSIEVE_STAGE_SCORE, Stage::kScore);
 SAME(TOKENSIEVE_STAGE_BUDGET, Stage::kBudget);
 SAME(TOKENSIEVE_STAGE_SELECT, Stage::kSelect);
@@ -62,6 +63,9 @@ SAME(TOKENSIEVE_NUM_STAGES, kNumStages);
 Status from_c(const tokensieve_shape* in, AttentionShape& out) {
   tokensieve_shape s;
   TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "shape", s));
+  if (s.reserved != 0) {
+    return Status::error(StatusCode::kUnsupported, "shape.reserved is %d; allowed: 0", s.reserved);
+  }
   out = {.batch = s.batch,
          .seqlen_q = s.seqlen_q,
          .seqlen_kv = s.seqlen_kv,
@@ -73,7 +77,8 @@ Status from_c(const tokensieve_shape* in, AttentionShape& out) {
          .out_dtype = static_cast<DType>(s.out_dtype),
          .sm_scale = s.sm_scale,
          .softcap = s.softcap,
-         .causal = s.causal != 0};
+         .causal = s.causal != 0,
+         .packed = s.packed != 0};
   return {};
 }
 
@@ -137,6 +142,8 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.bias = i.bias;
   out.bias_row_stride = i.bias_row_stride;
   out.bias_slopes = i.bias_slopes;
+  out.cu_seqlens_q = i.cu_seqlens_q;
+  out.cu_seqlens_kv = i.cu_seqlens_kv;
   return {};
 }
 
@@ -167,7 +174,8 @@ tokensieve_shape to_c(const AttentionShape& in) {
           .kv_dtype = static_cast<int32_t>(in.kv_dtype),
           .out_dtype = static_cast<int32_t>(in.out_dtype),
           .sm_scale = in.sm_scale,
-          .softcap = in.softcap};
+          .softcap = in.softcap,
+          .packed = in.packed};
 }
 
 tokensieve_select to_c(const SelectConfig& in) {

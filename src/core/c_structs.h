@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "tokensieve/attention.h"
@@ -16,8 +17,19 @@ namespace tokensieve {
 // Larger than any struct will be: a size above it was never initialised.
 inline constexpr uint32_t kMaxStructSize = 4096;
 
-// Copies *in to out. The structs have the size that they were born with; the first one to grow
-// must accept its old size too and default what is missing.
+// The size that a struct was born with. One that has grown still accepts it; what is missing is 0,
+// which every field added later must have as its default.
+template <typename T>
+inline constexpr size_t kBornSize = sizeof(T);
+template <>
+inline constexpr size_t kBornSize<tokensieve_shape> = offsetof(tokensieve_shape, packed);
+template <>
+inline constexpr size_t kBornSize<tokensieve_inputs> = offsetof(tokensieve_inputs, cu_seqlens_q);
+template <>
+inline constexpr size_t kBornSize<tokensieve_run_options> =
+    offsetof(tokensieve_run_options, stream);
+
+// Copies *in to out.
 template <typename T>
 Status read_struct(const T* in, const char* name, T& out) {
   if (in == nullptr) {
@@ -25,19 +37,21 @@ Status read_struct(const T* in, const char* name, T& out) {
                          name);
   }
   const uint32_t size = in->struct_size;
-  if (size < sizeof(T) || size > kMaxStructSize) {
+  if (size < kBornSize<T> || size > kMaxStructSize) {
     return Status::error(StatusCode::kInvalidArgument,
                          "%s.struct_size is %u; allowed: %zu (call its tokensieve_..._init)", name,
                          size, sizeof(T));
   }
   const auto* bytes = reinterpret_cast<const unsigned char*>(in);
-  if (std::any_of(bytes + sizeof(T), bytes + size, [](unsigned char b) { return b != 0; })) {
+  if (size > sizeof(T) &&
+      std::any_of(bytes + sizeof(T), bytes + size, [](unsigned char b) { return b != 0; })) {
     return Status::error(StatusCode::kUnsupported,
                          "%s sets a field that tokensieve %s does not know; update the library or "
                          "leave the field 0",
                          name, TOKENSIEVE_VERSION_STRING);
   }
-  std::memcpy(&out, in, sizeof(T));
+  out = {};
+  std::memcpy(&out, in, std::min<size_t>(size, sizeof(T)));
   return {};
 }
 

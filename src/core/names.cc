@@ -54,6 +54,7 @@ const char* dense_reason_text(DenseReason reason) {
     case DenseReason::kBreakEven: return "sparse would not be faster";
     case DenseReason::kNotSparsifiable: return "attention is not plainly causal";
     case DenseReason::kNonFiniteScore: return "q or k holds NaN or inf";
+    case DenseReason::kDecidedOnDevice: return "the device found sparse not worthwhile or undefined";
   }
   return "unknown";
 }

@@ -5,6 +5,7 @@
 
 #include "core/backend_table.h"
 #include "core/budget.h"
+#include "core/packed.h"
 #include "core/validate.h"
 
 namespace tokensieve {
@@ -21,7 +22,8 @@ double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const double kept = static_cast<double>(keep + s.seqlen_kv - plan.prefix_len);
   const double score = static_cast<double>(plan.select.obs_window) * s.seqlen_kv * cost.score_pair;
   return score + kept * sets_per_head * cost.gather_row +
-         sparse_pairs(plan, keep) * cost.sparse_pair + cost.fixed;
+         sparse_pairs(plan, keep) * cost.sparse_pair + cost.fixed +
+         cost.call * 128.0 / s.head_dim / (static_cast<double>(s.batch) * s.num_q_heads);
 }
 
 // The reason to run every call of this plan dense, or kNone.
@@ -78,6 +80,19 @@ DenseReason dense_after_budget(const Plan& plan, int64_t keep) {
   return DenseReason::kNone;
 }
 
+int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
+  // The predicted cost grows with keep, so the answers are kNone up to some keep, then dense.
+  while (least < most) {
+    const int64_t middle = most - (most - least) / 2;
+    if (dense_after_budget(plan, middle) == DenseReason::kNone) {
+      least = middle;
+    } else {
+      most = middle - 1;
+    }
+  }
+  return least;
+}
+
 // CPU: fitted to one-thread times of dense, zero and local layers at 1K-8K tokens, 9/3 heads, on
 // Zen4 (docs/performance.md, "Break-even"); predicted and measured differ by at most 4 % there.
 // The unit is a dense pair: 2.6 ns at head_dim 64, 5.1 ns at 128.
@@ -85,10 +100,26 @@ DenseReason dense_after_budget(const Plan& plan, int64_t keep) {
 //   gather_row: 58 ns to pack a row of K and V.
 //   sparse_pair: ragged tiles, window edges.
 //   fixed: 50 us a head for select and the phases.
+//
+// CUDA: derived, not measured (design: cuda.md sections 1 and 3). The unit is 0.85 ps at head_dim
+// 128: a pair's 512 flop at 600 TFLOP/s; what moves or computes head_dim elements scales with it.
+//   score_pair: two passes of half a pair's products each, two exponentials, then pooling and
+//     select: 500 + 37 us of 128 x 131072 pairs in 32 heads at 128K is 1.0 ps.
+//   gather_row: 0.21 ns a row of K and V (420 us for 32 sets of 62.6K rows).
+//   sparse_pair: no group reuse of K and V, ragged tiles.
+//   call: 30 us of launches and latency that do not grow with length or heads.
 const CostModel& cost_model(Backend backend) {
-  static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 20000.0};
-  static constexpr CostModel kRef = {1.0, 1.0, 1.0, 0.0};
-  return backend == Backend::kRef ? kRef : kCpu;
+  static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 20000.0, 0.0};
+  static constexpr CostModel kRef = {1.0, 1.0, 1.0, 0.0, 0.0};
+  static constexpr CostModel kCuda = {1.2, 250.0, 1.05, 0.0, 3.5e7};
+  switch (backend) {
+    case Backend::kRef:
+      return kRef;
+    case Backend::kCuda:
+      return kCuda;
+    default:
+      return kCpu;
+  }
 }
 
 Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
@@ -110,7 +141,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
     return Status::error(StatusCode::kUnsupported,
                          "backend %s is not in this build; use %s, or rebuild with it",
                          backend_name(options.backend),
-                         backend_available(Backend::kCpu) ? "cpu" : "ref");
+                         backend_compiled(Backend::kCpu) ? "cpu" : "ref");
   }
   if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
@@ -127,11 +158,13 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
     plan.prefix_len = 0;
     plan.num_sets = 0;
   } else {
-    plan.max_keep = select.budget == BudgetPolicy::kTau
-                        ? plan.prefix_len
-                        : keep_count(plan.select, plan.prefix_len, 0);
+    // What the budget keeps at least runs sparse, or the path would be dense.
+    const bool tau = select.budget == BudgetPolicy::kTau;
+    const int64_t least = keep_count(plan.select, plan.prefix_len, tau ? plan.prefix_len : 0);
+    plan.max_keep = tau ? max_sparse_keep(plan, least, plan.prefix_len) : least;
   }
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
+  if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;
 }
 

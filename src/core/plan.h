@@ -13,6 +13,10 @@ DenseReason dense_after_budget(const Plan& plan, int64_t keep);
 double sparse_pairs(const Plan& plan, int64_t keep);
 double dense_pairs(const AttentionShape& shape);
 
+// The most prefix tokens in [least, most] that a sequence keeps without running dense; `least` must
+// run sparse.
+int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most);
+
 // Per-backend costs of the break-even model, in units of the time of one (query, key) pair of
 // dense attention at the same head_dim. Constants with their derivation: core/plan.cc.
 struct CostModel {
@@ -20,6 +24,7 @@ struct CostModel {
   double gather_row;   // packing one row of K and V of one set
   double sparse_pair;  // one pair of the sparse passes: ragged tiles do more than they count
   double fixed;        // per sequence and head: select, phase changes
+  double call;         // per call, at head_dim 128: launches
 };
 const CostModel& cost_model(Backend backend);
 

@@ -136,9 +136,12 @@ Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
   return {};
 }
 
+// Pointers of the call are device memory, which the host must not read.
+bool on_device(const Plan& plan) { return plan.options.backend == Backend::kCuda; }
+
 // Token -> row tables are data, but a wrong entry would read foreign memory.
 Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows) {
-  if (kv_indices == nullptr) return {};
+  if (kv_indices == nullptr || on_device(plan)) return {};
   const int64_t count = plan.shape.batch * plan.shape.seqlen_kv;
   bool valid = true;
   for (int64_t i = 0; i < count; ++i) valid &= kv_indices[i] >= 0 && kv_indices[i] < rows;
@@ -148,6 +151,60 @@ Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t row
   return Status::error(StatusCode::kInvalidArgument,
                        "kv_indices[%lld] is %d; allowed: 0 to %lld (rows of k and v)",
                        (long long)i, kv_indices[i], (long long)(rows - 1));
+}
+
+// Begins of sequences: ascending from 0 to `rows`, none longer than `longest`.
+Status check_cu_seqlens(const char* name, const int32_t* cu_seqlens, int64_t batch, int64_t rows,
+                        int64_t longest) {
+  bool valid = cu_seqlens[0] == 0 && cu_seqlens[batch] == rows;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t length = int64_t{cu_seqlens[b + 1]} - cu_seqlens[b];
+    valid &= length >= 0 && length <= longest;
+  }
+  if (valid) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "%s must ascend from 0 to the tensor's rows (%lld) in steps of at most the "
+                       "plan's longest sequence (%lld)",
+                       name, (long long)rows, (long long)longest);
+}
+
+Status check_packed(const Plan& plan, const AttentionInputs& in) {
+  const AttentionShape& s = plan.shape;
+  const bool given = in.cu_seqlens_q != nullptr && in.cu_seqlens_kv != nullptr;
+  const bool any = in.cu_seqlens_q != nullptr || in.cu_seqlens_kv != nullptr;
+  if (s.packed ? !given : any) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         s.packed ? "cu_seqlens_q or cu_seqlens_kv is null; a packed plan needs both"
+                                  : "cu_seqlens were given, but the plan's shape is not packed");
+  }
+  if (!s.packed) return {};
+  if (in.kv_indices != nullptr || in.bias != nullptr) {
+    return Status::error(StatusCode::kUnsupported,
+                         "%s does not go with packed sequences; run them one by one",
+                         in.bias != nullptr ? "bias" : "kv_indices");
+  }
+  for (int64_t rows : {in.q.shape[1], in.k.shape[1]}) {
+    if (rows < 1 || rows > kMaxExtent) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "a packed tensor has %lld rows; allowed: at least 1", (long long)rows);
+    }
+  }
+  if (on_device(plan)) return {};
+  TOKENSIEVE_RETURN_IF_ERROR(check_cu_seqlens("cu_seqlens_q", in.cu_seqlens_q, s.batch,
+                                              in.q.shape[1], s.seqlen_q));
+  TOKENSIEVE_RETURN_IF_ERROR(check_cu_seqlens("cu_seqlens_kv", in.cu_seqlens_kv, s.batch,
+                                              in.k.shape[1], s.seqlen_kv));
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t q = int64_t{in.cu_seqlens_q[b + 1]} - in.cu_seqlens_q[b];
+    const int64_t kv = int64_t{in.cu_seqlens_kv[b + 1]} - in.cu_seqlens_kv[b];
+    if (q > kv) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "sequence %lld has %lld queries and %lld keys; queries are the last "
+                           "tokens of the keys",
+                           (long long)b, (long long)q, (long long)kv);
+    }
+  }
+  return {};
 }
 
 Status check_bias(const Plan& plan, const AttentionInputs& in) {
@@ -189,6 +246,7 @@ Status check_keep_memory(const Plan& plan, const KeepSet& keep) {
 
 // What select_tokens wrote, or what the caller chose instead.
 Status check_keep_contents(const Plan& plan, const KeepSet& keep) {
+  if (on_device(plan)) return {};
   const int64_t seqlen = plan.shape.seqlen_kv;
   for (int64_t b = 0; b < plan.shape.batch; ++b) {
     const int64_t count = keep.count[b];
@@ -257,22 +315,28 @@ Status check_gather(const Plan& plan, const char* full_name, const TensorView& f
 Status validate_run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& outputs,
                     std::span<std::byte> workspace, const RunOptions& options) {
   const AttentionShape& s = plan.shape;
+  // Packed tensors hold all sequences in one batch entry, as many rows as cu_seqlens say.
+  const int64_t batch = s.packed ? 1 : s.batch;
+  const int64_t rows_q = s.packed ? in.q.shape[1] : s.seqlen_q;
+  const int64_t rows_kv = s.packed ? in.k.shape[1] : s.seqlen_kv;
   const bool indexed = in.kv_indices != nullptr;
+  TOKENSIEVE_RETURN_IF_ERROR(check_packed(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(
-      check_tensor("q", in.q, s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim));
-  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("k", in.k, s.kv_dtype, s.batch, s.seqlen_kv,
-                                          s.num_kv_heads, s.head_dim, indexed));
-  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("v", in.v, s.kv_dtype, s.batch, s.seqlen_kv,
-                                          s.num_kv_heads, s.head_dim, indexed));
-  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("out", outputs.out, s.out_dtype, s.batch, s.seqlen_q,
-                                          s.num_q_heads, s.head_dim));
+      check_tensor("q", in.q, s.dtype, batch, rows_q, s.num_q_heads, s.head_dim));
+  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("k", in.k, s.kv_dtype, batch, rows_kv, s.num_kv_heads,
+                                          s.head_dim, indexed));
+  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("v", in.v, s.kv_dtype, batch, rows_kv, s.num_kv_heads,
+                                          s.head_dim, indexed));
+  TOKENSIEVE_RETURN_IF_ERROR(
+      check_tensor("out", outputs.out, s.out_dtype, batch, rows_q, s.num_q_heads, s.head_dim));
   TOKENSIEVE_RETURN_IF_ERROR(check_no_self_overlap("out", outputs.out));
   TOKENSIEVE_RETURN_IF_ERROR(check_bias(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
 
   const size_t heads = static_cast<size_t>(s.num_q_heads);
-  const size_t tokens = static_cast<size_t>(s.batch * s.seqlen_kv);
-  const size_t lse_rows = static_cast<size_t>(s.batch * s.seqlen_q) * heads;
+  const size_t tokens = static_cast<size_t>(batch * rows_kv);
+  const size_t lse_rows = static_cast<size_t>(batch * rows_q) * heads;
+  const size_t cu_seqlens = s.packed ? static_cast<size_t>(s.batch + 1) * 4 : 0;
   const size_t bias_elements =
       static_cast<size_t>((s.seqlen_q - 1) * in.bias_row_stride + in.k.shape[1]);
   TOKENSIEVE_RETURN_IF_ERROR(check_disjoint(
@@ -285,7 +349,9 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
        {"sink_logits", in.sink_logits, heads * 4},
        {"kv_indices", in.kv_indices, tokens * 4},
        {"bias", in.bias, in.bias ? bias_elements * 2 : 0},
-       {"bias_slopes", in.bias_slopes, heads * 4}}));
+       {"bias_slopes", in.bias_slopes, heads * 4},
+       {"cu_seqlens_q", in.cu_seqlens_q, cu_seqlens},
+       {"cu_seqlens_kv", in.cu_seqlens_kv, cu_seqlens}}));
   const int64_t rows = in.k.shape[1] < in.v.shape[1] ? in.k.shape[1] : in.v.shape[1];
   return check_kv_indices(plan, in.kv_indices, rows);
 }

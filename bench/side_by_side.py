@@ -1,0 +1,401 @@
+#!/usr/bin/env python3
+"""tokensieve's CUDA backend beside torch's attention, in one process on one GPU.
+
+Loads libtokensieve.so through its C ABI and measures, interleaved and sustained (back to back for
+--seconds per arm and round, the order shuffled every round):
+  dense        cuDNN and FA2 through torch SDPA, FA4 (flash-attn-4) if it can be imported, ours
+  compact      the same on the exact rows that a sparse layer attends over, all q heads apart
+  layer        a whole sparse layer: the paper's (fill zero, per head, tau) and local fill (one set
+               per layer), against the best dense kernel of the run
+  breakeven    the shortest prompt at which the paper's layer at keep .5 is as fast as dense
+  batch, long  8 x 16K tokens; 1M tokens
+Prints a table; --json FILE writes every row. Needs a GPU of compute capability 9.0 and torch.
+
+usage: side_by_side.py --library build-shared/bin/libtokensieve.so [--site DIR] [--parts a,b]
+"""
+import argparse
+import ctypes as C
+import json
+import math
+import random
+import site
+import statistics
+import sys
+
+BF16, CUDA = 2, 3
+OBS_WINDOW, POOL_WIDTH = 128, 7
+# Kept rows of the paper's layer on the design's measured input (docs/kernels/cuda.md).
+PAPER_KEEP = {8192: 0.406, 16384: 0.43, 32768: 0.462, 65536: 0.438, 131072: 0.478}
+
+
+def struct(name, fields):
+    return type(name, (C.Structure,), {"_fields_": [("struct_size", C.c_uint32)] + fields})
+
+
+I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
+Status = struct("Status", [("code", I32), ("message", C.c_char * 320)])
+Tensor = struct("Tensor", [("dtype", I32), ("data", PTR), ("shape", I64 * 4), ("strides", I64 * 4)])
+Shape = struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("seqlen_kv", I64),
+                         ("num_q_heads", I32), ("num_kv_heads", I32), ("head_dim", I32),
+                         ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32), ("sm_scale", F32),
+                         ("softcap", F32), ("packed", I32), ("reserved", I32)])
+Select = struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), ("fill", I32),
+                           ("queries", I32), ("arithmetic", I32), ("dense_policy", I32),
+                           ("tau", F64), ("keep_ratio", F64), ("min_drop", F64),
+                           ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
+                           ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
+                           ("sinks", I32), ("reserved", I32)])
+Options = struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32)])
+Inputs = struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
+                           ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
+                           ("bias_slopes", PTR), ("cu_seqlens_q", PTR), ("cu_seqlens_kv", PTR)])
+Outputs = struct("Outputs", [("out", PTR), ("lse", PTR)])
+Report = struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
+                           ("keep_ratio", F64), ("attention_pairs", F64), ("stage_ns", I64 * 6)])
+RunOptions = struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
+                                   ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
+KeepSet = struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
+PlanInfo = struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
+                               ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
+                               ("workspace_bytes", C.c_uint64)])
+
+
+class Library:
+    """The C ABI; errors become exceptions."""
+
+    def __init__(self, path):
+        self.c = C.CDLL(path)
+        self.c.tokensieve_workspace_bytes.restype = C.c_size_t
+        self.c.tokensieve_version.restype = C.c_char_p
+
+    def new(self, kind, init):
+        value = kind()
+        getattr(self.c, f"tokensieve_{init}_init")(C.byref(value))
+        return value
+
+    def call(self, name, *arguments):
+        status = self.new(Status, "status")
+        if getattr(self.c, f"tokensieve_{name}")(*arguments, C.byref(status)) != 0:
+            raise RuntimeError(f"{name}: {status.message.decode()}")
+
+
+class Layer:
+    """A plan on torch tensors: calling it enqueues one run on torch's current stream."""
+
+    def __init__(self, library, q, k, v, **select):
+        self.library, self.tensors = library, [q, k, v, torch.empty_like(q)]
+        batch, seqlen_q, q_heads, dim = q.shape
+        shape = library.new(Shape, "shape")
+        shape.batch, shape.seqlen_q, shape.seqlen_kv = batch, seqlen_q, k.shape[1]
+        shape.num_q_heads, shape.num_kv_heads, shape.head_dim = q_heads, k.shape[2], dim
+        shape.dtype = shape.kv_dtype = shape.out_dtype = BF16
+        config = library.new(Select, "select")
+        config.enabled = int(bool(select))
+        for field, value in select.items():
+            setattr(config, field, value)
+        options = library.new(Options, "options")
+        options.backend = CUDA
+        self.plan = PTR()
+        library.call("make_plan", C.byref(shape), C.byref(config), C.byref(options),
+                     C.byref(self.plan))
+        self.info = library.new(PlanInfo, "plan_info")
+        library.call("plan_get_info", self.plan, C.byref(self.info))
+        self.workspace = torch.empty(self.info.workspace_bytes, dtype=torch.uint8, device="cuda")
+        self.views = [self.view(t) for t in self.tensors]
+        self.inputs = library.new(Inputs, "inputs")
+        self.inputs.q, self.inputs.k, self.inputs.v = (C.addressof(v) for v in self.views[:3])
+        self.outputs = library.new(Outputs, "outputs")
+        self.outputs.out = C.addressof(self.views[3])
+        self.options = library.new(RunOptions, "run_options")
+
+    def view(self, t):
+        view = Tensor(struct_size=C.sizeof(Tensor), dtype=BF16, data=t.data_ptr())
+        view.shape[:], view.strides[:] = t.shape, t.stride()
+        return view
+
+    def space(self):
+        return PTR(self.workspace.data_ptr()), C.c_size_t(self.workspace.numel())
+
+    def __call__(self):
+        self.options.stream = torch.cuda.current_stream().cuda_stream
+        self.library.call("run", self.plan, C.byref(self.inputs), C.byref(self.outputs),
+                          *self.space(), C.byref(self.options))
+
+    def keep_ratio(self):
+        report = self.library.new(Report, "report")
+        stream = PTR(torch.cuda.current_stream().cuda_stream)
+        self.library.call("read_report", self.plan, *self.space(), stream, C.byref(report))
+        return report.keep_ratio
+
+    def select_only(self):
+        """A callable of the stages score, budget and select alone."""
+        sets, batch = self.info.num_sets, self.tensors[0].shape[0]
+        capacity = self.info.keep_capacity
+        indices = torch.empty(batch * sets * capacity, dtype=torch.int32, device="cuda")
+        count = torch.empty(batch, dtype=torch.int64, device="cuda")
+        keep = self.library.new(KeepSet, "keep_set")
+        keep.indices, keep.capacity, keep.count = indices.data_ptr(), capacity, count.data_ptr()
+
+        def select(hold=(indices, count)):
+            self.options.stream = torch.cuda.current_stream().cuda_stream
+            self.library.call("select_tokens", self.plan, C.byref(self.inputs), C.byref(keep),
+                              *self.space(), C.byref(self.options))
+        return select
+
+    def out(self):
+        return self.tensors[3]
+
+    def free(self):
+        self.library.c.tokensieve_plan_free(self.plan)
+
+
+def paper(keep=None, **more):
+    """The paper's layer; a fixed keep ratio where tau does not matter."""
+    select = dict(fill=0, share=0, obs_window=OBS_WINDOW, pool_width=POOL_WIDTH, dense_policy=1)
+    if keep is not None:
+        select.update(budget=1, keep_ratio=keep, min_keep=1)
+    return {**select, **more}
+
+
+def local(keep, **more):
+    return dict(fill=1, share=2, budget=1, keep_ratio=keep, min_keep=64, local_window=512, sinks=4,
+                obs_window=OBS_WINDOW, pool_width=POOL_WIDTH, dense_policy=1, **more)
+
+
+def tuned_paper_layer(library, q, k, v, target):
+    """The paper's layer with the tau that keeps `target` of these tokens."""
+    low, high = 0.0, 0.999
+    for _ in range(12):
+        tau = (low + high) / 2
+        layer = Layer(library, q, k, v, **paper(budget=0, tau=tau, min_keep=64))
+        layer()
+        ratio = layer.keep_ratio()
+        if abs(ratio - target) < 0.002:
+            break
+        layer.free()
+        low, high = (tau, high) if ratio > target else (low, tau)
+    return layer
+
+
+class Arm:
+    """One thing to time: captured into a graph of several calls if that works."""
+
+    def __init__(self, name, call, graph=True):
+        self.name, self.call, self.ms = name, call, []
+        for _ in range(2):
+            call()
+        torch.cuda.synchronize()
+        self.calls, self.replay = 1, call
+        single = self.timed(1)
+        if not graph or single > 20:
+            return
+        calls = max(1, min(50, int(2 / max(single, 1e-3))))
+        try:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured, stream=stream):
+                for _ in range(calls):
+                    call()
+            self.calls, self.replay = calls, captured.replay
+            self.replay()
+            torch.cuda.synchronize()
+        except Exception:  # not capturable: timed call by call
+            torch.cuda.synchronize()
+
+    def timed(self, replays):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(replays):
+            self.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / replays / self.calls
+
+    def measure(self, seconds):
+        replays = max(1, math.ceil(seconds * 1e3 / max(self.timed(1) * self.calls, 1e-3)))
+        self.ms.append(self.timed(replays))
+
+    @property
+    def median(self):
+        return statistics.median(self.ms)
+
+    @property
+    def spread(self):
+        return (max(self.ms) - min(self.ms)) / self.median
+
+
+class Bench:
+    def __init__(self, options, library):
+        self.options, self.library, self.rows = options, library, []
+        self.random = random.Random(1)
+
+    def tensors(self, seqlen, q_heads=32, kv_heads=8, batch=1, dim=128):
+        def make(heads):
+            return torch.randn(batch, seqlen, heads, dim, device="cuda", dtype=torch.bfloat16)
+        return make(q_heads), make(kv_heads), make(kv_heads)
+
+    def dense_arms(self, q, k, v, names=("cudnn", "fa2", "fa4", "ours")):
+        """Dense kernels on [batch, seq, heads, dim] tensors."""
+        swapped = [x.transpose(1, 2) for x in (q, k, v)]
+        gqa = q.shape[2] != k.shape[2]
+
+        def sdpa(backend):
+            def call():
+                with sdpa_kernel(backend):
+                    return F.scaled_dot_product_attention(*swapped, is_causal=True, enable_gqa=gqa)
+            return call
+        calls = {"cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
+                 "fa2": sdpa(SDPBackend.FLASH_ATTENTION)}
+        if fa4 is not None:
+            calls["fa4"] = lambda: fa4(q, k, v, causal=True)
+        arms = []
+        for name in names:
+            if name == "ours":
+                layer = Layer(self.library, q, k, v)
+                arms.append(Arm("ours dense", layer))
+            elif name in calls:
+                try:
+                    arms.append(Arm(name, calls[name]))
+                except Exception as error:
+                    print(f"  {name} does not run: {str(error)[:120]}", file=sys.stderr)
+        return arms
+
+    def measure(self, arms, seconds=None):
+        for _ in range(self.options.rounds):
+            order = list(arms)
+            self.random.shuffle(order)
+            for arm in order:
+                arm.measure(seconds or self.options.seconds)
+
+    def best_dense(self, arms):
+        return min((a for a in arms if a.name in ("cudnn", "fa2", "fa4")), key=lambda a: a.median)
+
+    def report(self, part, seqlen, arms, best, flop=None, **more):
+        for arm in arms:
+            row = dict(part=part, tokens=seqlen, arm=arm.name, ms=round(arm.median, 5),
+                       spread=round(arm.spread, 4), vs_best_dense=round(best.median / arm.median, 3),
+                       best_dense=best.name, **more)
+            if flop and "layer" not in arm.name and "select" not in arm.name:
+                row["tflops"] = round(flop / arm.median * 1e-9, 1)
+            self.rows.append(row)
+            print(f"{part:10s} {seqlen:8d} {arm.name:34s} {row['ms']:10.4f} ms  +-{row['spread']:.1%}"
+                  f"  x{row['vs_best_dense']:.2f} of {best.name}"
+                  + (f"  {row['tflops']:.0f} TFLOP/s" if "tflops" in row else "")
+                  + "".join(f"  {k} {v}" for k, v in more.items()), flush=True)
+
+    def check(self, q, k, v):
+        """Ours against torch before anything is timed."""
+        layer = Layer(self.library, q, k, v)
+        layer()
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            expected = F.scaled_dot_product_attention(
+                *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True,
+                enable_gqa=q.shape[2] != k.shape[2]).transpose(1, 2)
+        error = ((layer.out().float() - expected.float()).norm() / expected.float().norm()).item()
+        if not error < 5e-3:
+            sys.exit(f"our dense attention differs from cuDNN's: rel-L2 {error}")
+
+    def dense_and_layers(self, seqlen, batch=1, part=None):
+        q, k, v = self.tensors(seqlen, batch=batch)
+        self.check(q, k, v)
+        keep = PAPER_KEEP.get(seqlen, 0.45)
+        zero = tuned_paper_layer(self.library, q, k, v, keep)
+        own_local = Layer(self.library, q, k, v, **local(0.2))
+        own_local()
+        dense = self.dense_arms(q, k, v)
+        layers = [Arm(f"layer zero keep {zero.keep_ratio():.3f}", zero),
+                  Arm(f"layer local keep {own_local.keep_ratio():.3f}", own_local),
+                  Arm("select stages of zero", zero.select_only()),
+                  Arm("select stages of local", own_local.select_only())]
+        self.measure(dense + layers)
+        best = self.best_dense(dense)
+        flop = 2.0 * 128 * 32 * seqlen * seqlen * batch
+        self.report(part or "dense", seqlen, dense, best, flop)
+        self.report(part or "layer", seqlen, layers, best)
+        self.rows.append(dict(part="memory", tokens=seqlen, zero_bytes=zero.info.workspace_bytes,
+                              local_bytes=own_local.info.workspace_bytes))
+
+    def compact(self, seqlen):
+        rows = round(seqlen * PAPER_KEEP[seqlen])
+        for count in sorted({rows, {8192: 3900, 32768: 15700, 131072: 62652}.get(seqlen, rows)}):
+            q, k, v = self.tensors(count, 32, 32)
+            arms = self.dense_arms(q, k, v, ("cudnn", "fa4", "ours"))
+            self.measure(arms)
+            self.report("compact", count, arms, self.best_dense(arms), 2.0 * 128 * 32 * count**2)
+
+    def break_even(self):
+        for seqlen in (512, 1024, 1536, 2048, 3072, 4096):
+            q, k, v = self.tensors(seqlen)
+            dense = self.dense_arms(q, k, v)
+            layer = Layer(self.library, q, k, v, **paper(0.5 - OBS_WINDOW / seqlen))
+            arms = [Arm("layer zero keep .5", layer),
+                    Arm("layer local keep .5", Layer(self.library, q, k, v, **local(0.5)))]
+            self.measure(dense + arms, 0.1)
+            best = self.best_dense(dense)
+            self.report("breakeven", seqlen, dense + arms, best)
+
+    def long(self):
+        seqlen = 1 << 20
+        q, k, v = self.tensors(seqlen)
+        for name, select in (("layer local keep .1", local(0.1)), ("layer local keep .2", local(0.2))):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            layer = Layer(self.library, q, k, v, **select)
+            arm = Arm(name, layer, graph=False)
+            arm.measure(0.4)
+            memory = (torch.cuda.memory_allocated() - before) / 1e9
+            self.report("long", seqlen, [arm], arm, workspace_and_out_gb=round(memory, 2))
+            layer.free()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--library", required=True)
+    parser.add_argument("--site", help="folder with more Python packages (flash-attn-4)")
+    parser.add_argument("--parts", default="8192,32768,131072,breakeven,batch,long")
+    parser.add_argument("--seconds", type=float, default=0.4, help="per arm and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="file for one JSON object a row")
+    options = parser.parse_args()
+    load_torch(options.site)
+    library = Library(options.library)
+    print(f"tokensieve {library.c.tokensieve_version().decode()}, torch {torch.__version__}, "
+          f"{torch.cuda.get_device_name()}, FA4 {'yes' if fa4 else 'no'}", flush=True)
+    bench = Bench(options, library)
+    for part in options.parts.split(","):
+        if part.isdigit():
+            bench.dense_and_layers(int(part))
+            if int(part) in PAPER_KEEP:
+                bench.compact(int(part))
+        elif part == "breakeven":
+            bench.break_even()
+        elif part == "batch":
+            bench.dense_and_layers(16384, batch=8, part="batch 8")
+        elif part == "long":
+            bench.long()
+        else:
+            sys.exit(f"unknown part {part}; allowed: a number of tokens, breakeven, batch, long")
+        torch.cuda.empty_cache()
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            for row in bench.rows:
+                file.write(json.dumps(row) + "\n")
+
+
+def load_torch(extra_site):
+    """torch and FA4 as globals, after the extra packages' folder is known."""
+    global torch, F, sdpa_kernel, SDPBackend, fa4
+    if extra_site:
+        site.addsitedir(extra_site)
+    import torch
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    try:
+        from flash_attn.cute import flash_attn_func as fa4
+    except Exception:  # not installed, or not for this GPU
+        fa4 = None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+#include "core/packed.h"
+
+#include <algorithm>
+
+#include "core/backend_table.h"
+#include "core/plan.h"
+
+namespace tokensieve {
+namespace {
+
+// Rows [begin, end) of the seq axis.
+TensorView rows_of(const TensorView& x, int64_t begin, int64_t end) {
+  TensorView view = x;
+  view.data = static_cast<char*>(x.data) +
+              begin * x.strides[1] * static_cast<int64_t>(dtype_size(x.dtype));
+  view.shape[1] = end - begin;
+  return view;
+}
+
+struct Counts {
+  RunReport report;
+  double tokens = 0.0;
+  double pairs = 0.0;        // computed
+  double dense_pairs = 0.0;  // causal
+
+  void add(const AttentionShape& shape, const RunReport& sequence) {
+    if (sequence.path == Path::kSparse) report.path = Path::kSparse;
+    if (report.reason == DenseReason::kNone) report.reason = sequence.reason;
+    report.isa = sequence.isa;
+    report.keep_count += sequence.keep_count;
+    for (int i = 0; i < kNumStages; ++i) report.stage_ns[i] += sequence.stage_ns[i];
+    tokens += static_cast<double>(shape.seqlen_kv);
+    dense_pairs += tokensieve::dense_pairs(shape);
+    pairs += sequence.attention_pairs * tokensieve::dense_pairs(shape);
+  }
+
+  RunReport finish() {
+    if (tokens > 0) report.keep_ratio = static_cast<double>(report.keep_count) / tokens;
+    if (dense_pairs > 0) report.attention_pairs = pairs / dense_pairs;
+    return report;
+  }
+};
+
+// The plan of one sequence: what the packed plan decided for all stays decided.
+Result<Plan> plan_of_sequence(const Plan& packed, int64_t seqlen_q, int64_t seqlen_kv) {
+  AttentionShape shape = packed.shape;
+  shape.packed = false;
+  shape.batch = 1;
+  shape.seqlen_q = seqlen_q;
+  shape.seqlen_kv = seqlen_kv;
+  SelectConfig select = packed.select;
+  if (packed.path == Path::kDense) select.enabled = false;
+  return make_plan(shape, select, packed.options);
+}
+
+// From [num_q_heads, rows] to rows of a [num_q_heads, stride] tensor.
+void place_lse(const float* from, float* to, int64_t heads, int64_t rows, int64_t stride) {
+  for (int64_t h = 0; h < heads; ++h) std::copy_n(from + h * rows, rows, to + h * stride);
+}
+
+}  // namespace
+
+size_t packed_scratch_bytes(const AttentionShape& shape) {
+  return static_cast<size_t>(shape.num_q_heads) * static_cast<size_t>(shape.seqlen_q) *
+             sizeof(float) +
+         alignof(float);
+}
+
+Status run_packed(const Plan& plan, const AttentionInputs& inputs, const AttentionOutputs& outputs,
+                  std::span<std::byte> workspace, const RunOptions& options) {
+  const int64_t heads = plan.shape.num_q_heads;
+  const int64_t rows_q = inputs.q.shape[1];
+  const auto address = reinterpret_cast<uintptr_t>(workspace.data());
+  const size_t skip = (alignof(float) - address % alignof(float)) % alignof(float);
+  float* lse = reinterpret_cast<float*>(workspace.data() + skip);
+  const std::span<std::byte> rest = workspace.subspan(packed_scratch_bytes(plan.shape));
+
+  Counts counts;
+  RunReport report;
+  RunOptions sequence_options = options;
+  sequence_options.report = &report;
+  for (int64_t b = 0; b < plan.shape.batch; ++b) {
+    const int64_t q = inputs.cu_seqlens_q[b], q_end = inputs.cu_seqlens_q[b + 1];
+    const int64_t kv = inputs.cu_seqlens_kv[b], kv_end = inputs.cu_seqlens_kv[b + 1];
+    if (q == q_end) continue;
+    const Result<Plan> sequence = plan_of_sequence(plan, q_end - q, kv_end - kv);
+    if (!sequence.ok()) return sequence.status();
+    AttentionInputs in = inputs;
+    in.q = rows_of(inputs.q, q, q_end);
+    in.k = rows_of(inputs.k, kv, kv_end);
+    in.v = rows_of(inputs.v, kv, kv_end);
+    in.cu_seqlens_q = in.cu_seqlens_kv = nullptr;
+    TOKENSIEVE_RETURN_IF_ERROR(run(*sequence, in,
+                                   {.out = rows_of(outputs.out, q, q_end),
+                                    .lse = outputs.lse != nullptr ? lse : nullptr},
+                                   rest, sequence_options));
+    if (outputs.lse != nullptr) place_lse(lse, outputs.lse + q, heads, q_end - q, rows_q);
+    counts.add(sequence->shape, report);
+  }
+  if (options.report != nullptr) *options.report = counts.finish();
+  return {};
+}
+
+}  // namespace tokensieve

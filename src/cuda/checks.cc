@@ -1,0 +1,116 @@
+#include "cuda/checks.h"
+
+#include <cuda_runtime_api.h>
+
+#include <limits>
+
+namespace tokensieve::cuda {
+namespace {
+
+constexpr int64_t kRowAlignment = 16;  // bytes
+
+Status unsupported_device(const char* found) {
+  return Status::error(StatusCode::kUnsupported,
+                       "backend cuda needs an NVIDIA Hopper GPU (compute capability 9.0); found %s; "
+                       "use backend cpu",
+                       found);
+}
+
+}  // namespace
+
+Result<Device> current_device() {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  int count = 0;
+  if (error == cudaSuccess) error = cudaGetDeviceCount(&count);
+  int major = 0, minor = 0;
+  Device result = {};
+  const auto read = [&](int& value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  read(major, cudaDevAttrComputeCapabilityMajor);
+  read(minor, cudaDevAttrComputeCapabilityMinor);
+  read(result.num_multiprocessors, cudaDevAttrMultiProcessorCount);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // not the caller's error to find later
+    return unsupported_device(cudaGetErrorString(error));
+  }
+  if (major == 9 && minor == 0) return result;
+  char found[64];
+  std::snprintf(found, sizeof(found), "device %d of capability %d.%d", device, major, minor);
+  return unsupported_device(found);
+}
+
+Status check_plan(const Plan& plan) {
+  const AttentionShape& s = plan.shape;
+  const bool half = s.dtype == DType::kF16 || s.dtype == DType::kBF16;
+  if (!half || s.kv_dtype != s.dtype || s.out_dtype != s.dtype) {
+    return Status::error(StatusCode::kUnsupported,
+                         "backend cuda needs f16 or bf16, the same for q, k, v and out; the shape "
+                         "has %s, %s, %s; convert, or use backend cpu",
+                         dtype_name(s.dtype), dtype_name(s.kv_dtype), dtype_name(s.out_dtype));
+  }
+  if (s.head_dim != 64 && s.head_dim != 128 && s.head_dim != 256) {
+    return Status::error(StatusCode::kUnsupported,
+                         "head_dim is %d; backend cuda allows 64, 128, 256 (pad with zeros and set "
+                         "sm_scale), backend cpu any multiple of 16",
+                         s.head_dim);
+  }
+  if (!s.causal) {
+    return Status::error(StatusCode::kUnsupported,
+                         "causal is false; backend cuda computes causal attention only; use backend "
+                         "cpu");
+  }
+  if (s.batch > std::numeric_limits<uint16_t>::max()) {
+    return Status::error(StatusCode::kUnsupported,
+                         "batch is %lld; backend cuda allows 1 to 65535; split the batch",
+                         (long long)s.batch);
+  }
+  if (s.packed && plan.path == Path::kSparse && plan.select.queries == Queries::kAll) {
+    return Status::error(StatusCode::kUnsupported,
+                         "queries = all does not go with packed sequences on backend cuda; run the "
+                         "sequences one by one");
+  }
+  return {};
+}
+
+Status check_inputs(const AttentionInputs& in) {
+  if (in.kv_indices != nullptr || in.bias != nullptr) {
+    return Status::error(StatusCode::kUnsupported,
+                         "%s is not supported by backend cuda; %s, or use backend cpu",
+                         in.bias != nullptr ? "bias" : "kv_indices",
+                         in.bias != nullptr ? "leave it null" : "gather k and v first");
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_tensor("q", in.q));
+  return check_tensor("k", in.k);
+}
+
+Status check_tensor(const char* name, const TensorView& view) {
+  if (view.dtype == DType::kF32) {
+    return Status::error(StatusCode::kUnsupported, "%s is f32; backend cuda allows f16, bf16", name);
+  }
+  if (reinterpret_cast<uintptr_t>(view.data) % kRowAlignment != 0) {
+    return Status::error(StatusCode::kUnsupported,
+                         "%s.data is %p; backend cuda needs 16-byte alignment; copy the tensor",
+                         name, view.data);
+  }
+  for (int axis = 0; axis < 3; ++axis) {
+    const bool used = view.shape[axis] > 1;
+    if (used && view.strides[axis] * 2 % kRowAlignment != 0) {
+      return Status::error(StatusCode::kUnsupported,
+                           "%s.strides[%d] is %lld; backend cuda needs multiples of 8 elements (16 "
+                           "bytes); copy the tensor",
+                           name, axis, (long long)view.strides[axis]);
+    }
+  }
+  return {};
+}
+
+Status check_keep(const KeepSet& keep) {
+  if (keep.capacity <= std::numeric_limits<int32_t>::max()) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "keep.capacity is %lld; backend cuda allows up to 2^31-1",
+                       (long long)keep.capacity);
+}
+
+}  // namespace tokensieve::cuda

@@ -1,0 +1,116 @@
+#include "cuda/layout.h"
+
+#include <algorithm>
+
+#include "cuda/stages/stages.h"
+
+namespace tokensieve::cuda {
+namespace {
+
+constexpr int64_t round_up(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
+
+// Hands out regions one behind the other.
+class Arena {
+ public:
+  explicit Arena(uintptr_t base) : next_(base) {}
+
+  template <typename T>
+  T* take(int64_t count, size_t alignment = 256) {
+    next_ = (next_ + alignment - 1) / alignment * alignment;
+    const uintptr_t begin = next_;
+    next_ += static_cast<size_t>(count) * sizeof(T);
+    return reinterpret_cast<T*>(begin);
+  }
+  uintptr_t end() const { return next_; }
+
+ private:
+  uintptr_t next_;
+};
+
+// What score and select work on, inside `from` onwards. Returns where it ends.
+uintptr_t lay_out_scores(const Plan& plan, uintptr_t from, Layout& layout) {
+  const AttentionShape& s = plan.shape;
+  Arena arena(from);
+  layout.token_score = arena.take<float>(s.batch * s.num_q_heads * layout.prefix_stride);
+  layout.ranked = arena.take<float>(s.batch * plan.num_sets * layout.prefix_stride);
+  layout.mean = arena.take<float>(s.batch * layout.prefix_stride);
+  layout.split_stats =
+      arena.take<float2>(layout.splits * s.batch * s.num_q_heads * plan.select.obs_window);
+  layout.select_scratch =
+      arena.take<char>(static_cast<int64_t>(select_scratch_bytes(select_params(plan))));
+  return arena.end();
+}
+
+}  // namespace
+
+Heads heads_of(const Plan& plan) { return {plan.shape.num_q_heads, plan.shape.num_kv_heads}; }
+
+Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs) {
+  const AttentionShape& s = plan.shape;
+  return {.batch = static_cast<int32_t>(s.batch),
+          .seqlen_q = static_cast<int32_t>(s.seqlen_q),
+          .seqlen_kv = static_cast<int32_t>(s.seqlen_kv),
+          .cu_seqlens_q = inputs.cu_seqlens_q,
+          .cu_seqlens_kv = inputs.cu_seqlens_kv};
+}
+
+SelectParams select_params(const Plan& plan) {
+  const SelectConfig& c = plan.select;
+  SelectParams params = {};
+  params.sequences = sequences_of(plan, {});
+  params.heads = heads_of(plan);
+  params.suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len);
+  params.budget = static_cast<int32_t>(c.budget);
+  params.tau = c.tau;
+  params.keep_ratio = c.keep_ratio;
+  params.keep_count = c.keep_count;
+  params.min_keep = c.min_keep;
+  params.protect_first = c.protect_first;
+  params.pool_width = c.pool_width;
+  params.arithmetic = static_cast<int32_t>(c.arithmetic);
+  // Half a token, so that rounding down gives max_keep exactly.
+  params.keep_limit =
+      (static_cast<double>(plan.max_keep) + 0.5) / static_cast<double>(plan.prefix_len);
+  params.selection.num_sets = plan.num_sets;
+  return params;
+}
+
+Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
+  const AttentionShape& s = plan.shape;
+  Layout layout;
+  const uintptr_t base = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t begin = (base + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+  Arena arena(begin);
+  layout.tile_counters = arena.take<int32_t>(kTileCounters);
+  layout.count = arena.take<int32_t>(s.batch);
+  if (s.packed) layout.cu_seqlens_kv = arena.take<int32_t>(s.batch + 1);
+  if (plan.path == Path::kSparse) {
+    layout.capacity =
+        static_cast<int32_t>(round_up(plan.max_keep + s.seqlen_kv - plan.prefix_len, kTileKv));
+    layout.words = static_cast<int32_t>((s.seqlen_kv + 31) / 32);
+    layout.compact_heads = std::max(plan.num_sets, s.num_kv_heads);
+    layout.prefix_stride = round_up(plan.prefix_len, 64);
+    layout.splits =
+        score_splits(sequences_of(plan, {}), heads_of(plan), num_multiprocessors);
+    const int64_t sets = s.batch * plan.num_sets;
+    layout.indices = arena.take<int32_t>(sets * layout.capacity);
+    layout.mask = arena.take<uint32_t>(sets * layout.words);
+    layout.rank = arena.take<uint32_t>(sets * layout.words);
+    if (plan.select.fill == Fill::kLocal && plan.select.queries == Queries::kKept) {
+      layout.lse = arena.take<float>(s.batch * s.num_q_heads * s.seqlen_q);
+    }
+    const int64_t elements = s.batch * layout.compact_heads * layout.capacity * s.head_dim;
+    layout.compact_k = arena.take<uint16_t>(elements, kArenaAlignment);
+    const uintptr_t scores_end =
+        lay_out_scores(plan, reinterpret_cast<uintptr_t>(layout.compact_k), layout);
+    layout.compact_v = arena.take<uint16_t>(elements, kArenaAlignment);
+    layout.bytes = std::max(arena.end(), scores_end) - begin + kArenaAlignment;
+  } else {
+    layout.bytes = arena.end() - begin + kArenaAlignment;
+  }
+  return layout;
+}
+
+}  // namespace tokensieve::cuda

@@ -1,0 +1,49 @@
+// The workspace of a CUDA plan: one arena, cut into regions.
+//
+//   count, tile counters | indices, mask, rank | compact K, V | lse of the local pass
+//
+// What score and select work on is dead before compact writes, so it lies inside compact K and V.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/params.h"
+#include "tokensieve/attention.h"
+
+namespace tokensieve::cuda {
+
+inline constexpr size_t kArenaAlignment = 1024;
+
+struct Layout {
+  size_t bytes = 0;  // of the arena, kArenaAlignment for the caller's alignment included
+  int32_t capacity = 0;       // rows of a set's indices and compact K, V: a multiple of kTileKv
+  int32_t words = 0;          // of mask and rank
+  int32_t compact_heads = 0;
+  int32_t splits = 0;         // key ranges of score
+  int64_t prefix_stride = 0;  // tokens of a score row
+
+  int32_t* tile_counters = nullptr;  // [kTileCounters]
+  int32_t* count = nullptr;          // [batch]
+  int32_t* cu_seqlens_kv = nullptr;  // [batch + 1] packed: a copy for read_report
+  int32_t* indices = nullptr;        // [batch, num_sets, capacity]
+  uint32_t* mask = nullptr;          // [batch, num_sets, words]
+  uint32_t* rank = nullptr;          // [batch, num_sets, words]
+  void* compact_k = nullptr;         // [batch, compact_heads, capacity, head_dim]
+  void* compact_v = nullptr;         // [batch, compact_heads, capacity, head_dim]
+  float* lse = nullptr;              // [batch, num_q_heads, seqlen_q] local fill
+  float* token_score = nullptr;      // [batch, num_q_heads, prefix_stride]
+  float* mean = nullptr;             // [batch, prefix_stride]
+  float* ranked = nullptr;           // [batch, num_sets, prefix_stride]
+  float2* split_stats = nullptr;     // [splits, batch, num_q_heads, obs_window]
+  void* select_scratch = nullptr;
+};
+
+// Pointers are offsets if `arena` is null. The multiprocessors are those of the device that runs.
+Layout make_layout(const Plan& plan, int num_multiprocessors, void* arena);
+
+// Parts of the parameter structs that follow from the plan alone.
+Heads heads_of(const Plan& plan);
+Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs);
+SelectParams select_params(const Plan& plan);
+
+}  // namespace tokensieve::cuda

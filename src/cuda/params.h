@@ -1,0 +1,141 @@
+// What the kernels meet in: one plain struct per kernel, every pointer with its shape.
+//
+// Tokens of a sequence are numbered from 0 to its seqlen_kv - 1; its queries are the last seqlen_q
+// of them (bottom-right causality). All pointers are device memory. Strides count elements.
+#pragma once
+
+#include <cuda.h>
+#include <vector_types.h>
+
+#include <cstdint>
+
+namespace tokensieve::cuda {
+
+inline constexpr int kTileKv = 128;  // compact K and V are padded to whole tiles with zero rows
+
+// Lengths: either the same for every sequence, or packed ([1, total, head, dim] tensors).
+struct Sequences {
+  int32_t batch;
+  int32_t seqlen_q;   // of every sequence; packed: the longest
+  int32_t seqlen_kv;  // likewise
+  const int32_t* cu_seqlens_q;   // [batch + 1] first query row of each sequence, or null
+  const int32_t* cu_seqlens_kv;  // [batch + 1] first key row of each sequence, or null
+};
+
+struct Heads {
+  int32_t num_q_heads;
+  int32_t num_kv_heads;
+};
+
+// A [batch, seq, head, dim] tensor of 16-bit elements, dim contiguous.
+struct Tensor {
+  void* data;
+  int64_t batch_stride;
+  int64_t seq_stride;
+  int64_t head_stride;
+};
+
+// softmax(softcap(q k sm_scale)) in base 2: exp(x) = exp2(x log2 e).
+struct Softmax {
+  float sm_scale;            // > 0
+  float softcap;             // logits become softcap * tanh(logit / softcap); 0: off
+  const float* sink_logits;  // [num_q_heads] extra softmax mass, or null
+};
+
+// Kept tokens of every set: what select leaves for compact, attend and scatter.
+// Set of q head h: h * num_sets / num_q_heads.
+struct Selection {
+  int32_t* indices;  // [batch, num_sets, capacity] ascending kept tokens
+  uint32_t* mask;    // [batch, num_sets, words] bit t % 32 of word t / 32: token t is kept
+  uint32_t* rank;    // [batch, num_sets, words] kept tokens before token 32 * word
+  int32_t* count;    // [batch] kept tokens; seqlen_kv of the sequence: it runs dense and has no
+                     // indices, mask or rank
+  int32_t num_sets;  // num_q_heads, num_kv_heads or 1
+  int32_t capacity;  // a multiple of kTileKv
+  int32_t words;     // ceil(seqlen_kv / 32)
+};
+
+// Stage score. Its k_map's seq axis is seqlen_kv long (packed: the total, one batch).
+struct ScoreParams {
+  Sequences sequences;
+  Heads heads;
+  Softmax softmax;
+  Tensor q;            // [batch, seqlen_q, num_q_heads, head_dim]
+  int32_t obs_window;  // the last obs_window queries score, <= seqlen_q
+  int32_t suffix;      // newest tokens that are always kept; prefix_len = seqlen_kv - suffix
+  float* token_score;  // [batch, num_q_heads, prefix_stride] mean attention from the window
+  int64_t prefix_stride;  // >= longest prefix_len
+  // [splits, batch, num_q_heads, obs_window] running max and sum of a key range, base 2.
+  float2* split_stats;
+  int32_t splits;
+};
+
+// Stages budget and select.
+struct SelectParams {
+  Sequences sequences;
+  Heads heads;
+  const float* token_score;  // [batch, num_q_heads, prefix_stride]
+  int64_t prefix_stride;
+  int32_t suffix;
+  int32_t budget;             // BudgetPolicy
+  double tau;
+  double keep_ratio;
+  int64_t keep_count;
+  int64_t min_keep;
+  int32_t protect_first;
+  int32_t pool_width;
+  int32_t arithmetic;         // Arithmetic
+  // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
+  // capacity rows runs dense, as does one with a NaN or infinite score.
+  double keep_limit;
+  float* mean;       // [batch, prefix_stride] mean over heads (tau budget only)
+  float* ranked;     // [batch, num_sets, prefix_stride] what select ranks
+  void* scratch;     // select_scratch_bytes()
+  Selection selection;
+  int64_t* public_count;  // [batch] copy of selection.count for KeepSet, or null
+  int32_t* tile_counters; // cleared for attend: kTileCounters entries, or null
+};
+inline constexpr int kTileCounters = 8;
+
+// Stage compact: K and V rows of every set, push order.
+struct CompactParams {
+  Sequences sequences;
+  Selection selection;
+  Tensor k, v;                   // [batch, seqlen_kv, num_kv_heads, head_dim]
+  Tensor compact_k, compact_v;   // [batch, capacity, compact_heads, head_dim]
+  int32_t num_kv_heads;
+  int32_t compact_heads;         // num_q_heads (share head) or num_kv_heads (kv, layer)
+  int32_t row_bytes;             // head_dim * 2
+};
+
+// Which keys a row of attend sees; one kernel instance each.
+enum class Keys : int32_t {
+  kCausal,   // row r sees rows 0..r: dense, or compact rows among themselves (zero fill)
+  kWindow,   // local pass: sinks and the row's own window
+  kLimited,  // compact pass of local fill: compact rows before the row's window, merged with the
+             // local pass by lse
+};
+
+// Stage attend. k_map, v_map: the whole tensors; compact_k_map, compact_v_map: compact ones
+// {dim, capacity, compact_heads, batch}.
+struct AttendParams {
+  CUtensorMap k_map, v_map;
+  CUtensorMap compact_k_map, compact_v_map;
+  Sequences sequences;
+  Heads heads;
+  Softmax softmax;
+  Tensor q;    // [batch, seqlen_q, num_q_heads, head_dim]
+  Tensor out;  // as q; every row is written
+  float* lse;  // [batch, num_q_heads, seqlen_q] natural log (strides below), or null;
+               // kLimited needs it: it holds the local pass's
+  int64_t lse_batch_stride, lse_head_stride;
+  Selection selection;   // indices null: every sequence is dense
+  int32_t compact_heads;
+  int32_t local_window;  // local fill: a multiple of 64
+  int32_t sinks;         // local fill: 0..64
+  int32_t first_query;   // rows before this query of each sequence are left alone (0: none)
+  int32_t* tile_counter; // [1] zero before the launch, zero after it
+  int32_t num_ctas;      // persistent grid: multiprocessors of the device
+};
+
+}  // namespace tokensieve::cuda

@@ -1,0 +1,216 @@
+// The producer warpgroup: one thread keeps the K and V stages full, three warps gather Q rows and
+// write what dropped rows get.
+#pragma once
+
+#include "cuda/ptx/copy.h"
+#include "cuda/sm90/attend/scheduler.h"
+
+namespace tokensieve::cuda::sm90 {
+
+// Loads a key tile, panel by panel.
+template <class Traits>
+__device__ __forceinline__ void load_tile(typename Traits::Element* stage, const CUtensorMap* map,
+                                          uint64_t* full, int row, int head, int batch) {
+  ptx::mbarrier_expect_tx(full, Traits::kTileKBytes);
+#pragma unroll
+  for (int panel = 0; panel < Traits::kPanels; ++panel) {
+    ptx::tma_load_4d(stage + panel * Traits::kTileK * 64, map, full, panel * 64, row, head, batch);
+  }
+}
+
+inline constexpr int kAnnounceVisits = 5;
+
+// Where a tile's keys lie.
+struct KeySource {
+  const CUtensorMap* k_map;
+  const CUtensorMap* v_map;
+  int row;   // of key tile 0
+  int head;
+  int axis;  // batch coordinate
+};
+
+template <class Traits>
+__device__ __forceinline__ KeySource key_source(const AttendParams& params, const Tile& tile) {
+  if (Traits::kKeys != Keys::kWindow && tile.sparse) {
+    return {&params.compact_k_map, &params.compact_v_map, 0,
+            tile.head * params.compact_heads / params.heads.num_q_heads, tile.batch};
+  }
+  const Sequence where = sequence(params.sequences, tile.batch);
+  return {&params.k_map, &params.v_map, where.kv_row,
+          tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
+}
+
+// Warp 0, one thread: hands out tiles and streams their K and V.
+template <class Traits>
+__device__ __forceinline__ void produce_kv(const AttendParams& params,
+                                           SharedMemory<Traits>& shared) {
+  TileScheduler<Traits> scheduler(params);
+  RingPosition<Traits::kWorkStages> work;  // the next slot to fill
+  RingPosition<Traits::kStages> stage;
+  const auto announce_tile = [&] {
+    ptx::mbarrier_wait(&shared.work_empty[work.slot], work.phase ^ 1);
+    shared.work[work.slot] = scheduler.take();
+    ptx::mbarrier_arrive(&shared.work_full[work.slot]);
+    work.advance();
+  };
+
+  announce_tile();
+  for (int slot = 0;; slot = slot + 1 == Traits::kWorkStages ? 0 : slot + 1) {
+    const Tile tile = shared.work[slot];
+    if (tile.head < 0) break;
+    const KeySource source = key_source<Traits>(params, tile);
+    const int visits = tile.visits();
+    // The next tile is drawn and announced a few visits before the end of this one: early enough
+    // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
+    const int announce = max(0, visits - kAnnounceVisits);
+    for (int i = 0; i < max(1, visits); ++i) {
+      if (i == announce) scheduler.draw();
+      if (i < visits) {  // while the counter answers
+        const bool sinks = tile.sink_tile && i == 0;
+        const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
+        const int row = source.row + key_tile * Traits::kTileK;
+        ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
+        load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
+                          source.head, source.axis);
+        ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
+        load_tile<Traits>(shared.v[stage.slot], source.v_map, &shared.v_full[stage.slot], row,
+                          source.head, source.axis);
+        stage.advance();
+      }
+      if (i == announce) announce_tile();
+    }
+  }
+  scheduler.finish();
+}
+
+// The tile in a slot of the ring. Through shuffles, because the compiler must see that all lanes
+// hold the same: wgmma in a branch that might diverge is serialised (ptxas C7520).
+template <class Traits>
+__device__ __forceinline__ Tile read_tile(const SharedMemory<Traits>& shared, int slot) {
+  Tile tile;
+  const int* from = reinterpret_cast<const int*>(&shared.work[slot]);
+  int* to = reinterpret_cast<int*>(&tile);
+#pragma unroll
+  for (size_t i = 0; i < sizeof(Tile) / sizeof(int); ++i) to[i] = __shfl_sync(~0u, from[i], 0);
+  return tile;
+}
+
+// Every reading warp gives a slot back when it is done with the tile.
+template <class Traits>
+__device__ __forceinline__ void release_tile(SharedMemory<Traits>& shared, int slot) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&shared.work_empty[slot]);
+}
+
+// The token of a tile's row, counted from the sequence's first query.
+template <class Traits>
+__device__ __forceinline__ int query_of_row(const AttendParams& params, const Tile& tile,
+                                            const TokenSet& set, int first_token, int row) {
+  const bool gathered = Traits::kKeys != Keys::kWindow && tile.sparse;
+  const int key = tile.first_key + row;
+  return (gathered ? set.indices[key] : key) - first_token;
+}
+
+// Zero fill: this tile's share of the head's dropped rows, lse -inf. A warp takes 32 tokens of the
+// mask at a time, so that stores do not wait for loads.
+template <class Traits>
+__device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, const Tile& tile,
+                                                  const Sequence& where, const TokenSet& set,
+                                                  int warp) {
+  constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
+  constexpr int kRows = 32 / kLanes;            // rows that a warp stores at once
+  const int lane = threadIdx.x % 32;
+  const int first_token = where.seqlen_kv - where.seqlen_q;
+  const int first_word = first_token / 32;
+  const int64_t words = (where.seqlen_kv + 31) / 32 - first_word;
+  const int begin = first_word + static_cast<int>(words * tile.part / tile.num_parts);
+  const int end = first_word + static_cast<int>(words * (tile.part + 1) / tile.num_parts);
+  char* out = static_cast<char*>(params.out.data) +
+              2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
+                   where.q_row * params.out.seq_stride);
+  float* lse = params.lse == nullptr
+                   ? nullptr
+                   : params.lse + where.axis * params.lse_batch_stride +
+                         tile.head * params.lse_head_stride + where.q_row;
+  for (int word = begin + warp; word < end; word += Traits::kLoaderThreads / 32) {
+    uint32_t dropped = ~set.mask[word];
+    const int query = word * 32 - first_token;  // of bit 0
+    if (query < 0) dropped &= ~0u << -query;
+    if (query + 32 > where.seqlen_q) dropped &= ~0u >> (query + 32 - where.seqlen_q);
+    if (lse != nullptr && (dropped >> lane & 1)) lse[query + lane] = __int_as_float(0xff800000);
+#pragma unroll 4
+    for (int bit = lane / kLanes; bit < 32; bit += kRows) {
+      if (dropped >> bit & 1) {
+        *reinterpret_cast<uint4*>(out + 2 * (query + bit) * params.out.seq_stride +
+                                  lane % kLanes * 16) = make_uint4(0, 0, 0, 0);
+      }
+    }
+  }
+}
+
+// Gathers the Q rows of a tile, a third of them a warp; rows past the last one become zero.
+template <class Traits>
+__device__ __forceinline__ void gather_q(const AttendParams& params, const Tile& tile,
+                                         const Sequence& where, const TokenSet& set, int warp,
+                                         uint32_t shared_q) {
+  constexpr int kLanes = Traits::kHeadDim / 8;
+  constexpr int kRows = 32 / kLanes;
+  constexpr int kWarpRows = (Traits::kTileQ + 2) / 3;
+  static_assert(kWarpRows <= 64);
+  const int lane = threadIdx.x % 32;
+  const int chunk = lane % kLanes;
+  const int first_token = where.seqlen_kv - where.seqlen_q;
+  const int begin = warp * kWarpRows;
+  const int end = min(Traits::kTileQ, begin + kWarpRows);
+  const char* q = static_cast<const char*>(params.q.data) +
+                  2 * (where.axis * params.q.batch_stride + tile.head * params.q.head_stride +
+                       where.q_row * params.q.seq_stride) + chunk * 16;
+  // The warp's row numbers first, in one go: 64 loads in flight instead of one after the other.
+  const int last = tile.num_rows - 1;
+  const int low = query_of_row<Traits>(params, tile, set, first_token,
+                                       min(tile.row + begin + lane, last));
+  const int high = query_of_row<Traits>(params, tile, set, first_token,
+                                        min(tile.row + begin + 32 + lane, last));
+#pragma unroll 4
+  for (int offset = 0; offset < kWarpRows; offset += kRows) {
+    const int mine = offset + lane / kLanes;
+    const int query = __shfl_sync(~0u, mine < 32 ? low : high, mine % 32);
+    const int row = begin + mine;
+    if (row < end) {
+      ptx::copy_async_16(shared_q + swizzled(row, chunk, Traits::kTileQ),
+                         q + 2 * query * params.q.seq_stride, tile.row + row < tile.num_rows);
+    }
+  }
+  ptx::copy_async_wait_all();
+}
+
+// Warps 1-3: Q of every tile, one tile ahead of the consumers, then the tile's zeros.
+template <class Traits>
+__device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemory<Traits>& shared,
+                                          int warp) {
+  RingPosition<Traits::kWorkStages> work;
+  RingPosition<Traits::kQStages> stage;
+  while (true) {
+    ptx::mbarrier_wait(&shared.work_full[work.slot], work.phase);
+    const Tile tile = read_tile<Traits>(shared, work.slot);
+    release_tile<Traits>(shared, work.slot);
+    work.advance();
+    if (tile.head < 0) break;
+    const Sequence where = sequence(params.sequences, tile.batch);
+    const TokenSet set =
+        token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
+    if (tile.visits() > 0) {
+      ptx::mbarrier_wait(&shared.q_empty[stage.slot], stage.phase ^ 1);
+      gather_q<Traits>(params, tile, where, set, warp,
+                       ptx::shared_address(shared.q[stage.slot]));
+      ptx::fence_async_proxy();
+      ptx::mbarrier_arrive(&shared.q_full[stage.slot]);
+      stage.advance();
+    }
+    if (Traits::kKeys == Keys::kCausal && tile.sparse) {
+      zero_dropped_rows<Traits>(params, tile, where, set, warp);
+    }
+  }
+}
+
+}  // namespace tokensieve::cuda::sm90

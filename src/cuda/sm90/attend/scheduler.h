@@ -1,0 +1,125 @@
+// Tile order: sections of heads whose K and V fit the L2 cache together, the longest tiles of a
+// section first, handed out by a counter in device memory.
+//
+// Only the K/V thread asks the scheduler; it passes tiles on through shared memory. One CTA works on
+// a tile from its first to its last key, so the order changes no result.
+#pragma once
+
+#include "cuda/common/local_window.h"
+#include "cuda/common/sequence.h"
+#include "cuda/sm90/attend/traits.h"
+
+namespace tokensieve::cuda::sm90 {
+
+inline constexpr int kSectionBytes = 32 << 20;  // of the 50 MB of L2
+
+template <class Traits>
+class TileScheduler {
+ public:
+  __device__ __forceinline__ explicit TileScheduler(const AttendParams& params)
+      : params_(params), next_(blockIdx.x) {
+    enter_sequence();
+  }
+
+  // The next tile; head -1 when there is none.
+  __device__ __forceinline__ Tile take() {
+    while (next_ - first_ >= tiles_ * params_.heads.num_q_heads) {
+      first_ += tiles_ * params_.heads.num_q_heads;
+      if (++batch_ >= params_.sequences.batch) {
+        Tile none = {};
+        none.head = -1;
+        return none;
+      }
+      enter_sequence();
+    }
+    return make_tile(next_ - first_);
+  }
+
+  // Draws the tile behind the current one; early, because the counter answers late.
+  __device__ __forceinline__ void draw() {
+    next_ = gridDim.x + atomicAdd(params_.tile_counter, 1);
+  }
+
+  // Leaves the counters zero for the next launch: the last CTA to come here clears them.
+  __device__ __forceinline__ void finish() {
+    __threadfence();
+    if (atomicAdd(params_.tile_counter + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+      params_.tile_counter[0] = 0;
+      params_.tile_counter[1] = 0;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void enter_sequence() {
+    sequence_ = sequence(params_.sequences, batch_);
+    const int count =
+        params_.selection.indices ? params_.selection.count[batch_] : sequence_.seqlen_kv;
+    sparse_ = count != sequence_.seqlen_kv;
+    const int queries = sequence_.seqlen_q - params_.first_query;
+    int rows = sparse_ ? min(count, queries) : queries;
+    if (Traits::kKeys == Keys::kWindow) rows = sparse_ ? queries : 0;
+    tiles_ = rows > 0 ? (rows + Traits::kTileQ - 1) / Traits::kTileQ : 0;
+
+    const bool compact = sparse_ && Traits::kKeys != Keys::kWindow;
+    const int kv_heads = compact ? params_.compact_heads : params_.heads.num_kv_heads;
+    const int kv_bytes = max(1, count >> 7) * (Traits::kHeadDim * 4 << 7);
+    const int group = params_.heads.num_q_heads / kv_heads;
+    section_ = min(max(1, kSectionBytes / kv_bytes) * group, params_.heads.num_q_heads);
+    count_ = count;
+  }
+
+  __device__ __forceinline__ Tile make_tile(int index) const {
+    const int num_q_heads = params_.heads.num_q_heads;
+    const int section = index / (section_ * tiles_);
+    const int within = index - section * section_ * tiles_;
+    const int heads = min(section_, num_q_heads - section * section_);
+
+    Tile tile;
+    tile.batch = batch_;
+    tile.head = section * section_ + within % heads;
+    tile.part = tiles_ - 1 - within / heads;
+    tile.num_parts = tiles_;
+    tile.row = tile.part * Traits::kTileQ;
+    tile.sparse = sparse_;
+    tile.kv_begin = 0;
+    tile.sink_tile = 0;
+
+    const int first_token = sequence_.seqlen_kv - sequence_.seqlen_q;
+    const bool compact = sparse_ && Traits::kKeys != Keys::kWindow;
+    if (compact) {
+      const TokenSet set = token_set(params_.selection, batch_, tile.head, num_q_heads);
+      tile.first_key = first_token > 0 ? set.rank_of(first_token) : 0;
+      tile.num_rows = count_ - tile.first_key;
+    } else {
+      tile.first_key = first_token + params_.first_query;
+      tile.num_rows = sequence_.seqlen_q - params_.first_query;
+    }
+    const int first = tile.first_key + tile.row;
+    const int last = tile.first_key + min(tile.row + Traits::kTileQ, tile.num_rows) - 1;
+    int keys = last + 1;  // columns that the last row sees
+    if (Traits::kKeys == Keys::kWindow) {
+      tile.kv_begin = window_begin(first, params_.local_window) / Traits::kTileK;
+      tile.sink_tile = min(params_.sinks, window_begin(last, params_.local_window)) > 0;
+    } else if (Traits::kKeys == Keys::kLimited && compact) {
+      const TokenSet set = token_set(params_.selection, batch_, tile.head, num_q_heads);
+      keys = last >= first
+                 ? set.rank_of_word(window_begin(set.indices[last], params_.local_window))
+                 : 0;
+    }
+    tile.kv_end = last >= first ? (keys + Traits::kTileK - 1) / Traits::kTileK : tile.kv_begin;
+    if (last < first) tile.sink_tile = 0;
+    return tile;
+  }
+
+  const AttendParams& params_;
+  int next_;
+  int batch_ = 0;
+  int first_ = 0;  // index of the sequence's first tile
+  Sequence sequence_;
+  bool sparse_;
+  int count_;
+  int tiles_;    // of a head
+  int section_;  // q heads
+};
+
+}  // namespace tokensieve::cuda::sm90

@@ -1,0 +1,51 @@
+// What the two kernels of select share.
+#pragma once
+
+#include "cuda/budget.h"
+#include "cuda/common/sequence.h"
+#include "cuda/params.h"
+
+namespace tokensieve::cuda {
+
+inline constexpr int kSmoothTile = 128;  // tokens of a head that a warp smooths at once
+
+// Scratch of select. A chunk is what one CTA of the smooth kernel works on.
+struct SelectScratch {
+  int chunk_tokens;  // a multiple of kSmoothTile
+  int num_chunks;
+  int num_sums;         // rows whose sums are needed: sets that are normalised, then the mean
+  uint64_t* sums;       // [batch, num_sums, num_chunks] fixed point
+  uint32_t* nonfinite;  // [batch, num_chunks] a score is NaN or infinite
+};
+
+inline int64_t longest_prefix(const SelectParams& params) {
+  const int64_t prefix = static_cast<int64_t>(params.sequences.seqlen_kv) - params.suffix;
+  return prefix > 0 ? prefix : 0;
+}
+
+inline SelectScratch select_scratch(const SelectParams& params) {
+  constexpr int kMaxChunks = 512;
+  const int64_t tiles = (longest_prefix(params) + kSmoothTile - 1) / kSmoothTile;
+  const int64_t tiles_per_chunk = (tiles + kMaxChunks - 1) / kMaxChunks;
+  SelectScratch scratch;
+  scratch.chunk_tokens = static_cast<int>(tiles_per_chunk > 0 ? tiles_per_chunk : 1) * kSmoothTile;
+  const int64_t chunks =
+      (longest_prefix(params) + scratch.chunk_tokens - 1) / scratch.chunk_tokens;
+  scratch.num_chunks = static_cast<int>(chunks > 0 ? chunks : 1);
+  scratch.num_sums = params.selection.num_sets + 1;
+  scratch.sums = static_cast<uint64_t*>(params.scratch);
+  scratch.nonfinite = reinterpret_cast<uint32_t*>(
+      scratch.sums +
+      static_cast<int64_t>(params.sequences.batch) * scratch.num_sums * scratch.num_chunks);
+  return scratch;
+}
+
+// Every set is a single head's: then, in reference rounding, its scores are normalised.
+__host__ __device__ inline bool own_sets(const SelectParams& params) {
+  return params.selection.num_sets == params.heads.num_q_heads;
+}
+
+// Average pooling and means over heads: token_score -> ranked, mean, sums, nonfinite.
+cudaError_t smooth(const SelectParams& params, const SelectScratch& scratch, cudaStream_t stream);
+
+}  // namespace tokensieve::cuda

@@ -1,0 +1,16 @@
+// GPU tests of the backend through the public API.
+#pragma once
+
+#include "cuda/runner.h"
+
+namespace tokensieve::cuda::test {
+
+// Every case of backend_cases.h: kept sets and attention against the oracle, reruns, compact and
+// scatter. `filter`: only cases whose name contains it. Runs several cases at once on streams of
+// their own.
+void test_cases(Runner& runner, int num_threads, const char* filter);
+
+// What is not a row of a table: packed lengths, graphs, streams, errors, the C ABI, workspaces.
+void test_behaviour(Runner& runner);
+
+}  // namespace tokensieve::cuda::test
