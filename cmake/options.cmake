@@ -53,8 +53,3 @@ endif()
 if(TOKENSIEVE_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)  # coverage, everywhere
 endif()
-# For code that only drives what is tested (test programs, command-line parsing): a sanitizer build
-# spends most of its time in optimising it, and none of the run time is there.
-if(TOKENSIEVE_SANITIZE)
-  set(TOKENSIEVE_DRIVER_FLAGS -O0)
-endif()
