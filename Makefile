@@ -16,7 +16,7 @@ help:  ## list the targets
 setup:  ## install packages, fetch SmolLM2 and llama.cpp's source, build llama.cpp (once)
 	@setup/packages.sh
 	@setup/fetch.py smollm2 llama-source > /dev/null
-	@JOBS=$(JOBS) setup/llama.sh > /dev/null
+	@llama="$$(JOBS=$(JOBS) setup/llama.sh)"; setup/weights.py "$$llama" > /dev/null
 
 build: setup  ## set up, then build; leaves build/bin/tokensieve and the plug-in beside it
 	@source="$$(setup/fetch.py llama-source)"; llama="$$(setup/llama.sh)"; \

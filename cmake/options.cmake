@@ -13,6 +13,8 @@ set(TOKENSIEVE_LLAMA AUTO CACHE STRING
     "llama.cpp plug-in and CLI: ON (required), OFF, AUTO (when TOKENSIEVE_LLAMA_DIR is set)")
 set(TOKENSIEVE_LLAMA_DIR "" CACHE PATH "Source tree of llama.cpp (setup/fetch.py llama-source)")
 set(TOKENSIEVE_LLAMA_BUILD "" CACHE PATH "Build tree of llama.cpp (setup/llama.sh)")
+set(TOKENSIEVE_TEST_FILTER "" CACHE STRING
+    "Build only GoogleTest programs with a test whose name matches this regular expression")
 set(TOKENSIEVE_SANITIZE "" CACHE STRING "-fsanitize= list for everything, e.g. address,undefined")
 
 set(CMAKE_CXX_STANDARD 20)
@@ -30,8 +32,10 @@ endif()
 
 find_program(TOKENSIEVE_CCACHE ccache)
 if(TOKENSIEVE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_C_COMPILER_LAUNCHER ${TOKENSIEVE_CCACHE})
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${TOKENSIEVE_CCACHE})
+  # Paths below the source tree count as relative: clones and build folders share objects.
+  set(launcher env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${TOKENSIEVE_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${launcher})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
 endif()
 
 # Flags of our own code; third-party headers are SYSTEM.

@@ -52,7 +52,7 @@ class FetchError(Exception):
 
 
 def say(text):
-    print(f"fetch: {text}", file=sys.stderr, flush=True)
+    print(f"{pathlib.Path(sys.argv[0]).stem}: {text}", file=sys.stderr, flush=True)
 
 
 def cache_folder():
@@ -185,6 +185,7 @@ def read_stamp(stamp):
 
 
 def model_stamp(output, sha256):
+    """Size and time stand in for the hash, so that a second run is instant."""
     info = output.stat()
     return {"sha256": sha256, "size": info.st_size, "mtime_ns": info.st_mtime_ns}
 
@@ -192,7 +193,6 @@ def model_stamp(output, sha256):
 def fetch_model(asset, cache):
     output = cache / asset["output"]
     stamp = output.with_name(output.name + ".stamp")
-    # Size and time stand in for the hash, so that a second run is instant.
     if output.is_file() and read_stamp(stamp) == model_stamp(output, asset["member_sha256"]):
         return output
     if output.is_file() and sha256_of(output) == asset["member_sha256"]:
@@ -251,23 +251,13 @@ def explain_os_error(error, cache):
     return f"{error.filename or cache}: {error.strerror or error}"
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The cache folder is $TOKENSIEVE_CACHE, else $XDG_CACHE_HOME/tokensieve, "
-        "else ~/.cache/tokensieve.",
-    )
-    parser.add_argument("asset", nargs="+", choices=sorted(ASSETS), help="what to fetch")
-    names = parser.parse_args().asset
-    cache = cache_folder().absolute()
+def run_cleanly(cache, work):
+    """Runs work() with the cache locked; says in one line what failed. Returns the exit code."""
     # A stop from outside takes the same clean way out as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with locked(cache):
-            for name in names:
-                fetch, asset = ASSETS[name]
-                print(fetch(asset, cache), flush=True)
+            work()
     except FetchError as error:
         say(f"error: {error}")
         return 1
@@ -282,6 +272,24 @@ def main():
         return 130
     return 0
 
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="The cache folder is $TOKENSIEVE_CACHE, else $XDG_CACHE_HOME/tokensieve, "
+        "else ~/.cache/tokensieve.",
+    )
+    parser.add_argument("asset", nargs="+", choices=sorted(ASSETS), help="what to fetch")
+    names = parser.parse_args().asset
+    cache = cache_folder().absolute()
+
+    def work():
+        for name in names:
+            fetch, asset = ASSETS[name]
+            print(fetch(asset, cache), flush=True)
+
+    return run_cleanly(cache, work)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -59,10 +59,11 @@ options() {
 }
 
 build() {
-  local source="$1" folder="$2" jobs="${JOBS:-$(nproc)}"
-  shift 2
+  local source="$1" folder="$2" tools="$3" jobs="${JOBS:-$(nproc)}"
+  shift 3
   say "building llama.cpp into $folder with $jobs jobs (minutes, only once)"
-  cmake -S "$source" -B "$folder" -G Ninja "$@" > "$folder.log" 2>&1 || fail "$folder"
+  cmake -S "$source" -B "$folder" -G Ninja "$@" -DCMAKE_PROJECT_INCLUDE="$tools" \
+    > "$folder.log" 2>&1 || fail "$folder"
   cmake --build "$folder" -j "$jobs" --target "${kTargets[@]}" >> "$folder.log" 2>&1 ||
     fail "$folder"
 }
@@ -86,18 +87,19 @@ main() {
     -h | --help) usage; exit 0 ;;
     *) say "unknown argument '$1'"; usage >&2; exit 2 ;;
   esac
-  local here source folder key flags
+  local here source folder tools key flags
   here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
   require_tools cmake ninja c++
   source="$("$here/fetch.py" llama-source)"
   mapfile -t flags < <(options)
+  tools="$here/llama_tools.cmake"
   key="$(printf '%s\n' "${flags[@]}" "$(c++ --version | head -n 1)" "$(uname -m)" |
-    sha256sum | cut -c1-12)"
+    cat - "$tools" | sha256sum | cut -c1-12)"
   folder="$(dirname "$source")/build-$key"
   if [[ ! -f "$folder/.complete" || ! -x "$folder/bin/llama-completion" ]]; then
     exec 9> "$folder.lock"
     flock 9
-    build "$source" "$folder" "${flags[@]}"
+    build "$source" "$folder" "$tools" "${flags[@]}"
     touch "$folder/.complete"
     say "built, log in $folder.log"
   fi

@@ -106,9 +106,15 @@ ModelFingerprint LlamaModel::fingerprint() const {
 int32_t LlamaModel::max_context() const {
   const ModelOptions& o = source_.options;
   const int32_t trained = llama_model_n_ctx_train(get());
-  if (o.rope_scaling == RopeScaling::kNone || o.rope_scale <= 1) return trained;
-  const int32_t base = o.yarn_orig_ctx > 0 ? o.yarn_orig_ctx : trained;
-  return std::max(trained, static_cast<int32_t>(std::min(base * o.rope_scale, 1e9)));
+  if (o.rope_scaling == RopeScaling::kModel && o.rope_scale <= 1) return trained;
+  // What the model reads without scaling; a scaled model's metadata says so.
+  const std::string original =
+      metadata(metadata("general.architecture") + ".rope.scaling.original_context_length");
+  const int32_t unscaled =
+      original.empty() ? trained : static_cast<int32_t>(std::min(std::stod(original), 1e9));
+  if (o.rope_scaling == RopeScaling::kNone || o.rope_scale <= 1) return unscaled;
+  const int32_t base = o.yarn_orig_ctx > 0 ? o.yarn_orig_ctx : unscaled;
+  return std::max(unscaled, static_cast<int32_t>(std::min(base * o.rope_scale, 1e9)));
 }
 
 Tokens LlamaModel::tokenize(const std::string& text, bool special) const {

