@@ -5,6 +5,7 @@
 // (host, below). Rules: core/budget.h.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -31,6 +32,15 @@ TOKENSIEVE_HOST_DEVICE float bits_float(uint32_t bits) {
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
+}
+
+// Bits that x needs.
+TOKENSIEVE_HOST_DEVICE int bits_of(uint32_t x) {
+#ifdef __CUDA_ARCH__
+  return 32 - __clz(static_cast<int>(x));
+#else
+  return static_cast<int>(std::bit_width(x));
+#endif
 }
 
 // Rounds a finite value to bf16, nearest even.
@@ -141,37 +151,41 @@ struct BinRange {
   }
 };
 
-inline constexpr int kMaxBins = 2048;
-inline constexpr int kMassBins = 512;  // where masses are summed as well
+inline constexpr int kBinBits = 11;
+inline constexpr int kMaxBins = 1 << kBinBits;
+inline constexpr int kMassBinBits = 9;  // where masses are summed as well
+inline constexpr int kMassBins = 1 << kMassBinBits;
+inline constexpr uint32_t kMaxList = 128;  // so few keys are ranked one against the other
 inline constexpr uint32_t kNoBin = 0xffffffffu;
 
 // Fine bins for keys from low to high inside [first, last]. bf16 keys are multiples of 1 << 16.
 TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, uint32_t low,
-                                          uint32_t high, bool bf16_keys, int max_bins) {
+                                          uint32_t high, bool bf16_keys, int bin_bits) {
   if (low >= high) {
     low = first;
     high = last;
   }
   BinRange range = {first, last, low, bf16_keys ? 16 : 0, 0};
-  while ((high - low) >> range.shift >= static_cast<uint32_t>(max_bins)) ++range.shift;
+  const int shift = bits_of(high - low) - bin_bits;
+  if (shift > range.shift) range.shift = shift;
   range.top = static_cast<int>((high - low) >> range.shift);
   return range;
 }
 TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, bool bf16_keys,
-                                          int max_bins) {
-  return bin_range(first, last, first, last, bf16_keys, max_bins);
+                                          int bin_bits) {
+  return bin_range(first, last, first, last, bf16_keys, bin_bits);
 }
 
 // First step: 16 octaves around the mean of a row that sums to 1, where nearly all scores are. Finer
 // bins there mean fewer threads that add to the same one.
 TOKENSIEVE_HOST_DEVICE BinRange first_range(uint32_t least, uint32_t most, int64_t row_length,
                                             bool bf16_keys) {
-  uint32_t exponent = 127;  // of about 1 / row_length
-  for (int64_t n = row_length; n > 1; n /= 2) --exponent;
+  // Of about 1 / row_length.
+  const uint32_t exponent = 128 - static_cast<uint32_t>(bits_of(static_cast<uint32_t>(row_length)));
   const uint32_t low = (exponent - 12) << 23;
   const uint32_t high = (exponent + 4) << 23;
   return bin_range(least, most, least > low ? least : low, most < high ? most : high, bf16_keys,
-                   kMaxBins);
+                   kBinBits);
 }
 
 TOKENSIEVE_HOST_DEVICE bool single_key(const BinRange& range, bool bf16_keys) {
@@ -206,11 +220,16 @@ struct SearchBins {
   // The cluster's keys; a thread reads only what it wrote.
   uint32_t all_count[kMaxBins];
   uint64_t all_mass[kMassBins];
-  // What a step found: bins, keys before and above the first, mass before it.
+  // What a step found: bins (or a key), keys before, in and above, mass before.
   uint32_t found_bin[2];
   uint32_t found_before;
+  uint32_t found_inside;
   uint32_t found_above;
   uint64_t found_mass;
+  // Keys of a range in any order: this CTA's, and the cluster's.
+  uint32_t own_size;
+  uint32_t own_list[kMaxList];
+  uint32_t list[kMaxList];
 };
 
 // Four keys. Keys that do not take part are kNoKey, which no range contains.
@@ -268,6 +287,40 @@ TOKENSIEVE_HOST_DEVICE void count_keys(Team& team, SearchBins& bins, int turn, c
   team.cluster_sync();
 }
 
+// Lists the keys of `range`, which are at most kMaxList in the cluster, in bins.list; returns how
+// many. kMass: also the mass of this CTA's keys below the range.
+template <bool kMass, class Team, class Keys>
+TOKENSIEVE_HOST_DEVICE uint32_t list_keys(Team& team, SearchBins& bins, int turn, const Keys& keys,
+                                          const BinRange& range) {
+  if (team.thread() == 0) bins.own_size = bins.below_low[turn] = bins.below_high[turn] = 0;
+  team.sync();
+  const uint32_t width = range.last - range.first;
+  uint64_t below = 0;
+#ifdef __CUDA_ARCH__
+#pragma unroll 2
+#endif
+  for (int i = team.thread(); i < keys.quads(); i += team.threads()) {
+    const KeyQuad quad = keys.quad(i);
+    bool any = false;
+    for (const uint32_t key : quad.key) {
+      if (kMass && key < range.first) below += fixed_point(key);
+      any = any || key - range.first <= width;
+    }
+    if (!any) continue;
+    for (const uint32_t key : quad.key) {
+      if (key - range.first <= width) bins.own_list[team.add(&bins.own_size, 1)] = key;
+    }
+  }
+  if (kMass) {
+    below = team.lane_sum(below);
+    if (team.lane() == 0) add_mass(team, &bins.below_low[turn], &bins.below_high[turn], below);
+  }
+  team.cluster_sync();
+  const uint32_t size = team.concatenate(bins.own_list, &bins.own_size, bins.list);
+  team.sync();
+  return size;
+}
+
 // Bins [begin, end) of this thread.
 struct BinPart {
   int begin, end;
@@ -283,6 +336,9 @@ struct BinPart {
 template <bool kMass, class Team>
 TOKENSIEVE_HOST_DEVICE void merge_bins(const Team& team, SearchBins& bins, int turn, int top) {
   const BinPart part = BinPart::of(team, top);
+#ifdef __CUDA_ARCH__
+#pragma unroll 4
+#endif
   for (int bin = part.begin; bin < part.end; ++bin) {
     bins.all_count[bin] = static_cast<uint32_t>(team.total(&bins.count[turn][bin]));
     if (!kMass) continue;
@@ -297,6 +353,9 @@ template <class T, class Team, class ValueOf, class Use>
 TOKENSIEVE_HOST_DEVICE void scan_bins(Team& team, int top, ValueOf&& value_of, Use&& use) {
   const BinPart part = BinPart::of(team, top);
   T own = {};
+#ifdef __CUDA_ARCH__
+#pragma unroll 4
+#endif
   for (int bin = part.begin; bin < part.end; ++bin) own = own + value_of(bin);
   T all;
   T before = team.exclusive_scan(own, &all);
@@ -309,15 +368,17 @@ TOKENSIEVE_HOST_DEVICE void scan_bins(Team& team, int top, ValueOf&& value_of, U
 
 // First step of the budget. From counts alone every bin's mass is known within its bounds, which
 // leaves a few bins where the limit may be crossed: their range, or an empty one (last < first) if
-// it is crossed nowhere. *below: how many keys come before the range.
+// it is crossed nowhere. *below, *inside: how many keys come before the range, and are in it.
 template <class Team, class Keys>
 TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int* turn,
                                                const Keys& keys, int64_t total,
                                                const BinRange& range, uint64_t limit,
-                                               bool bf16_keys, int64_t* below) {
+                                               bool bf16_keys, int64_t* below,
+                                               uint32_t* inside) {
   if (team.thread() == 0) {
     bins.found_bin[0] = bins.found_bin[1] = kNoBin;
     bins.found_before = 0;
+    bins.found_inside = static_cast<uint32_t>(total);  // up to the end of the range
   }
   count_keys<false>(team, bins, *turn, keys, range);
   merge_bins<false>(team, bins, *turn, range.top);
@@ -328,6 +389,7 @@ TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int
   uint32_t from = kNoBin;
   uint32_t to = kNoBin;
   uint32_t count_from = 0;
+  uint32_t count_to = 0;
   scan_bins<MassBounds>(
       team, range.top,
       [&](int bin) {
@@ -341,20 +403,60 @@ TOKENSIEVE_HOST_DEVICE BinRange crossing_range(Team& team, SearchBins& bins, int
           from = static_cast<uint32_t>(bin);
           count_from = before.count;
         }
-        if (to == kNoBin && end.least >= mass + slack) to = static_cast<uint32_t>(bin);
+        if (to == kNoBin && end.least >= mass + slack) {
+          to = static_cast<uint32_t>(bin);
+          count_to = end.count;
+        }
       });
   team.least_of(&bins.found_bin[0], from);
   team.least_of(&bins.found_bin[1], to);
   team.sync();
   if (from != kNoBin && from == bins.found_bin[0]) bins.found_before = count_from;
+  if (to != kNoBin && to == bins.found_bin[1]) bins.found_inside = count_to;
   team.sync();
   from = bins.found_bin[0];
   to = bins.found_bin[1];
   *below = bins.found_before;
+  *inside = bins.found_inside - bins.found_before;
   team.sync();  // everybody has read found_*
   if (from == kNoBin) return {1, 0, 0, 0, 0};
   const int end = to < static_cast<uint32_t>(range.top) ? static_cast<int>(to) : range.top;
-  return bin_range(range.least(static_cast<int>(from)), range.most(end), bf16_keys, kMassBins);
+  return bin_range(range.least(static_cast<int>(from)), range.most(end), bf16_keys, kMassBinBits);
+}
+
+// The same for the few keys of `range`, whose crossing key they hold; -1 if none crosses.
+template <class Team, class Keys>
+TOKENSIEVE_HOST_DEVICE int64_t droppable_of_list(Team& team, SearchBins& bins, int* turn,
+                                                 const Keys& keys, const BinRange& range,
+                                                 uint64_t limit) {
+  if (team.thread() == 0) bins.found_bin[0] = kNoBin;
+  const uint32_t size = list_keys<true>(team, bins, *turn, keys, range);
+  const uint64_t mass =  // of the keys below the range
+      (team.total(&bins.below_high[*turn]) << 32) + team.total(&bins.below_low[*turn]);
+  *turn ^= 1;
+  for (uint32_t i = team.thread(); i < size; i += team.threads()) {
+    const uint32_t key = bins.list[i];
+    const uint64_t value = fixed_point(key);
+    uint64_t begin = mass;
+    uint32_t before = 0;
+    uint32_t equal = 0;
+    bool first = true;  // of equal keys one writes
+    for (uint32_t j = 0; j < size; ++j) {
+      const uint32_t other = bins.list[j];
+      begin += other < key ? fixed_point(other) : 0;
+      before += other < key ? 1 : 0;
+      equal += other == key ? 1 : 0;
+      first = first && (other != key || j >= i);
+    }
+    if (!first || begin >= limit || begin + equal * value < limit) continue;
+    bins.found_bin[0] = key;
+    bins.found_before = before + static_cast<uint32_t>((limit - 1 - begin) / value);
+  }
+  team.sync();
+  const int64_t dropped =
+      bins.found_bin[0] == kNoBin ? -1 : static_cast<int64_t>(bins.found_before);
+  team.sync();  // everybody has read found_*
+  return dropped;
 }
 
 // How many of the smallest keys stay below `limit` together. `total`: keys of the whole row,
@@ -365,9 +467,14 @@ TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn
                                          bool bf16_keys) {
   if (limit == 0) return 0;
   int64_t below = 0;
-  range = crossing_range(team, bins, turn, keys, total, range, limit, bf16_keys, &below);
+  uint32_t inside = 0;
+  range = crossing_range(team, bins, turn, keys, total, range, limit, bf16_keys, &below, &inside);
   if (range.last < range.first) return total;
   while (true) {
+    if (inside <= kMaxList) {
+      const int64_t dropped = droppable_of_list(team, bins, turn, keys, range, limit);
+      return dropped < 0 ? total : below + dropped;
+    }
     if (team.thread() == 0) bins.found_bin[0] = kNoBin;
     count_keys<true>(team, bins, *turn, keys, range);
     merge_bins<true>(team, bins, *turn, range.top);
@@ -381,16 +488,18 @@ TOKENSIEVE_HOST_DEVICE int64_t droppable(Team& team, SearchBins& bins, int* turn
           if (begin >= limit || begin + here.mass < limit) return;
           bins.found_bin[0] = static_cast<uint32_t>(bin);
           bins.found_before = static_cast<uint32_t>(before.count);
+          bins.found_inside = static_cast<uint32_t>(here.count);
           bins.found_mass = begin;
         });
     team.sync();
     const uint32_t bin = bins.found_bin[0];
     const uint64_t begin = bins.found_mass;
     below += bins.found_before;
+    inside = bins.found_inside;
     team.sync();  // everybody has read found_*
     if (bin == kNoBin) return total;
     range = bin_range(range.least(static_cast<int>(bin)), range.most(static_cast<int>(bin)),
-                      bf16_keys, kMassBins);
+                      bf16_keys, kMassBinBits);
     if (!single_key(range, bf16_keys)) continue;
     // All keys of the crossing bin are equal, and it crosses, so none is 0.
     return below + static_cast<int64_t>((limit - 1 - begin) / fixed_point(range.first));
@@ -402,6 +511,33 @@ struct Threshold {
   uint32_t key;
   uint32_t ties;
 };
+
+// The threshold among the few keys of `range`, of which `left` are wanted.
+template <class Team, class Keys>
+TOKENSIEVE_HOST_DEVICE Threshold threshold_of_list(Team& team, SearchBins& bins, int* turn,
+                                                   const Keys& keys, const BinRange& range,
+                                                   uint32_t left) {
+  const uint32_t size = list_keys<false>(team, bins, *turn, keys, range);
+  *turn ^= 1;
+  for (uint32_t i = team.thread(); i < size; i += team.threads()) {
+    const uint32_t key = bins.list[i];
+    uint32_t above = 0;
+    uint32_t equal = 0;
+    bool first = true;  // of equal keys one writes
+    for (uint32_t j = 0; j < size; ++j) {
+      above += bins.list[j] > key ? 1 : 0;
+      equal += bins.list[j] == key ? 1 : 0;
+      first = first && (bins.list[j] != key || j >= i);
+    }
+    if (!first || above >= left || above + equal < left) continue;
+    bins.found_bin[0] = key;
+    bins.found_above = above;
+  }
+  team.sync();
+  const Threshold threshold = {bins.found_bin[0], left - bins.found_above};
+  team.sync();  // everybody has read found_*
+  return threshold;
+}
 
 // 1 <= wanted <= number of keys. `range`: of all keys.
 template <class Team, class Keys>
@@ -420,13 +556,16 @@ TOKENSIEVE_HOST_DEVICE Threshold find_threshold(Team& team, SearchBins& bins, in
           if (above >= left || above + here < left) return;
           bins.found_bin[0] = static_cast<uint32_t>(bin);
           bins.found_above = above;
+          bins.found_inside = here;
         });
     team.sync();
     const int bin = static_cast<int>(bins.found_bin[0]);
+    const uint32_t inside = bins.found_inside;
     left -= bins.found_above;
     team.sync();  // everybody has read found_*
-    range = bin_range(range.least(bin), range.most(bin), bf16_keys, kMaxBins);
+    range = bin_range(range.least(bin), range.most(bin), bf16_keys, kBinBits);
     if (single_key(range, bf16_keys)) return {range.first, left};
+    if (inside <= kMaxList) return threshold_of_list(team, bins, turn, keys, range, left);
   }
 }
 
@@ -473,6 +612,10 @@ class SerialTeam {
     return before;
   }
   uint64_t total(const uint32_t* where) const { return *where; }
+  uint32_t concatenate(const uint32_t* own, const uint32_t* size, uint32_t* all) const {
+    for (uint32_t i = 0; i < *size; ++i) all[i] = own[i];
+    return *size;
+  }
   void least_of(uint32_t* where, uint32_t value) const {
     if (value < *where) *where = value;
   }

@@ -3,11 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <barrier>
 #include <bit>
 #include <cmath>
-#include <numeric>
+#include <cstring>
+#include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/budget.h"
@@ -266,6 +271,142 @@ INSTANTIATE_TEST_SUITE_P(Rows, SelectHostTest,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// ---- a cluster of threads: does the search wait where it must? (with -fsanitize=thread above all) --
+constexpr int kRanks = 3;
+constexpr int kThreadsPerRank = 4;
+
+// What the threads of a cluster share.
+struct ThreadCluster {
+  std::array<SearchBins, kRanks> bins = {};
+  std::barrier<> all{kRanks * kThreadsPerRank};
+  std::array<std::barrier<>, kRanks> ranks{std::barrier<>{kThreadsPerRank},
+                                           std::barrier<>{kThreadsPerRank},
+                                           std::barrier<>{kThreadsPerRank}};
+  // Scans, two in turn.
+  std::array<std::array<std::array<std::array<uint64_t, 2>, kThreadsPerRank>, 2>, kRanks> parts;
+};
+
+class ThreadTeam {
+ public:
+  ThreadTeam(ThreadCluster& cluster, int rank, int thread)
+      : cluster_(cluster), rank_(rank), thread_(thread) {}
+  int thread() const { return thread_; }
+  int threads() const { return kThreadsPerRank; }
+  int lane() const { return 0; }
+  uint64_t lane_sum(uint64_t x) const { return x; }
+  void sync() const { cluster_.ranks[rank_].arrive_and_wait(); }
+  void cluster_sync() const { cluster_.all.arrive_and_wait(); }
+  uint32_t add(uint32_t* where, uint32_t value) const {
+    return std::atomic_ref<uint32_t>(*where).fetch_add(value);
+  }
+  void least_of(uint32_t* where, uint32_t value) const {
+    std::atomic_ref<uint32_t> least(*where);
+    uint32_t old = least.load();
+    while (value < old && !least.compare_exchange_weak(old, value)) {
+    }
+  }
+  uint64_t total(const uint32_t* where) const {
+    uint64_t sum = 0;
+    for (int rank = 0; rank < kRanks; ++rank) sum += *remote(where, rank);
+    return sum;
+  }
+  uint32_t concatenate(const uint32_t* own, const uint32_t* size, uint32_t* all) const {
+    uint32_t begin = 0;
+    for (int rank = 0; rank < kRanks; ++rank) {
+      const uint32_t count = *remote(size, rank);
+      for (uint32_t i = thread_; i < count; i += kThreadsPerRank) {
+        all[begin + i] = *remote(own + i, rank);
+      }
+      begin += count;
+    }
+    return begin;
+  }
+  template <class T>
+  T exclusive_scan(const T& own, T* all) {
+    static_assert(sizeof(T) <= 16);
+    auto& parts = cluster_.parts[rank_][turn_];
+    turn_ ^= 1;
+    std::memcpy(&parts[thread_], &own, sizeof own);
+    sync();
+    T before = {};
+    *all = {};
+    for (int i = 0; i < kThreadsPerRank; ++i) {
+      T part;
+      std::memcpy(&part, &parts[i], sizeof part);
+      if (i == thread_) before = *all;
+      *all = *all + part;
+    }
+    return before;
+  }
+
+ private:
+  const uint32_t* remote(const uint32_t* own, int rank) const {
+    const auto offset = reinterpret_cast<const char*>(own) -
+                        reinterpret_cast<const char*>(&cluster_.bins[rank_]);
+    return reinterpret_cast<const uint32_t*>(
+        reinterpret_cast<const char*>(&cluster_.bins[rank]) + offset);
+  }
+
+  ThreadCluster& cluster_;
+  int rank_;
+  int thread_;
+  int turn_ = 0;
+};
+
+struct SearchResult {
+  int64_t dropped;
+  Threshold threshold;
+  bool operator==(const SearchResult& other) const {
+    return dropped == other.dropped && threshold.key == other.threshold.key &&
+           threshold.ties == other.threshold.ties;
+  }
+};
+
+template <class Team>
+SearchResult search(Team team, SearchBins& bins, const std::vector<float>& part,
+                    const RowSummary& row, int64_t size, double tau, int64_t wanted,
+                    bool reference) {
+  int turn = 0;
+  const Keys keys = {&part, {false, 1.0f}};
+  const BinRange range = range_of(row, keys.normaliser, size, reference);
+  SearchResult result;
+  result.dropped = droppable(team, bins, &turn, keys, size, range,
+                             mass_limit(tau, row.sum, false), reference);
+  result.threshold = find_threshold(team, bins, &turn, keys, wanted, range, reference);
+  return result;
+}
+
+TEST_P(SelectHostTest, ClusterFindsWhatOneThreadFinds) {
+  for (const bool reference : {false, true}) {
+    std::vector<float> all = row();
+    if (reference) {
+      for (float& x : all) x = round_bf16(x);
+    }
+    const int64_t size = static_cast<int64_t>(all.size());
+    const RowSummary whole = summary(all);
+    SearchBins bins = {};
+    for (const double tau : {0.005, 0.5}) {
+      const int64_t wanted = std::max<int64_t>(1, size / 3);
+      const SearchResult want =
+          search(SerialTeam(), bins, all, whole, size, tau, wanted, reference);
+      auto cluster = std::make_unique<ThreadCluster>();
+      std::array<std::vector<float>, kRanks> parts;
+      for (int64_t i = 0; i < size; ++i) parts[i * kRanks / size].push_back(all[i]);
+      std::array<SearchResult, kRanks * kThreadsPerRank> got;
+      std::vector<std::thread> threads;
+      for (int i = 0; i < kRanks * kThreadsPerRank; ++i) {
+        threads.emplace_back([&, i] {
+          const int rank = i / kThreadsPerRank;
+          got[i] = search(ThreadTeam(*cluster, rank, i % kThreadsPerRank), cluster->bins[rank],
+                          parts[rank], whole, size, tau, wanted, reference);
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      for (const SearchResult& result : got) EXPECT_TRUE(result == want) << "tau " << tau;
+    }
+  }
+}
 
 // ---- the official code's index sets --------------------------------------------------------------
 class OfficialTest : public testing::TestWithParam<std::pair<const std::string, std::string>> {};

@@ -58,6 +58,20 @@ class BlockTeam {
     return sum;
   }
 
+  // The lists `own` of `*size` entries of all ranks, one behind the other; returns their length.
+  __device__ __forceinline__ uint32_t concatenate(const uint32_t* own, const uint32_t* size,
+                                                  uint32_t* all) const {
+    uint32_t begin = 0;
+    for (int rank = 0; rank < ranks_; ++rank) {
+      const uint32_t count = ranks_ == 1 ? *size : ptx::load_remote(size, rank);
+      for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+        all[begin + i] = ranks_ == 1 ? own[i] : ptx::load_remote(own + i, rank);
+      }
+      begin += count;
+    }
+    return begin;
+  }
+
   // *where becomes the least of it and every thread's value; read it behind a sync.
   __device__ __forceinline__ void least_of(uint32_t* where, uint32_t value) const {
     value = __reduce_min_sync(~0u, value);

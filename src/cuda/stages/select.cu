@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kSelectThreads = 512;
 constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kTokensPerCta = 6144;  // more CTAs per set only above it
+constexpr int kTokensPerCta = 8192;  // more CTAs per set only above it
 constexpr size_t kMaxSharedBytes = 227 * 1024;
 using Team = BlockTeam<kSelectThreads>;
 
@@ -59,18 +59,23 @@ struct RowKeys {
 __device__ __forceinline__ RowKeys load_keys(RowKeys keys, uint32_t* cache) {
   if (cache == nullptr) return keys;
   __syncthreads();  // the last row's readers are done
+  // Quads [first, last) are four scores each, the others have keys that do not take part.
+  uint4* to = reinterpret_cast<uint4*>(cache);
+  const int quads = keys.quads();
   const bool aligned = (reinterpret_cast<uintptr_t>(keys.row) & 15) == 0;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < keys.quads(); i += kSelectThreads) {
-    uint4 four;
-    if (aligned && 4 * i >= keys.begin && 4 * i + 3 < keys.end) {
-      const float4 x = reinterpret_cast<const float4*>(keys.row)[i];
-      four = {keys.normaliser.key(x.x), keys.normaliser.key(x.y), keys.normaliser.key(x.z),
-              keys.normaliser.key(x.w)};
-    } else {
-      four = {keys.make(4 * i), keys.make(4 * i + 1), keys.make(4 * i + 2), keys.make(4 * i + 3)};
-    }
-    reinterpret_cast<uint4*>(cache)[i] = four;
+  const int first = aligned ? min((max(keys.begin, 0) + 3) / 4, quads) : quads;
+  const int last = max(first, min(keys.end / 4, quads));
+#pragma unroll 8
+  for (int i = first + static_cast<int>(threadIdx.x); i < last; i += kSelectThreads) {
+    const float4 x = reinterpret_cast<const float4*>(keys.row)[i];
+    to[i] = {keys.normaliser.key(x.x), keys.normaliser.key(x.y), keys.normaliser.key(x.z),
+             keys.normaliser.key(x.w)};
+  }
+  for (int i = threadIdx.x; i < first; i += kSelectThreads) {
+    to[i] = {keys.make(4 * i), keys.make(4 * i + 1), keys.make(4 * i + 2), keys.make(4 * i + 3)};
+  }
+  for (int i = last + static_cast<int>(threadIdx.x); i < quads; i += kSelectThreads) {
+    to[i] = {keys.make(4 * i), keys.make(4 * i + 1), keys.make(4 * i + 2), keys.make(4 * i + 3)};
   }
   __syncthreads();
   keys.cache = cache;

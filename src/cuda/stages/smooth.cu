@@ -43,17 +43,25 @@ __device__ __forceinline__ bool finite(float x) {
   return (__float_as_uint(x) & 0x7fffffffu) < 0x7f800000u;
 }
 
-// Pooled scores of tokens first..first+3. kHalf: pool_width / 2, or -1 for any width.
+// Scores of tokens first - 4 .. first + 7.
+struct Scores {
+  float4 quads[3];
+};
+__device__ __forceinline__ Scores load_around(const float* row, int first, int size,
+                                              bool aligned) {
+  return {load_scores(row, first - 4, size, aligned), load_scores(row, first, size, aligned),
+          load_scores(row, first + 4, size, aligned)};
+}
+
+// Pooled scores of tokens first..first+3. kHalf: pool_width / 2, then `scores` has all it takes; -1:
+// any width.
 template <int kHalf, bool kReference>
-__device__ __forceinline__ void pool(const float* row, int first, int size, bool aligned,
+__device__ __forceinline__ void pool(const float* row, const Scores& scores, int first, int size,
                                      int pool_width, const Divider& divide, float (&out)[4],
                                      bool* all_finite) {
   if constexpr (kHalf >= 0) {
     static_assert(kHalf <= 4);
-    const float4 loads[3] = {load_scores(row, first - 4, size, aligned),
-                             load_scores(row, first, size, aligned),
-                             load_scores(row, first + 4, size, aligned)};
-    const float* x = &loads[0].x;
+    const float* x = &scores.quads[0].x;
 #pragma unroll
     for (int i = 4; i < 8; ++i) *all_finite = *all_finite && finite(x[i]);
     if constexpr (kReference) {
@@ -164,13 +172,13 @@ __device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
 // One warp: a tile of one head, into shared memory and, if the head is its own set, to ranked.
 template <int kHalf, bool kReference>
 __device__ __forceinline__ void smooth_head(const SelectParams& params, const Chunk& chunk,
-                                            const Divider& divide, int head, int first, bool own,
-                                            float* pooled, RowSummary* summary,
-                                            bool* all_finite) {
+                                            const Divider& divide, const Scores& scores, int head,
+                                            int first, bool own, float* pooled,
+                                            RowSummary* summary, bool* all_finite) {
   const int lane = threadIdx.x % 32;
   float x[4];
-  pool<kHalf, kReference>(chunk.score + head * params.prefix_stride, first, chunk.prefix_len,
-                          chunk.aligned, params.pool_width, divide, x, all_finite);
+  pool<kHalf, kReference>(chunk.score + head * params.prefix_stride, scores, first,
+                          chunk.prefix_len, params.pool_width, divide, x, all_finite);
   const float4 packed = make_float4(x[0], x[1], x[2], x[3]);
   *reinterpret_cast<float4*>(pooled + head * kRowStride + lane * 4) = packed;
   if (!own) return;
@@ -260,9 +268,20 @@ __global__ void __launch_bounds__(kSmoothThreads, 2)
 
   bool all_finite = true;
   for (int tile = chunk.begin; tile < chunk.end; tile += kSmoothTile) {
+    const int first = tile + threadIdx.x % 32 * 4;
+    Scores next = {};
+    const auto prefetch = [&](int head) {
+      if (kHalf >= 0 && head < params.heads.num_q_heads) {
+        next = load_around(chunk.score + head * params.prefix_stride, first, chunk.prefix_len,
+                           chunk.aligned);
+      }
+    };
+    prefetch(threadIdx.x / 32);
     for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += num_warps()) {
-      smooth_head<kHalf, kReference>(params, chunk, divide, head, tile + threadIdx.x % 32 * 4, own,
-                                     pooled, summary, &all_finite);
+      const Scores scores = next;
+      prefetch(head + num_warps());
+      smooth_head<kHalf, kReference>(params, chunk, divide, scores, head, first, own, pooled,
+                                     summary, &all_finite);
     }
     __syncthreads();
     average_tile<kReference>(params, chunk, tile, own, pooled, summary);
