@@ -1,6 +1,7 @@
 // Budget and select on the device, written so that the host runs the same source (tests/cuda).
 //
-// No sort: a search by histograms finds the budget's last dropped value and a set's threshold. Every sum is an integer, so results do not depend on the order of threads.
+// No sort: a search by histograms finds the budget's last dropped value and a set's threshold. Every
+// sum is an integer, so results do not depend on the order of threads.
 // A Team is the group of threads that works on one row; see BlockTeam (device) and SerialTeam
 // (host, below). Rules: core/budget.h.
 #pragma once

@@ -2,9 +2,9 @@
 //
 // A cluster of 1 to 8 CTAs works on a set, each on a range of its tokens. Every cluster
 // computes the sequence's budget for itself: cheaper than one more launch.
+#include "cuda/common/launch.h"
 #include "cuda/ptx/barrier.h"
 #include "cuda/stages/block_team.h"
-#include "cuda/common/launch.h"
 #include "cuda/stages/select.h"
 #include "cuda/stages/stages.h"
 
