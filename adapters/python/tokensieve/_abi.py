@@ -1,0 +1,123 @@
+"""The C ABI (tokensieve_c.h) through ctypes: structs, calls, errors. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+import ctypes as C
+import functools
+import os
+import pathlib
+from typing import Any
+
+I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
+NUM_STAGES = 6
+DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
+BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
+INVALID_ARGUMENT, UNSUPPORTED = 1, 2
+
+
+def _struct(name: str, fields: list[tuple[str, Any]]) -> type[C.Structure]:
+    return type(name, (C.Structure,), {"_fields_": [("struct_size", C.c_uint32)] + fields})
+
+
+Status = _struct("Status", [("code", I32), ("message", C.c_char * 320)])
+Tensor = _struct("Tensor", [("dtype", I32), ("data", PTR), ("shape", I64 * 4),
+                            ("strides", I64 * 4)])
+Executor = _struct("Executor", [("context", PTR), ("num_threads", PTR), ("run", PTR)])
+Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("seqlen_kv", I64),
+                          ("num_q_heads", I32), ("num_kv_heads", I32), ("head_dim", I32),
+                          ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32),
+                          ("sm_scale", F32), ("softcap", F32), ("packed", I32),
+                          ("reserved", I32)])
+Select = _struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), ("fill", I32),
+                            ("queries", I32), ("arithmetic", I32), ("dense_policy", I32),
+                            ("tau", F64), ("keep_ratio", F64), ("min_drop", F64),
+                            ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
+                            ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
+                            ("sinks", I32), ("reserved", I32)])
+Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32)])
+PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
+                                ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
+                                ("workspace_bytes", C.c_uint64)])
+Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
+                            ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
+                            ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
+                            ("cu_seqlens_kv", PTR)])
+Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
+Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
+                            ("keep_ratio", F64), ("attention_pairs", F64),
+                            ("stage_ns", I64 * NUM_STAGES)])
+RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
+                                    ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
+KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
+
+# The _init function of each struct, without tokensieve_ and _init.
+INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
+         Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
+         Report: "report", RunOptions: "run_options", KeepSet: "keep_set"}
+
+
+class Error(Exception):
+    """The library refused a call; the text names the value, what is allowed and the fix.
+
+    Attributes
+    ----------
+    code : str
+        The library's name of the error, for example ``"unsupported"``.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ArgumentError(Error, ValueError):
+    """An argument is wrong: a shape, type, device or setting."""
+
+
+class UnsupportedError(Error, NotImplementedError):
+    """The arguments are valid, but nothing in this build or on this device can do it."""
+
+
+def library_path() -> pathlib.Path:
+    """The library beside this file, or the one that TOKENSIEVE_LIBRARY names."""
+    named = os.environ.get("TOKENSIEVE_LIBRARY")
+    return pathlib.Path(named) if named else pathlib.Path(__file__).parent / "libtokensieve.so"
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> C.CDLL:
+    """libtokensieve.so, loaded at the first use."""
+    path = library_path()
+    if not path.exists():
+        raise Error(f"{path} does not exist; install the package with `pip install .`, or set "
+                    "TOKENSIEVE_LIBRARY to a libtokensieve.so", "not found")
+    c = C.CDLL(str(path))
+    for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
+                 "stage_name"):
+        getattr(c, f"tokensieve_{name}").restype = C.c_char_p
+    c.tokensieve_run.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
+    c.tokensieve_select_tokens.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
+    c.tokensieve_read_report.argtypes = [PTR, PTR, C.c_size_t, PTR, PTR, PTR]
+    c.tokensieve_plan_free.argtypes = [PTR]
+    c.tokensieve_thread_pool_free.argtypes = [PTR]
+    return c
+
+
+def new(kind: type[C.Structure]) -> Any:
+    """A struct with the library's defaults."""
+    value = kind()
+    getattr(library(), f"tokensieve_{INITS[kind]}_init")(C.byref(value))
+    return value
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Calls tokensieve_<name>(*arguments, &status) and raises its error."""
+    status = Status(struct_size=C.sizeof(Status))
+    code = getattr(library(), f"tokensieve_{name}")(*arguments, C.byref(status))
+    if code != 0:
+        raise error(code, status.message.decode(errors="replace"))
+
+
+def error(code: int, message: str) -> Error:
+    kind = {INVALID_ARGUMENT: ArgumentError, UNSUPPORTED: UnsupportedError}.get(code, Error)
+    return kind(message, library().tokensieve_code_name(code).decode())

@@ -1,0 +1,352 @@
+"""Hugging Face transformers: `import tokensieve.hf`, then `attn_implementation="tokensieve"`.
+
+Prefill of the sparse layers goes to tokensieve. Everything else (decode, padding, sliding layers,
+training, ...) runs dense through SDPA, and `stats` counts why. Which layers are sparse, and how:
+`configure(model, profile)`, else the profile that TOKENSIEVE_PROFILE names, else the upper half of
+the layers with tau .005 and local fill.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import logging
+import os
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokensieve import _attention, _context
+from tokensieve._abi import ArgumentError, Error, UnsupportedError
+from tokensieve._config import Fingerprint, Profile, SelectConfig
+
+try:
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import (AttentionMaskInterface, causal_mask_function,
+                                            sdpa_mask)
+except ImportError as problem:
+    raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
+                f"{problem}") from problem
+
+NAME = "tokensieve"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_log = logging.getLogger("tokensieve")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Which layers of a model run sparse, and how."""
+
+    layers: frozenset[int]
+    select: SelectConfig
+    min_tokens: int = 4096
+
+
+@dataclasses.dataclass
+class LayerStats:
+    """What one layer did since the model was made or `reset_stats`.
+
+    Attributes
+    ----------
+    calls, sparse : int
+        Forward calls, and how many of them ran sparse.
+    keep_ratio : float or None
+        Mean over the sparse calls; None if there were none, or on CUDA, where nobody waits for it.
+    seconds : float
+        Time in the library (CPU).
+    reasons : Counter of str
+        Why the other calls ran dense.
+    """
+
+    calls: int = 0
+    sparse: int = 0
+    keep_ratio: float | None = None
+    seconds: float = 0.0
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+_policies: weakref.WeakKeyDictionary[nn.Module, Policy] = weakref.WeakKeyDictionary()
+_stats: weakref.WeakKeyDictionary[nn.Module, LayerStats] = weakref.WeakKeyDictionary()
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        _log.warning(text)
+
+
+# ---- Policies ------------------------------------------------------------------------------------
+
+
+def fingerprint(config: Any) -> Fingerprint:
+    """The fingerprint of a model, from its transformers config."""
+    config = config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return Fingerprint(config.model_type, config.num_hidden_layers, heads,
+                       getattr(config, "num_key_value_heads", None) or heads, head_dim)
+
+
+def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
+              select: SelectConfig | None = None, layers: Iterable[int] | None = None,
+              min_tokens: int | None = None) -> None:
+    """Says which layers of a model run sparse, and how.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    profile : Profile or path, optional
+        Or the name of a shipped one. None: the upper half of the layers, tau .005, local fill.
+    select : SelectConfig, optional
+        Replaces the profile's.
+    layers : iterable of int, optional
+        Replaces the profile's. Layer 0 is always dense.
+    min_tokens : int, optional
+        Replaces the profile's: shorter prompts run dense.
+
+    Raises
+    ------
+    ArgumentError
+        The profile is malformed or for another model, or a layer does not exist.
+    """
+    config = model.config.get_text_config()
+    policy = _default_policy(config) if profile is None else _from_profile(profile, model.config)
+    if layers is not None:
+        layers = frozenset(layers) - {0}
+        if not layers <= set(range(config.num_hidden_layers)):
+            raise ArgumentError(f"layers has {max(layers)}; allowed: 1 to "
+                                f"{config.num_hidden_layers - 1}")
+        policy = dataclasses.replace(policy, layers=layers)
+    if select is not None:
+        policy = dataclasses.replace(policy, select=select)
+    if min_tokens is not None:
+        policy = dataclasses.replace(policy, min_tokens=min_tokens)
+    for module in model.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            _policies[module] = policy
+
+
+def _from_profile(profile: Profile | str | os.PathLike[str], config: Any) -> Policy:
+    if not isinstance(profile, Profile):
+        profile = Profile.load(profile)
+    profile.check(fingerprint(config))
+    return Policy(frozenset(profile.sparse_layers), profile.select, profile.min_tokens)
+
+
+def _default_policy(config: Any) -> Policy:
+    count = config.num_hidden_layers
+    return Policy(frozenset(range(max(count // 2, 1), count)),
+                  SelectConfig(budget="tau", tau=0.005, fill="local"))
+
+
+def _policy(module: nn.Module) -> Policy:
+    policy = _policies.get(module)
+    if policy is None:
+        path = os.environ.get("TOKENSIEVE_PROFILE")
+        if path:
+            policy = _from_profile(path, module.config)
+        else:
+            config = module.config.get_text_config()
+            policy = _default_policy(config)
+            _say_once(f"tokensieve: no profile for this {config.model_type} model: layers "
+                      f"{min(policy.layers, default=0)} to {config.num_hidden_layers - 1} run "
+                      "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
+        _policies[module] = policy
+    override = _context.current()
+    return _overridden(policy, override) if override else policy
+
+
+@functools.lru_cache(maxsize=64)
+def _overridden(policy: Policy, override: _context.Override) -> Policy:
+    return Policy(policy.layers if override.layers is None else override.layers,
+                  dataclasses.replace(policy.select, **dict(override.select)),
+                  policy.min_tokens if override.min_tokens is None else override.min_tokens)
+
+
+@functools.lru_cache(maxsize=64)
+def _for_chunk(select: SelectConfig) -> SelectConfig:
+    return dataclasses.replace(select, queries="all")
+
+
+# ---- Statistics ----------------------------------------------------------------------------------
+
+
+def stats(model: nn.Module) -> dict[int, LayerStats]:
+    """What each attention layer did, by layer index."""
+    found = {module.layer_idx: _stats[module] for module in model.modules() if module in _stats}
+    return dict(sorted(found.items()))
+
+
+def reset_stats(model: nn.Module) -> None:
+    """Forgets what `stats` counted."""
+    for module in model.modules():
+        _stats.pop(module, None)
+
+
+def _count(module: nn.Module, reason: str, report: _attention.Report | None = None) -> None:
+    layer = _stats.setdefault(module, LayerStats())
+    layer.calls += 1
+    if report is not None:
+        layer.seconds += sum(report.stage_ns.values()) * 1e-9
+        if report.path == "sparse":
+            layer.sparse += 1
+            if report.keep_ratio == report.keep_ratio:  # NaN: the device knows
+                before = (layer.keep_ratio or 0.0) * (layer.sparse - 1)
+                layer.keep_ratio = (before + report.keep_ratio) / layer.sparse
+            return
+        reason = report.reason
+    layer.reasons[reason] += 1
+
+
+# ---- Masks ---------------------------------------------------------------------------------------
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """SDPA's mask; one that is only causal says so, and how many keys there are, in `tokensieve_kv`.
+
+    Chunks of a prompt and static caches need a mask for SDPA, but tokensieve knows causality."""
+    mask = sdpa_mask(*args, **kwargs)
+    if mask is None or torch.compiler.is_compiling() or args:
+        return mask
+    queries, padding = kwargs.get("q_length", 1), kwargs.get("attention_mask")
+    if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
+            causal_mask_function or kwargs.get("local_size") is not None
+            or int(kwargs.get("kv_offset", 0)) != 0):
+        return mask
+    keys = int(kwargs.get("q_offset", 0)) + queries
+    if keys <= kwargs["kv_length"] and (padding is None or bool(padding[:, :keys].all())):
+        mask.tokensieve_kv = keys
+    return mask
+
+
+def _causal_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> int | None:
+    """How many keys causal attention has here, or None if the mask is something else."""
+    if mask is None:
+        # Aligned top left, which is the same only for equal lengths; one query sees everything.
+        same = query.shape[2] in (1, key.shape[2])
+        return key.shape[2] if same else None
+    return getattr(mask, "tokensieve_kv", None)
+
+
+# ---- Attention -----------------------------------------------------------------------------------
+
+
+def _needs_gradients(*tensors: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys: int | None,
+               dropout: float, is_causal: bool, sliding: int | None) -> str:
+    """Why this call may not run sparse, or ""."""
+    override = _context.current()
+    if override is not None and not override.enabled:
+        return "switched off"
+    if query.shape[2] == 1:
+        return "decode"
+    layer = getattr(module, "layer_idx", None)
+    policy = _policy(module) if isinstance(layer, int) and hasattr(module, "config") else None
+    if policy is None or layer not in policy.layers or layer == 0:
+        return "dense layer"
+    if sliding is not None:
+        return "sliding layer"
+    if not is_causal:
+        return "not causal"
+    if dropout > 0.0:
+        return "dropout"
+    if keys is None:
+        return "padding or another mask"
+    if keys < policy.min_tokens:
+        return "short prompt"
+    if query.dtype not in _DTYPES or value.dtype not in _DTYPES:
+        return "unsupported dtype"
+    if value.shape[3] != query.shape[3]:
+        return "unsupported head_dim"
+    return ""
+
+
+def _rows(x: torch.Tensor, keys: int) -> torch.Tensor:
+    x = x[:, :, :keys]
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _run(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+         keys: int, select: SelectConfig | None, scaling: float | None, softcap: float | None,
+         sinks: torch.Tensor | None) -> tuple[torch.Tensor, _attention.Report | None]:
+    """tokensieve's attention; the result is [batch, seq, heads, dim]."""
+    batch, heads, queries, dim = query.shape
+    out = torch.empty((batch, queries, heads, dim), dtype=query.dtype, device=query.device)
+    with torch.no_grad():
+        _, report = _attention.attend(
+            _rows(query, queries), _rows(key, keys), _rows(value, keys), select, scaling,
+            softcap or 0.0, sinks, True, "bhsd", "auto", out.transpose(1, 2), True, False)
+    return out, report
+
+
+def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor,
+                       value: torch.Tensor, attention_mask: torch.Tensor | None,
+                       dropout: float = 0.0, scaling: float | None = None,
+                       is_causal: bool | None = None, sliding_window: int | None = None,
+                       softcap: float | None = None, s_aux: torch.Tensor | None = None,
+                       **kwargs: Any) -> tuple[torch.Tensor, None]:
+    """The attention function of transformers; tensors are [batch, heads, seq, dim]."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    keys = None
+    if not torch.compiler.is_compiling():
+        keys = _causal_keys(query, key, attention_mask)
+        reason = _why_dense(module, query, value, keys, dropout, causal, sliding_window)
+        if not reason and _needs_gradients(query, key, value, s_aux):
+            reason = "needs gradients"
+            _say_once("tokensieve: tensors that need gradients run dense through SDPA, since "
+                      "tokensieve computes forward only (use torch.no_grad() for inference)")
+        if not reason:
+            select = _policy(module).select
+            select = select if query.shape[2] == keys else _for_chunk(select)
+            try:
+                out, report = _run(module, query, key, value, keys, select, scaling, softcap,
+                                   s_aux)
+                _count(module, "", report)
+                return out, None
+            except UnsupportedError as problem:
+                reason = f"unsupported: {problem}"
+        _count(module, reason)
+    if softcap is None and s_aux is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout,
+                                      scaling=scaling, is_causal=is_causal, **kwargs)
+    return _plain(query, key, value, attention_mask, dropout, scaling, causal, softcap,
+                  s_aux), None
+
+
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+           mask: torch.Tensor | None, dropout: float, scaling: float | None, causal: bool,
+           softcap: float | None, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Attention with what SDPA does not know: softcap and sinks."""
+    batch, heads, queries, dim = query.shape
+    keys = key.shape[2]
+    key = key.repeat_interleave(heads // key.shape[1], dim=1)
+    value = value.repeat_interleave(heads // value.shape[1], dim=1)
+    logits = query @ key.transpose(2, 3) * (dim**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    if mask is None and causal and queries > 1:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+        else:
+            logits = logits + mask
+    if sinks is not None:
+        extra = sinks.reshape(1, heads, 1, 1).expand(batch, heads, queries, 1)
+        logits = torch.cat([logits, extra.to(logits.dtype)], dim=-1)
+    weights = torch.softmax(logits, dim=-1, dtype=torch.float32)[..., :keys].to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=dropout > 0.0)
+    return (weights @ value).transpose(1, 2).contiguous()
+
+
+AttentionInterface.register(NAME, _attention_forward)
+AttentionMaskInterface.register(NAME, _mask)
