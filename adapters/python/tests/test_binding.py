@@ -1,0 +1,231 @@
+"""tokensieve.attention and select_tokens against float64 NumPy."""
+
+import ctypes
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+import torch
+
+import tokensieve
+from tokensieve import SelectConfig, _abi
+
+SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
+              local_window=128, dense_policy="never")
+
+
+def tensors(seed, batch=1, seq_q=640, seq_kv=640, heads=4, kv_heads=2, dim=32):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((batch, s, h, dim), dtype=np.float32)
+            for s, h in ((seq_q, heads), (seq_kv, kv_heads), (seq_kv, kv_heads))]
+
+
+@pytest.mark.parametrize("sizes, more", [
+    (dict(), {}),
+    (dict(batch=2, seq_q=7, seq_kv=130, heads=3, kv_heads=1, dim=64), {}),
+    (dict(seq_q=1, seq_kv=33, dim=16), dict(sm_scale=0.3)),
+    (dict(seq_q=65, seq_kv=65), dict(softcap=2.0)),
+    (dict(seq_q=40, seq_kv=90), dict(sink_logits=np.array([0.5, -1.0, 2.0, 0.0]))),
+    (dict(seq_q=40, seq_kv=90), dict(causal=False)),
+])
+def test_dense(sizes, more):
+    q, k, v = tensors(1, **sizes)
+    out = tokensieve.attention(q, k, v, **more)
+    allowed = reference.causal(q, k) if more.get("causal", True) else np.True_
+    expected, _ = reference.attend(q, k, v, allowed, more.get("sm_scale"),
+                                   more.get("softcap", 0.0), more.get("sink_logits"))
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("fill", ["zero", "local"])
+@pytest.mark.parametrize("share", ["head", "kv", "layer"])
+def test_sparse(fill, share):
+    q, k, v = tensors(2, batch=2)
+    select = SelectConfig(fill=fill, share=share, **SPARSE)
+    chosen = tokensieve.select_tokens(q, k, select=select)
+    assert chosen.reason == ""
+    expected_sets = reference.kept(q, k, select)
+    sets = [[row[:count] for row in sequence]
+            for sequence, count in zip(chosen.indices, chosen.count)]
+    assert len(sets[0]) == {"head": 4, "kv": 2, "layer": 1}[share]
+    for mine, theirs in zip(sum(sets, []), sum(expected_sets, [])):
+        np.testing.assert_array_equal(mine, theirs)
+    out, report = tokensieve.attention(q, k, v, select=select, return_report=True)
+    expected, _ = reference.attend(q, k, v, reference.allowed_rows(q, k, select, sets))
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    assert report.path == "sparse" and report.reason == "" and report.backend == "cpu"
+    assert report.keep_ratio == pytest.approx((144 + 64) / 640)
+    assert report.keep_count == sum(chosen.count)
+    assert sum(report.stage_ns.values()) > 0
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float16, 2e-3),
+                                              (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("layout", ["bshd", "bhsd"])
+def test_torch(dtype, tolerance, layout):
+    q, k, v = (torch.from_numpy(x).to(dtype) for x in tensors(3, seq_q=50, seq_kv=200))
+    expected, _ = reference.attend(*(x.float().numpy() for x in (q, k, v)),
+                                   reference.causal(q, k))
+    given = (q, k, v) if layout == "bshd" else [x.transpose(1, 2) for x in (q, k, v)]
+    out = tokensieve.attention(*given, layout=layout)
+    assert out.dtype == dtype and out.shape == given[0].shape and out.is_contiguous()
+    out = out if layout == "bshd" else out.transpose(1, 2)
+    np.testing.assert_allclose(out.float().numpy(), expected, atol=tolerance)
+
+
+def test_results_do_not_depend_on_the_kind_of_tensor_or_on_threads():
+    class DLPack:  # nothing but the protocol
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **kwargs):
+            return self.array.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    q, k, v = tensors(4)
+    select = SelectConfig(fill="local", **SPARSE)
+    expected = tokensieve.attention(q, k, v, select=select)
+    outs = [tokensieve.attention(*(kind(x) for x in (q, k, v)), select=select)
+            for kind in (torch.from_numpy, DLPack)]
+    wide = [np.zeros((*x.shape[:3], 48), np.float32) for x in (q, k, v)]
+    for x, y in zip(wide, (q, k, v)):
+        x[..., :32] = y
+    outs.append(tokensieve.attention(*(x[..., :32] for x in wide), select=select))  # strided
+    tokensieve.set_num_threads(3)
+    outs.append(tokensieve.attention(q, k, v, select=select))
+    tokensieve.set_num_threads(0)
+    for out in outs:
+        np.testing.assert_array_equal(np.asarray(out), expected)
+
+
+def test_out_is_written_and_returned():
+    q, k, v = tensors(5, seq_q=20, seq_kv=20)
+    out = np.full(q.shape, np.nan, np.float32)
+    assert tokensieve.attention(q, k, v, out=out) is out
+    np.testing.assert_array_equal(out, tokensieve.attention(q, k, v))
+
+
+def test_dense_with_a_reason():
+    q, k, v = tensors(6, seq_q=100, seq_kv=100)
+    out, report = tokensieve.attention(q, k, v, select=SelectConfig(), return_report=True)
+    assert report.path == "dense" and report.reason and report.keep_ratio == 1.0
+    np.testing.assert_array_equal(out, tokensieve.attention(q, k, v))
+    chosen = tokensieve.select_tokens(q, k, select=SelectConfig())
+    assert chosen.reason == report.reason and list(chosen.count) == [100]
+
+
+def test_errors_name_the_value():
+    q, k, v = tensors(7, seq_q=20, seq_kv=20)
+    cases = [
+        (dict(q=q[0]), "q has 3 dimensions"),
+        (dict(q=q.astype(np.float64)), "q has type <f8; allowed: float32"),
+        (dict(q=[1.0]), "q is a list"),
+        (dict(q=tensors(7, seq_q=21, seq_kv=20)[0]), "seqlen_q is 21"),
+        (dict(q=tensors(7, seq_q=20, heads=3)[0]), "num_q_heads is 3"),
+        (dict(v=v[:, :10]), "v"),
+        (dict(layout="sbhd"), "layout is 'sbhd'; allowed: bshd, bhsd"),
+        (dict(backend="tpu"), "backend is 'tpu'"),
+        (dict(backend="cuda"), "backend is cuda, the tensors are on cpu"),
+        (dict(select="tau"), "select is a str"),
+        (dict(sm_scale=-1.0), "sm_scale is -1.0"),
+        (dict(softcap=float("nan")), "softcap is nan"),
+        (dict(sink_logits=[0.0]), "sink_logits has shape (1,)"),
+        (dict(out=q), "out"),
+        (dict(q=q[:, ::-1]), "stride"),
+        (dict(q=torch.from_numpy(q).requires_grad_()), "forward only"),
+    ]
+    for change, text in cases:
+        with pytest.raises(ValueError) as caught:
+            tokensieve.attention(**{**dict(q=q, k=k, v=v), **change})
+        assert isinstance(caught.value, tokensieve.Error) and text in str(caught.value), change
+    readonly = np.zeros_like(q)
+    readonly.flags.writeable = False
+    with pytest.raises(tokensieve.ArgumentError, match="read-only"):
+        tokensieve.attention(q, k, v, out=readonly)
+    with pytest.raises(tokensieve.UnsupportedError, match="head_dim is 24"):
+        tokensieve.attention(*tensors(7, dim=24))
+    with pytest.raises(tokensieve.UnsupportedError, match="meta"):
+        tokensieve.attention(*(torch.from_numpy(x).to("meta") for x in (q, k, v)))
+
+
+@pytest.mark.parametrize("field, value", [
+    ("tau", 1.0), ("keep_ratio", 0.0), ("obs_window", 0), ("pool_width", 2), ("sinks", 65),
+    ("local_window", 100), ("budget", "all"), ("share", 1), ("min_keep", 1.5),
+    ("obs_window", 2**40), ("tau", "much")])
+def test_select_config_checks(field, value):
+    with pytest.raises(ValueError, match=field):
+        SelectConfig(**{field: value})
+
+
+def test_structs_have_the_library_s_sizes_and_defaults():
+    for kind in _abi.INITS:
+        assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
+    c = _abi.new(_abi.Select)
+    config = SelectConfig()
+    for name, _ in _abi.Select._fields_[1:-1]:
+        value = getattr(config, name)
+        assert getattr(c, name) == (0 if isinstance(value, str) else value), name
+
+
+def test_profiles(tmp_path):
+    profile = tokensieve.Profile.load("smollm2")
+    assert profile.sparse_layers == tuple(range(2, 30)) and profile.select.fill == "local"
+    profile.check(tokensieve.Fingerprint("llama", 30, 9, 3, 64))
+    with pytest.raises(tokensieve.ArgumentError, match="num_layers is 31, the profile's is 30"):
+        profile.check(tokensieve.Fingerprint("llama", 31, 9, 3, 64))
+    with pytest.raises(FileNotFoundError, match="smollm2-128k"):
+        tokensieve.Profile.load("no-such")
+    good = ('{"tokensieve_profile": 1, "fingerprint": {}, "sparse_layers": [1, 2], '
+            '"select": {"tau": 0.01}}')
+    assert tokensieve.Profile.parse(good).select.tau == 0.01
+    for old, new, text in [("[1, 2]", "[0]", "sparse_layers"), ("[1, 2]", "[2, 1]", "ascending"),
+                           ("0.01", "2", "tau is 2"), ('"tau"', '"tao"', "unknown key 'tao'"),
+                           (": 1,", ": 2,", "tokensieve_profile is 2"), ("}}", "}", "not JSON"),
+                           ('"fingerprint": {}, ', "", "has no fingerprint")]:
+        file = tmp_path / "bad.json"
+        file.write_text(good.replace(old, new))
+        with pytest.raises(tokensieve.ArgumentError, match=text) as caught:
+            tokensieve.Profile.load(file)
+        assert str(file) in str(caught.value)
+
+
+def test_info_and_contexts():
+    info = tokensieve.info()
+    assert info["backends"]["cpu"] == "available" and info["isas"] and info["num_threads"] >= 1
+    with pytest.raises(tokensieve.ArgumentError, match="unknown setting 'tao'"):
+        tokensieve.sparse(tao=0.1)
+    with pytest.raises(tokensieve.ArgumentError, match="tau is 7"):
+        tokensieve.sparse(tau=7)
+
+
+def test_fork_after_use():
+    code = """
+import os, numpy as np, tokensieve
+tokensieve.set_num_threads(2)
+x = np.ones((1, 300, 2, 32), np.float32)
+expected = tokensieve.attention(x, x, x)
+child = os.fork()
+same = np.array_equal(tokensieve.attention(x, x, x), expected)
+if child == 0:
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0 and same
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_imports_without_torch():
+    code = """
+import sys, time
+begin = time.perf_counter()
+import tokensieve
+seconds = time.perf_counter() - begin
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+print(seconds)
+"""
+    seconds = [float(subprocess.run([sys.executable, "-c", code], check=True, text=True,
+                                    capture_output=True).stdout) for _ in range(3)]
+    assert min(seconds) < 0.2

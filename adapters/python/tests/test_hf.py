@@ -1,0 +1,244 @@
+"""transformers models on tiny random weights: tokensieve beside SDPA and eager."""
+
+import copy
+import logging
+
+import pytest
+import torch
+import transformers
+from transformers import AttentionInterface, DynamicCache
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+import tokensieve
+import tokensieve.hf
+from tokensieve import SelectConfig
+
+SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=128, num_hidden_layers=4,
+             num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+             max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+FAMILIES = {
+    "Llama": {}, "Mistral": dict(sliding_window=None), "Qwen2": {}, "Qwen3": {}, "Phi3": {},
+    "SmolLM3": {}, "Gemma": {},
+    "Gemma2": dict(attn_logit_softcapping=5.0, sliding_window=64),
+    "Gemma3Text": dict(sliding_window=64), "GptOss": dict(
+        sliding_window=64, num_local_experts=2, num_experts_per_tok=1),
+}
+SPARSE = SelectConfig(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
+                      local_window=64, fill="local", dense_policy="never")
+
+
+def make(family="Llama", implementation="tokensieve", **more):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        **{**SMALL, **FAMILIES[family], **more}, attn_implementation=implementation)
+    name = {"Gemma3Text": "Gemma3"}.get(family, family)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():  # attention that depends on its keys
+        for key, weight in model.named_parameters():
+            if "q_proj" in key or "k_proj" in key or "qkv_proj" in key:
+                weight.mul_(8.0)
+    return model
+
+
+def twin(model, implementation):
+    other = copy.deepcopy(model)
+    other.set_attn_implementation(implementation)
+    return other
+
+
+def tokens(length=512, batch=1, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, 256, (batch, length), generator=generator)
+
+
+@torch.no_grad()
+def logits(model, ids, **more):
+    return model(ids, use_cache=False, **more).logits
+
+
+def close(a, b, tolerance=2e-4):
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=1e-3)
+
+
+def reasons(model):
+    return {layer: dict(s.reasons) for layer, s in tokensieve.hf.stats(model).items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_selection_off_equals_the_model_s_own_attention(family):
+    model = make(family)
+    # Eager where SDPA leaves out softcap or sinks.
+    other = twin(model, "eager" if family in ("Gemma2", "GptOss") else "sdpa")
+    tokensieve.hf.configure(model, select=SelectConfig(enabled=False), layers=range(1, 4),
+                            min_tokens=1)
+    for ids in (tokens(100), tokens(130, batch=2)):
+        close(logits(model, ids), logits(other, ids))
+    ids = tokens(40, batch=2)
+    padding = torch.ones_like(ids)
+    padding[0, :10] = 0
+    real = padding.bool()
+    close(logits(model, ids, attention_mask=padding)[real],
+          logits(other, ids, attention_mask=padding)[real])
+    with tokensieve.dense():
+        close(logits(model, tokens(100)), logits(other, tokens(100)))
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "GptOss"])
+def test_sparse_layers_equal_the_oracle(family):
+    model = make(family)
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=256)
+    sparse = logits(model, tokens(batch=2))
+    stats = tokensieve.hf.stats(model)
+    ran = {layer for layer, s in stats.items() if s.sparse}
+    assert ran and ran <= {2, 3} and 0 < stats[max(ran)].seconds
+    for layer in ran:
+        assert stats[layer].keep_ratio == pytest.approx((112 + 64) / 512)
+    assert reasons(model)[0] == {"dense layer": 1}
+
+    def oracle(module, query, key, value, mask, scaling=None, softcap=None, s_aux=None, **kwargs):
+        if module.layer_idx not in ran:
+            return tokensieve.hf._attention_forward(module, query, key, value, mask,
+                                                    scaling=scaling, softcap=softcap,
+                                                    s_aux=s_aux, **kwargs)
+        out = tokensieve.attention(query, key, value, select=SPARSE, sm_scale=scaling,
+                                   softcap=softcap or 0.0, sink_logits=s_aux, layout="bhsd",
+                                   backend="ref")
+        return out.transpose(1, 2), None
+
+    AttentionInterface.register("oracle", oracle)
+    AttentionMaskInterface.register("oracle", sdpa_mask)
+    close(sparse, logits(twin(model, "oracle"), tokens(batch=2)), 2e-3)
+    dense = logits(twin(model, "eager"), tokens(batch=2))
+    assert (sparse - dense).abs().max() > 0.01
+
+
+def test_generate_and_streaming():
+    model = make()
+    other = twin(model, "sdpa")
+    ids = tokens(300)
+    more = dict(max_new_tokens=8, do_sample=False)
+    with tokensieve.dense():
+        assert torch.equal(model.generate(ids, **more), other.generate(ids, **more))
+    tokensieve.hf.reset_stats(model)
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=256)
+    plain = model.generate(ids, **more)
+    assert plain.shape == (1, 308)
+    stats = tokensieve.hf.stats(model)
+    assert [s.sparse for s in stats.values()] == [0, 0, 1, 1]
+    assert all(s.calls == 8 and s.reasons["decode"] == 7 for s in stats.values())
+    static = model.generate(ids, cache_implementation="static", disable_compile=True, **more)
+    assert torch.equal(static, plain)
+    assert [s.sparse for s in tokensieve.hf.stats(model).values()] == [0, 0, 2, 2]
+
+
+@torch.no_grad()
+def test_chunks_keep_the_newest_rows_exact():
+    model, ids = make(), tokens(512)
+    other = twin(model, "sdpa")
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    cache, dense_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    for chunk in ids.split(256, dim=1):
+        mine = model(chunk, past_key_values=cache).logits
+        theirs = other(chunk, past_key_values=dense_cache).logits
+    layer = tokensieve.hf.stats(model)[3]
+    assert layer.sparse == 1 and dict(layer.reasons) == {"short prompt": 1}
+    close(mine[:, -64:], theirs[:, -64:])
+    assert (mine[:, :192] - theirs[:, :192]).abs().max() > 0.01
+
+
+def test_reasons_for_dense():
+    model = make("Gemma3Text")
+    tokensieve.hf.configure(model, select=SPARSE, layers=range(1, 4), min_tokens=100)
+    sliding = [t == "sliding_attention" for t in model.config.layer_types]
+    assert any(sliding[1:])
+    logits(model, tokens(200))
+    for layer in range(1, 4):
+        assert reasons(model)[layer] == ({"sliding layer": 1} if sliding[layer] else {})
+
+    model = make()
+    tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
+    padding = torch.ones(2, 200, dtype=torch.long)
+    padding[1, :50] = 0
+    for call, reason in [
+            (lambda: logits(model, tokens(200, 2), attention_mask=padding),
+             "padding or another mask"),
+            (lambda: logits(model, tokens(50)), "short prompt"),
+            (lambda: logits(model, tokens(1)), "decode"),
+            (lambda: logits(copy_double(model), tokens(200)), None),
+            (lambda: with_dense(model), "switched off"),
+            (lambda: model(tokens(200)).logits.sum().backward(), "needs gradients")]:
+        tokensieve.hf.reset_stats(model)
+        call()
+        if reason:
+            assert reasons(model)[2] == {reason: 1}
+    assert model.model.layers[2].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def copy_double(model):
+    other = copy.deepcopy(model).double()
+    tokensieve.hf.configure(other, select=SPARSE, layers=[2], min_tokens=100)
+    logits(other, tokens(200))
+    assert reasons(other)[2] == {"unsupported dtype": 1}
+    return other
+
+
+def with_dense(model):
+    with tokensieve.dense():
+        logits(model, tokens(200))
+
+
+def test_odd_head_dim_runs_dense():
+    model = make(head_dim=24)
+    tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
+    close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
+    (reason,) = reasons(model)[2]
+    assert "head_dim is 24" in reason
+
+
+def test_contexts_override_the_policy():
+    model = make()
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=100)
+    with tokensieve.sparse(layers=[0, 1], keep_ratio=0.5):
+        logits(model, tokens())
+    stats = tokensieve.hf.stats(model)
+    assert [s.sparse for s in stats.values()] == [0, 1, 0, 0]
+    assert stats[1].keep_ratio == pytest.approx((224 + 64) / 512)
+    with tokensieve.sparse(min_tokens=10000):
+        logits(model, tokens())
+    assert reasons(model)[2] == {"dense layer": 1, "short prompt": 1}
+
+
+def test_without_a_profile_says_so_once(caplog, monkeypatch):
+    tokensieve.hf._said.clear()
+    monkeypatch.delenv("TOKENSIEVE_PROFILE", raising=False)
+    model = make()
+    with caplog.at_level(logging.WARNING, "tokensieve"):
+        logits(model, tokens(50))
+        logits(model, tokens(50))
+    assert [r.message for r in caplog.records if "no profile" in r.message] == [
+        "tokensieve: no profile for this llama model: layers 2 to 3 run sparse with tau 0.005 and "
+        "local fill (tokensieve.hf.configure changes it)"]
+    assert reasons(model)[1] == {"dense layer": 2} and reasons(model)[2] == {"short prompt": 2}
+
+
+def test_profiles(monkeypatch, tmp_path):
+    with pytest.raises(tokensieve.ArgumentError, match="num_layers is 4, the profile's is 30"):
+        tokensieve.hf.configure(make(), "smollm2")
+    with pytest.raises(tokensieve.ArgumentError, match="layers has 9; allowed: 1 to 3"):
+        tokensieve.hf.configure(make(), layers=[9])
+    file = tmp_path / "p.json"
+    file.write_text('{"tokensieve_profile": 1, "fingerprint": {"architecture": "llama", '
+                    '"num_layers": 4}, "sparse_layers": [1], "min_tokens": 200, "select": '
+                    '{"budget": "keep_ratio", "keep_ratio": 0.1, "min_keep": 16, '
+                    '"obs_window": 32, "share": "layer"}}')
+    monkeypatch.setenv("TOKENSIEVE_PROFILE", str(file))
+    model = make()
+    with tokensieve.sparse(dense_policy="never"):
+        logits(model, tokens())
+    assert [s.sparse for s in tokensieve.hf.stats(model).values()] == [0, 1, 0, 0]
+
+
+def test_compiled_models_run_dense_in_one_graph():
+    model = make()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    close(logits(compiled, tokens(60)), logits(twin(model, "sdpa"), tokens(60)))
