@@ -11,8 +11,8 @@ usage() {
   cat <<'TEXT'
 usage: setup/test.sh [PART...]
 
-Runs the parts release, asan (address and undefined behaviour), tsan and fuzz; all by default.
-'release' needs a configured build/ (make build); the others configure their own build folder.
+Runs the parts release, asan (address and undefined behaviour), tsan, python and fuzz; all by
+default. 'release' needs a configured build/ (make build); the others configure their own build folder.
   JOBS=N           how many compilers run at once (default: all CPUs)
   FUZZ_SECONDS=N   how long each fuzz target runs (default: 20)
 TEXT
@@ -29,6 +29,13 @@ sanitizer() {
   cmake --preset "$preset" -DTOKENSIEVE_TEST_FILTER="$tests" &&
     cmake --build "build-$preset" -j "$kJobs" &&
     ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure -R "$tests"
+}
+
+# The package in its own environment (setup/python.sh), with a shared library built for it.
+part_python() {
+  local python
+  python="$(JOBS="$kJobs" setup/python.sh)" || return 1
+  "$python" -m pytest -q -p no:cacheprovider adapters/python/tests
 }
 
 part_fuzz() {
@@ -67,10 +74,10 @@ closing_lines() {
 
 main() {
   local part parts=("$@") failed=()
-  [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan fuzz)
+  [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan python fuzz)
   for part in "${parts[@]}"; do
     case "$part" in
-      release | asan | tsan | fuzz) ;;
+      release | asan | tsan | python | fuzz) ;;
       -h | --help) usage; exit 0 ;;
       *) echo "test: unknown part '$part'" >&2; usage >&2; exit 2 ;;
     esac

@@ -1,0 +1,69 @@
+"""A long prompt through a Hugging Face model, dense and sparse side by side.
+
+usage: long_prompt.py [MODEL_FOLDER] [--tokens 6000] [--profile NAME_OR_FILE]
+
+Without a folder the model is a small Llama with random weights: times and keep ratios are real,
+the text is not. Needs torch and transformers (`pip install '.[hf]'`).
+"""
+
+import argparse
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import tokensieve.hf
+
+
+def load(folder):
+    if folder:
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="tokensieve")
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=4096, hidden_size=576, intermediate_size=1536,
+                         num_hidden_layers=8, num_attention_heads=9, num_key_value_heads=3,
+                         max_position_embeddings=32768)
+    config._attn_implementation = "tokensieve"
+    return LlamaForCausalLM(config).eval()
+
+
+@torch.no_grad()
+def prefill(model, ids):
+    """Seconds to the first token, and its logits."""
+    begin = time.perf_counter()
+    logits = model(ids, logits_to_keep=1).logits[0, -1]
+    return time.perf_counter() - begin, logits
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("--tokens", type=int, default=6000)
+    parser.add_argument("--profile", help="a file, or a shipped one such as smollm2-128k")
+    options = parser.parse_args()
+
+    model = load(options.folder)
+    if options.profile:
+        tokensieve.hf.configure(model, options.profile)
+    else:
+        keep_a_fifth = tokensieve.SelectConfig(budget="keep_ratio", keep_ratio=0.2, share="layer",
+                                               fill="local")
+        tokensieve.hf.configure(model, select=keep_a_fifth,
+                                layers=range(2, model.config.num_hidden_layers))
+    ids = torch.randint(2, model.config.vocab_size, (1, options.tokens))
+
+    prefill(model, ids[:, :256])  # warm up
+    with tokensieve.dense():
+        dense_seconds, dense = prefill(model, ids)
+    tokensieve.hf.reset_stats(model)
+    sparse_seconds, sparse = prefill(model, ids)
+    print(f"{options.tokens} tokens: dense (SDPA) {dense_seconds:.2f} s, "
+          f"sparse {sparse_seconds:.2f} s")
+    print(f"cosine of the next token's logits: {torch.cosine_similarity(dense, sparse, 0):.4f}")
+    for layer, stats in tokensieve.hf.stats(model).items():
+        done = (f"kept {stats.keep_ratio:.1%} in {stats.seconds * 1e3:.0f} ms" if stats.sparse
+                else "dense: " + ", ".join(stats.reasons))
+        print(f"layer {layer:2d}  {done}")
+
+
+if __name__ == "__main__":
+    main()
