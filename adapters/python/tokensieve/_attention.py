@@ -80,6 +80,7 @@ class _Plan:
     def __init__(self, shape: Any, select: SelectConfig, backend: int, threads: int) -> None:
         options = _abi.new(_abi.Options)
         options.backend, options.num_threads = backend, threads
+        self.free = _abi.library().tokensieve_plan_free  # modules go first when Python ends
         self.handle = _abi.PTR()
         _abi.call("make_plan", C.byref(shape), C.byref(select._to_c()), C.byref(options),
                   C.byref(self.handle))
@@ -88,7 +89,7 @@ class _Plan:
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
-            _abi.library().tokensieve_plan_free(self.handle)
+            self.free(self.handle)
 
 
 @functools.lru_cache(maxsize=128)

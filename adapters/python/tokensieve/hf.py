@@ -228,9 +228,10 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
 def _causal_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> int | None:
     """How many keys causal attention has here, or None if the mask is something else."""
     if mask is None:
-        # Aligned top left, which is the same only for equal lengths; one query sees everything.
-        same = query.shape[2] in (1, key.shape[2])
-        return key.shape[2] if same else None
+        # SDPA's causality is aligned top left: the keys after the queries (static caches) are not
+        # seen. One query sees everything.
+        queries = query.shape[2]
+        return queries if 1 < queries <= key.shape[2] else None
     return getattr(mask, "tokensieve_kv", None)
 
 
@@ -242,7 +243,7 @@ def _needs_gradients(*tensors: torch.Tensor | None) -> bool:
 
 
 def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys: int | None,
-               dropout: float, is_causal: bool, sliding: int | None) -> str:
+               dropout: float, is_causal: bool, sliding: int | None, unknown: str) -> str:
     """Why this call may not run sparse, or ""."""
     override = _context.current()
     if override is not None and not override.enabled:
@@ -257,6 +258,8 @@ def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys
         return "sliding layer"
     if not is_causal:
         return "not causal"
+    if unknown:
+        return unknown
     if dropout > 0.0:
         return "dropout"
     if keys is None:
@@ -275,7 +278,7 @@ def _rows(x: torch.Tensor, keys: int) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _run(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
          keys: int, select: SelectConfig | None, scaling: float | None, softcap: float | None,
          sinks: torch.Tensor | None) -> tuple[torch.Tensor, _attention.Report | None]:
     """tokensieve's attention; the result is [batch, seq, heads, dim]."""
@@ -296,10 +299,12 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
                        **kwargs: Any) -> tuple[torch.Tensor, None]:
     """The attention function of transformers; tensors are [batch, heads, seq, dim]."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    keys = None
+    unknown = next((name for name in ("position_bias", "cache") if kwargs.get(name) is not None),
+                   "")  # SDPA's other arguments: T5's bias, the paged cache
     if not torch.compiler.is_compiling():
         keys = _causal_keys(query, key, attention_mask)
-        reason = _why_dense(module, query, value, keys, dropout, causal, sliding_window)
+        reason = _why_dense(module, query, value, keys, dropout, causal, sliding_window,
+                            unknown)
         if not reason and _needs_gradients(query, key, value, s_aux):
             reason = "needs gradients"
             _say_once("tokensieve: tensors that need gradients run dense through SDPA, since "
@@ -308,8 +313,7 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
             select = _policy(module).select
             select = select if query.shape[2] == keys else _for_chunk(select)
             try:
-                out, report = _run(module, query, key, value, keys, select, scaling, softcap,
-                                   s_aux)
+                out, report = _run(query, key, value, keys, select, scaling, softcap, s_aux)
                 _count(module, "", report)
                 return out, None
             except UnsupportedError as problem:
@@ -318,6 +322,9 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
     if softcap is None and s_aux is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout,
                                       scaling=scaling, is_causal=is_causal, **kwargs)
+    if unknown:
+        raise UnsupportedError(f"{unknown} together with softcap or sinks; use "
+                               "attn_implementation='eager'")
     return _plain(query, key, value, attention_mask, dropout, scaling, causal, softcap,
                   s_aux), None
 
