@@ -1,6 +1,7 @@
 """tokensieve.attention and select_tokens against float64 NumPy."""
 
 import ctypes
+import pickle
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi
+from tokensieve import SelectConfig, _abi, _tensor
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -161,9 +162,16 @@ def test_select_config_checks(field, value):
         SelectConfig(**{field: value})
 
 
+def test_select_config_travels():
+    config = SelectConfig(tau=0.25, fill="local")
+    copy = pickle.loads(pickle.dumps(config))
+    assert copy == config and hash(copy) == hash(config) and copy != SelectConfig()
+
+
 def test_structs_have_the_library_s_sizes_and_defaults():
     for kind in _abi.INITS:
         assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
+    assert ctypes.sizeof(_abi.Tensor) == _tensor._TENSOR.size
     c = _abi.new(_abi.Select)
     config = SelectConfig()
     for name, _ in _abi.Select._fields_[1:-1]:

@@ -50,6 +50,8 @@ RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
                                     ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
 KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
 
+_STATUS_SIZE = C.sizeof(Status)
+
 # The _init function of each struct, without tokensieve_ and _init.
 INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
          Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
@@ -103,17 +105,27 @@ def library() -> C.CDLL:
     return c
 
 
-def new(kind: type[C.Structure]) -> Any:
-    """A struct with the library's defaults."""
+@functools.lru_cache(maxsize=None)
+def _defaults(kind: type[C.Structure]) -> bytes:
     value = kind()
     getattr(library(), f"tokensieve_{INITS[kind]}_init")(C.byref(value))
-    return value
+    return bytes(value)
+
+
+def new(kind: type[C.Structure]) -> Any:
+    """A struct with the library's defaults."""
+    return kind.from_buffer_copy(_defaults(kind))
+
+
+@functools.lru_cache(maxsize=None)
+def _function(name: str) -> Any:
+    return getattr(library(), f"tokensieve_{name}")
 
 
 def call(name: str, *arguments: Any) -> None:
     """Calls tokensieve_<name>(*arguments, &status) and raises its error."""
-    status = Status(struct_size=C.sizeof(Status))
-    code = getattr(library(), f"tokensieve_{name}")(*arguments, C.byref(status))
+    status = Status(_STATUS_SIZE)
+    code = _function(name)(*arguments, C.byref(status))
     if code != 0:
         raise error(code, status.message.decode(errors="replace"))
 

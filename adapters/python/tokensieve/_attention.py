@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as C
 import dataclasses
 import functools
@@ -163,14 +162,16 @@ class _Call:
                  softcap: float, causal: bool, layout: str, backend: str,
                  out: Any = None) -> None:
         _no_gradients(q, k, v)
-        self.q, self.k, self.v = (_tensor.view(x, name, layout)
-                                  for x, name in ((q, "q"), (k, "k"), (v, "v")))
+        self.q = _tensor.view(q, "q", layout)
+        self.k = _tensor.view(k, "k", layout)
+        self.v = _tensor.view(v, "v", layout)
         self.result = _tensor.empty_like(self.q, layout) if out is None else out
         self.out = _tensor.view(self.result, "out", layout)
         if self.out.read_only:
             raise ArgumentError("out is read-only; pass an array that may be written")
+        device = self.q.device if self.q.cuda else None  # host memory is host memory
         for other, name in ((self.k, "k"), (self.v, "v"), (self.out, "out")):
-            if other.device != self.q.device:
+            if (other.device if other.cuda else None) != device:
                 raise ArgumentError(f"{name} is on {other.device or 'cpu'}, q on "
                                     f"{self.q.device or 'cpu'}; move them to one device")
         if select is not None and not isinstance(select, SelectConfig):
@@ -179,18 +180,22 @@ class _Call:
         if sm_scale is not None and not sm_scale > 0:
             raise ArgumentError(f"sm_scale is {sm_scale}; allowed: > 0, or None for "
                                 "1/sqrt(head_dim)")
-        c = self.q.c
-        shape = (c.shape[0], c.shape[1], self.k.c.shape[1], c.shape[2], self.k.c.shape[2],
-                 c.shape[3], c.dtype, self.k.c.dtype, self.out.c.dtype, sm_scale or 0.0, softcap,
-                 int(causal))
+        batch, seqlen_q, q_heads, dim = self.q.c.shape
+        _, seqlen_kv, kv_heads, _ = self.k.c.shape
+        shape = (batch, seqlen_q, seqlen_kv, q_heads, kv_heads, dim, self.q.c.dtype,
+                 self.k.c.dtype, self.out.c.dtype, sm_scale or 0.0, softcap, int(causal))
         self.threads = 1 if self.q.cuda else _pool.num_threads()
         self.backend = self._backend(backend)
-        with self._device():
-            self.plan = _plan(shape, select or _dense(), self.backend,
-                              self.threads, self.q.device if self.q.cuda else None)
+        select = select or _dense()
+        if self.q.cuda:
+            with self._device():
+                self.plan = _plan(shape, select, self.backend, self.threads, device)
+        else:
+            self.plan = _plan(shape, select, self.backend, self.threads, None)
         self.inputs = _abi.new(_abi.Inputs)
-        self.inputs.q, self.inputs.k, self.inputs.v = (C.addressof(t.c)
-                                                       for t in (self.q, self.k, self.v))
+        self.inputs.q = C.addressof(self.q.c)
+        self.inputs.k = C.addressof(self.k.c)
+        self.inputs.v = C.addressof(self.v.c)
 
     def set_sinks(self, sink_logits: Any) -> Any:
         """Gives the sinks to the inputs; returns what must stay alive."""
@@ -211,9 +216,7 @@ class _Call:
         return _abi.BACKENDS.index(name)
 
     def _device(self) -> Any:
-        if self.q.cuda:
-            return sys.modules["torch"].cuda.device(self.q.device)
-        return contextlib.nullcontext()
+        return sys.modules["torch"].cuda.device(self.q.device)
 
     def run(self, function: str, target: Any, report: bool, wait: bool = True) -> Report | None:
         """Calls run or select_tokens, writing to `target`."""

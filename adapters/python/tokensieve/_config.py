@@ -101,6 +101,14 @@ class SelectConfig:
         _abi.call("make_plan", _abi.C.byref(shape), _abi.C.byref(self._to_c()), None,
                   _abi.C.byref(plan))
         _abi.library().tokensieve_plan_free(plan)
+        # Plans are looked up by it at each call.
+        object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> Any:  # hashes of strings differ between processes
+        return SelectConfig, dataclasses.astuple(self)
 
     def _to_c(self) -> Any:
         select = _abi.new(_abi.Select)

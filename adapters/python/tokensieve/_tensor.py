@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as C
+import struct
 import sys
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ LAYOUTS = ("bshd", "bhsd")
 _DLPACK_CPU = 1
 _DLPACK_DTYPES = {(2, 32): 0, (2, 16): 1, (4, 16): 2}  # (type code, bits): tokensieve_dtype
 _ARRAY_DTYPES = {"<f4": 0, "<f2": 1}
+_TENSOR = struct.Struct("@IiP8q")  # _abi.Tensor: filled four times a call, so the fast way
 _torch_dtypes: dict[Any, int] = {}
 
 
@@ -23,11 +25,8 @@ class View(NamedTuple):
     owner: Any
     torch: bool
     device: Any  # a torch.device if torch, else None: host memory
+    cuda: bool = False
     read_only: bool = False
-
-    @property
-    def cuda(self) -> bool:
-        return self.device is not None and self.device.type == "cuda"
 
 
 def is_torch(x: Any) -> bool:
@@ -52,24 +51,24 @@ def view(x: Any, name: str, layout: str) -> View:
 def _make(name: str, dtype: int, data: int, shape: Any, strides: Any, layout: str) -> Any:
     if len(shape) != 4:
         raise ArgumentError(f"{name} has {len(shape)} dimensions; allowed: the 4 of {layout}")
-    c = _abi.Tensor(struct_size=C.sizeof(_abi.Tensor), dtype=dtype, data=data)
-    order = (0, 1, 2, 3) if layout == "bshd" else (0, 2, 1, 3)
-    c.shape[:] = [shape[i] for i in order]
-    c.strides[:] = [strides[i] for i in order]
-    return c
+    if layout == "bhsd":
+        shape = (shape[0], shape[2], shape[1], shape[3])
+        strides = (strides[0], strides[2], strides[1], strides[3])
+    return _abi.Tensor.from_buffer_copy(_TENSOR.pack(_TENSOR.size, dtype, data, *shape, *strides))
 
 
 def _from_torch(x: Any, name: str, layout: str) -> View:
     if not _torch_dtypes:
         torch = sys.modules["torch"]
         _torch_dtypes.update((getattr(torch, n), i) for i, n in enumerate(_abi.DTYPES))
-    dtype = _torch_dtypes.get(x.dtype)
+    dtype, device = _torch_dtypes.get(x.dtype), x.device
     if dtype is None:
         raise ArgumentError(f"{name} has dtype {x.dtype}; allowed: {', '.join(_abi.DTYPES)}")
-    if x.device.type not in ("cpu", "cuda") or x.layout != sys.modules["torch"].strided:
-        raise UnsupportedError(f"{name} is a {x.layout} tensor on {x.device}; allowed: strided "
+    if device.type not in ("cpu", "cuda") or x.layout != sys.modules["torch"].strided:
+        raise UnsupportedError(f"{name} is a {x.layout} tensor on {device}; allowed: strided "
                                "tensors on cpu or cuda")
-    return View(_make(name, dtype, x.data_ptr(), x.shape, x.stride(), layout), x, True, x.device)
+    c = _make(name, dtype, x.data_ptr(), x.shape, x.stride(), layout)
+    return View(c, x, True, device, device.type == "cuda")
 
 
 def _from_array(x: Any, name: str, layout: str) -> View:
@@ -89,7 +88,7 @@ def _from_array(x: Any, name: str, layout: str) -> View:
                             f"its {size} bytes an element")
     data, read_only = info["data"]
     return View(_make(name, dtype, data, shape, [s // size for s in strides], layout), x, False,
-                None, read_only)
+                None, False, read_only)
 
 
 def _product(numbers: Any) -> int:
