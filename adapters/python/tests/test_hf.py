@@ -1,7 +1,11 @@
 """transformers models on tiny random weights: tokensieve beside SDPA and eager."""
 
+import concurrent.futures
 import copy
 import logging
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -121,8 +125,18 @@ def test_generate_and_streaming():
         assert torch.equal(model.generate(ids, **more), other.generate(ids, **more))
     tokensieve.hf.reset_stats(model)
     tokensieve.hf.configure(model, select=SPARSE, min_tokens=256)
-    plain = model.generate(ids, **more)
+    streamed = []
+
+    class Streamer:
+        def put(self, value):
+            streamed.append(value.flatten())
+
+        def end(self):
+            streamed.append(torch.tensor([-1]))
+
+    plain = model.generate(ids, streamer=Streamer(), **more)
     assert plain.shape == (1, 308)
+    assert torch.equal(torch.cat(streamed), torch.cat([plain[0], torch.tensor([-1])]))
     stats = tokensieve.hf.stats(model)
     assert [s.sparse for s in stats.values()] == [0, 0, 1, 1]
     assert all(s.calls == 8 and s.reasons["decode"] == 7 for s in stats.values())
@@ -193,6 +207,33 @@ def test_odd_head_dim_runs_dense():
     close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
     (reason,) = reasons(model)[2]
     assert "head_dim is 24" in reason
+
+
+def test_bfloat16():
+    model = make().bfloat16()
+    tokensieve.hf.configure(model, select=SelectConfig(enabled=False), layers=[2], min_tokens=1)
+    mine, theirs = logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200))
+    assert mine.dtype == torch.bfloat16
+    assert (mine.float() - theirs.float()).norm() < 0.01 * theirs.float().norm()
+
+
+def test_from_pretrained_and_threads(tmp_path):
+    make(implementation="sdpa").save_pretrained(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path,
+                                                              attn_implementation="tokensieve")
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=100)
+    expected = logits(model, tokens(200))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: logits(model, tokens(200)), range(8)):
+            assert torch.equal(result, expected)
+    assert tokensieve.hf.stats(model)[3].sparse == 9
+
+
+def test_example():
+    script = pathlib.Path(__file__).parents[3] / "examples/python/long_prompt.py"
+    done = subprocess.run([sys.executable, script, "--tokens", "4100"], check=True, text=True,
+                          capture_output=True, timeout=300)
+    assert "layer  7  kept 28.1%" in done.stdout, done.stdout
 
 
 def test_contexts_override_the_policy():
