@@ -160,6 +160,58 @@ def test_chunks_keep_the_newest_rows_exact():
     assert (mine[:, :192] - theirs[:, :192]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_sequences_are_what_they_are_alone(side):
+    model, ids = make(), tokens(300, batch=3)
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=200)
+    lengths = (300, 220, 90)  # the last one is too short to be sparse
+    padding = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        padding[row, slice(0, length) if side == "right" else slice(300 - length, 300)] = 1
+    together = logits(model, ids, attention_mask=padding)
+    stats = tokensieve.hf.stats(model)
+    assert [s.sparse for s in stats.values()] == [0, 0, 1, 1]
+    kept = (59 + 64) + (39 + 64) + 90  # a quarter of the prefix and the observation window
+    assert stats[2].keep_ratio == pytest.approx(kept / sum(lengths))
+    for row in range(3):
+        real = padding[row].bool()
+        close(together[row, real], logits(model, ids[row:row + 1, real])[0], 2e-3)
+    assert not together.isnan().any()
+
+
+@torch.no_grad()
+def test_a_chunk_of_padding():
+    model, ids = make(), tokens(512)
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=200)
+    padding = torch.ones_like(ids)
+    padding[:, 256:] = 0
+    cache = DynamicCache(config=model.config)
+    for begin in (0, 256):
+        out = model(ids[:, begin:begin + 256], attention_mask=padding[:, :begin + 256],
+                    past_key_values=cache)
+    assert not out.logits.isnan().any()
+    assert reasons(model)[3] == {"only padding": 1}
+
+
+@torch.no_grad()
+def test_padded_chunks():
+    model, ids = make(), tokens(512, batch=2)
+    other = twin(model, "sdpa")
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    padding = torch.ones_like(ids)
+    padding[1, :100] = 0
+    cache, dense_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    for begin in (0, 256):
+        mask = padding[:, :begin + 256]
+        chunk = ids[:, begin:begin + 256]
+        mine = model(chunk, attention_mask=mask, past_key_values=cache).logits
+        theirs = other(chunk, attention_mask=mask, past_key_values=dense_cache).logits
+    assert tokensieve.hf.stats(model)[3].sparse == 1
+    close(mine[:, -64:], theirs[:, -64:])
+    for row in range(2):
+        assert (mine[row, :192] - theirs[row, :192]).abs().max() > 0.01
+
+
 def test_reasons_for_dense():
     model = make("Gemma3Text")
     tokensieve.hf.configure(model, select=SPARSE, layers=range(1, 4), min_tokens=100)
@@ -171,11 +223,11 @@ def test_reasons_for_dense():
 
     model = make()
     tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
-    padding = torch.ones(2, 200, dtype=torch.long)
-    padding[1, :50] = 0
+    holes = torch.ones(2, 200, dtype=torch.long)
+    holes[1, 50:60] = 0
     for call, reason in [
-            (lambda: logits(model, tokens(200, 2), attention_mask=padding),
-             "padding or another mask"),
+            (lambda: logits(model, tokens(200, 2), attention_mask=holes),
+             "custom mask"),
             (lambda: logits(model, tokens(50)), "short prompt"),
             (lambda: logits(model, tokens(1)), "decode"),
             (lambda: logits(copy_double(model), tokens(200)), None),

@@ -15,7 +15,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -207,32 +207,58 @@ def _count(module: nn.Module, reason: str, report: _attention.Report | None = No
 # ---- Masks ---------------------------------------------------------------------------------------
 
 
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """SDPA's mask; one that is only causal says so, and how many keys there are, in `tokensieve_kv`.
+class _Keys(NamedTuple):
+    """What causal attention sees: the first `count` keys, of which each sequence has a span."""
 
-    Chunks of a prompt and static caches need a mask for SDPA, but tokensieve knows causality."""
+    count: int
+    spans: tuple[tuple[int, int], ...] = ()  # [begin, end) of each sequence's tokens; (): all
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """SDPA's mask; one that is causal with padding at most says so in `tokensieve_keys`.
+
+    Chunks of a prompt, static caches and padding need a mask for SDPA, but tokensieve knows
+    causality and takes padded sequences one by one."""
     mask = sdpa_mask(*args, **kwargs)
     if mask is None or torch.compiler.is_compiling() or args:
         return mask
-    queries, padding = kwargs.get("q_length", 1), kwargs.get("attention_mask")
+    queries = kwargs.get("q_length", 1)
     if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
             causal_mask_function or kwargs.get("local_size") is not None
             or int(kwargs.get("kv_offset", 0)) != 0):
         return mask
-    keys = int(kwargs.get("q_offset", 0)) + queries
-    if keys <= kwargs["kv_length"] and (padding is None or bool(padding[:, :keys].all())):
-        mask.tokensieve_kv = keys
+    count = int(kwargs.get("q_offset", 0)) + queries
+    spans = _spans(kwargs.get("attention_mask"), count)
+    if count <= kwargs["kv_length"] and spans is not None:
+        mask.tokensieve_keys = _Keys(count, spans)
     return mask
 
 
-def _causal_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> int | None:
-    """How many keys causal attention has here, or None if the mask is something else."""
+def _spans(padding: torch.Tensor | None, count: int) -> tuple[tuple[int, int], ...] | None:
+    """_Keys.spans from a 2-D mask, or None if the tokens of a sequence are not in one piece."""
+    if padding is None:
+        return ()
+    padding = padding[:, :count].bool()
+    padding = nn.functional.pad(padding, (0, count - padding.shape[1]))
+    if padding.all():
+        return ()
+    begin = padding.int().argmax(dim=1)
+    end = begin + padding.sum(dim=1)
+    at = torch.arange(count, device=padding.device)
+    if (padding != ((at >= begin[:, None]) & (at < end[:, None]))).any():
+        return None
+    return tuple(zip(begin.tolist(), end.tolist()))
+
+
+def _causal_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+                 ) -> _Keys | None:
+    """The keys of causal attention, or None if the mask is something else."""
     if mask is None:
         # SDPA's causality is aligned top left: the keys after the queries (static caches) are not
         # seen. One query sees everything.
         queries = query.shape[2]
-        return queries if 1 < queries <= key.shape[2] else None
-    return getattr(mask, "tokensieve_kv", None)
+        return _Keys(queries) if 1 < queries <= key.shape[2] else None
+    return getattr(mask, "tokensieve_keys", None)
 
 
 # ---- Attention -----------------------------------------------------------------------------------
@@ -242,7 +268,7 @@ def _needs_gradients(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys: int | None,
+def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys: _Keys | None,
                dropout: float, is_causal: bool, sliding: int | None, unknown: str) -> str:
     """Why this call may not run sparse, or ""."""
     override = _context.current()
@@ -263,8 +289,9 @@ def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys
     if dropout > 0.0:
         return "dropout"
     if keys is None:
-        return "padding or another mask"
-    if keys < policy.min_tokens:
+        return "custom mask"
+    longest = max((end - begin for begin, end in keys.spans), default=keys.count)
+    if longest < policy.min_tokens:
         return "short prompt"
     if query.dtype not in _DTYPES or value.dtype not in _DTYPES:
         return "unsupported dtype"
@@ -273,22 +300,45 @@ def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys
     return ""
 
 
-def _rows(x: torch.Tensor, keys: int) -> torch.Tensor:
-    x = x[:, :, :keys]
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-         keys: int, select: SelectConfig | None, scaling: float | None, softcap: float | None,
+def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: _Keys,
+         policy: Policy, scaling: float | None, softcap: float | None,
          sinks: torch.Tensor | None) -> tuple[torch.Tensor, _attention.Report | None]:
-    """tokensieve's attention; the result is [batch, seq, heads, dim]."""
+    """tokensieve's attention; the result is [batch, seq, heads, dim], 0 in padding."""
     batch, heads, queries, dim = query.shape
     out = torch.empty((batch, queries, heads, dim), dtype=query.dtype, device=query.device)
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+    first = keys.count - queries  # position of the first query
+
+    def attend(sequences: slice, begin: int, end: int) -> _attention.Report:
+        select = policy.select if end - begin >= policy.min_tokens else None
+        rows = slice(max(first, begin) - first, end - first)
+        if select is not None and rows.stop - rows.start < end - begin:
+            select = _for_chunk(select)
+        return _attention.attend(
+            query[sequences, :, rows], key[sequences, :, begin:end],
+            value[sequences, :, begin:end], select, scaling, softcap or 0.0, sinks, True, "bhsd",
+            "auto", out[sequences, rows].transpose(1, 2), True, False)[1]
+
     with torch.no_grad():
-        _, report = _attention.attend(
-            _rows(query, queries), _rows(key, keys), _rows(value, keys), select, scaling,
-            softcap or 0.0, sinks, True, "bhsd", "auto", out.transpose(1, 2), True, False)
-    return out, report
+        if not keys.spans:
+            return out, attend(slice(None), 0, keys.count)
+        out.zero_()
+        reports = [attend(slice(i, i + 1), begin, end)
+                   for i, (begin, end) in enumerate(keys.spans) if end > max(first, begin)]
+    if not reports:
+        return out, None
+    return out, _sum(reports, sum(end - begin for begin, end in keys.spans))
+
+
+def _sum(reports: list[_attention.Report], tokens: int) -> _attention.Report:
+    """One report of several sequences."""
+    sparse = [r for r in reports if r.path == "sparse"]
+    ratio = sum(r.keep_count for r in reports) / tokens
+    if any(r.keep_count < 0 for r in reports):  # the device knows
+        ratio = float("nan")
+    return dataclasses.replace(
+        (sparse or reports)[0], keep_ratio=ratio,
+        stage_ns={name: sum(r.stage_ns[name] for r in reports) for name in reports[0].stage_ns})
 
 
 def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor,
@@ -310,11 +360,10 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
             _say_once("tokensieve: tensors that need gradients run dense through SDPA, since "
                       "tokensieve computes forward only (use torch.no_grad() for inference)")
         if not reason:
-            select = _policy(module).select
-            select = select if query.shape[2] == keys else _for_chunk(select)
             try:
-                out, report = _run(query, key, value, keys, select, scaling, softcap, s_aux)
-                _count(module, "", report)
+                out, report = _run(query, key, value, keys, _policy(module), scaling, softcap,
+                                   s_aux)
+                _count(module, "only padding", report)
                 return out, None
             except UnsupportedError as problem:
                 reason = f"unsupported: {problem}"
