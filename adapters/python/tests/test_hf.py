@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import copy
+import dataclasses
 import logging
 import pathlib
 import subprocess
@@ -329,6 +330,54 @@ def test_profiles(monkeypatch, tmp_path):
     with tokensieve.sparse(dense_policy="never"):
         logits(model, tokens())
     assert [s.sparse for s in tokensieve.hf.stats(model).values()] == [0, 1, 0, 0]
+
+
+def test_measured_profile(tmp_path):
+    model = make()
+    with torch.no_grad():  # a layer that changes little, and one that changes a lot
+        for layer, factor in ((2, 0.01), (1, 10.0)):
+            model.model.layers[layer].self_attn.o_proj.weight.mul_(factor)
+            model.model.layers[layer].mlp.down_proj.weight.mul_(factor)
+    inputs = [tokens(64)[0], tokens(100, batch=2)]
+    profile = tokensieve.hf.profile(model, inputs, delta=0.4, select=SPARSE, name="tiny")
+    # The same from the hidden states that the model itself returns.
+    expected = torch.zeros(4, dtype=torch.float64)
+    for ids in (inputs[0][None], inputs[1]):
+        with torch.no_grad():
+            for layer in range(4):
+                before, after = hidden_states(model, ids, layer)
+                expected[layer] += ((after - before).norm(dim=-1) / before.norm(dim=-1)).sum()
+    assert torch.tensor(profile.drift) == pytest.approx(expected / expected.sum(), rel=1e-4)
+    assert 2 in profile.sparse_layers and 1 not in profile.sparse_layers
+    file = tmp_path / "tiny.json"
+    profile.save(file)
+    loaded = tokensieve.Profile.load(file)
+    assert loaded == dataclasses.replace(
+        profile, select=dataclasses.replace(SPARSE, dense_policy="break_even"))
+    tokensieve.hf.configure(model, loaded)
+    with pytest.raises(tokensieve.ArgumentError, match="inputs is empty"):
+        tokensieve.hf.profile(model, [])
+    with pytest.raises(tokensieve.ArgumentError, match="tokenizer"):
+        tokensieve.hf.profile(model, ["text"])
+
+
+def hidden_states(model, ids, layer):
+    seen = []
+    hook = model.model.layers[layer].register_forward_hook(
+        lambda module, args, output: seen.extend([args[0], output]))
+    model(ids)
+    hook.remove()
+    return seen
+
+
+def test_shipped_profiles_fit_their_models():
+    config = transformers.MistralConfig(hidden_size=5120, num_hidden_layers=40,
+                                        num_attention_heads=32, num_key_value_heads=8,
+                                        head_dim=128)
+    tokensieve.Profile.load("mistral-nemo-12b").check(tokensieve.hf.fingerprint(config))
+    config = transformers.LlamaConfig(hidden_size=4096, num_hidden_layers=32,
+                                      num_attention_heads=32, num_key_value_heads=8)
+    tokensieve.Profile.load("llama-3.1-8b").check(tokensieve.hf.fingerprint(config))
 
 
 def test_compiled_models_run_dense_in_one_graph():

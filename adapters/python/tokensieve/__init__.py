@@ -11,7 +11,8 @@ from tokensieve._attention import (KeptTokens, Report, attention, info, select_t
                                    set_num_threads)
 from tokensieve._config import Fingerprint, Profile, SelectConfig
 from tokensieve._context import dense, sparse
+from tokensieve._sieve import sieve
 
 __all__ = ["ArgumentError", "Error", "Fingerprint", "KeptTokens", "Profile", "Report",
            "SelectConfig", "UnsupportedError", "attention", "dense", "info", "select_tokens",
-           "set_num_threads", "sparse"]
+           "set_num_threads", "sieve", "sparse"]

@@ -131,6 +131,11 @@ class SelectConfig:
         return select
 
 
+# Those of a model; the others are policies of a call.
+_PROFILE_KEYS = tuple(f.name for f in dataclasses.fields(SelectConfig)
+                      if f.name not in ("enabled", "queries", "dense_policy"))
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -214,6 +219,22 @@ class Profile:
         except (Error, TypeError) as problem:
             raise ArgumentError(f"{source}: {problem}") from None
 
+    def to_json(self) -> str:
+        """The profile as the JSON text of docs/profile.md."""
+        select = {name: value for name, value in dataclasses.asdict(self.select).items()
+                  if name in _PROFILE_KEYS}
+        root = {"tokensieve_profile": 1, "model": self.model,
+                "fingerprint": dataclasses.asdict(self.fingerprint),
+                "sparse_layers": list(self.sparse_layers), "min_tokens": self.min_tokens,
+                "select": select}
+        if self.drift:
+            root["drift"] = list(self.drift)
+        return json.dumps(root, indent=2) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the profile, which the library, the CLI and the llama.cpp plug-in read too."""
+        pathlib.Path(path).write_text(self.to_json(), encoding="utf-8")
+
     def check(self, model: Fingerprint) -> None:
         """Raises ArgumentError, naming the differing fields, if `model` is another model."""
         wrong = [f"{f.name} is {getattr(model, f.name)!r}, the profile's is {wanted!r}"
@@ -264,15 +285,12 @@ def _parse(root: Any) -> Profile:
     _expect(isinstance(layers, list) and all(_is_integer(n) and 1 <= n <= most for n in layers)
             and all(a < b for a, b in zip(layers, layers[1:])),
             f"sparse_layers; allowed: ascending integers from 1 to {most}")
-    # Policies of a call, not of a model.
-    keys = tuple(f.name for f in dataclasses.fields(SelectConfig)
-                 if f.name not in ("enabled", "queries", "dense_policy"))
     drift = root.get("drift", [])
     _expect(isinstance(drift, list) and all(isinstance(d, (int, float)) and d >= 0
                                             for d in drift), "drift is not a list of numbers")
     model = root.get("model", "")
     _expect(isinstance(model, str), "model is not a string")
     return Profile(sparse_layers=tuple(layers),
-                   select=SelectConfig(**_members(root["select"], "select", keys)),
+                   select=SelectConfig(**_members(root["select"], "select", _PROFILE_KEYS)),
                    min_tokens=_count(root.get("min_tokens", 4096), "min_tokens", 2**31 - 1),
                    fingerprint=fingerprint, model=model, drift=tuple(drift))

@@ -22,7 +22,8 @@ from torch import nn
 
 from tokensieve import _attention, _context
 from tokensieve._abi import ArgumentError, Error, UnsupportedError
-from tokensieve._config import Fingerprint, Profile, SelectConfig
+from tokensieve._config import Profile, SelectConfig
+from tokensieve._drift import fingerprint, profile
 
 try:
     from transformers import AttentionInterface
@@ -32,6 +33,8 @@ try:
 except ImportError as problem:
     raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
                 f"{problem}") from problem
+
+__all__ = ["LayerStats", "Policy", "configure", "fingerprint", "profile", "reset_stats", "stats"]
 
 NAME = "tokensieve"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -82,15 +85,6 @@ def _say_once(text: str) -> None:
 
 
 # ---- Policies ------------------------------------------------------------------------------------
-
-
-def fingerprint(config: Any) -> Fingerprint:
-    """The fingerprint of a model, from its transformers config."""
-    config = config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Fingerprint(config.model_type, config.num_hidden_layers, heads,
-                       getattr(config, "num_key_value_heads", None) or heads, head_dim)
 
 
 def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
