@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -75,6 +76,7 @@ class LayerStats:
 
 _policies: weakref.WeakKeyDictionary[nn.Module, Policy] = weakref.WeakKeyDictionary()
 _stats: weakref.WeakKeyDictionary[nn.Module, LayerStats] = weakref.WeakKeyDictionary()
+_stats_lock = threading.Lock()
 _said: set[str] = set()
 
 
@@ -134,7 +136,7 @@ def _from_profile(profile: Profile | str | os.PathLike[str], config: Any) -> Pol
 
 
 def _default_policy(config: Any) -> Policy:
-    count = config.num_hidden_layers
+    count = getattr(config, "num_hidden_layers", 0)
     return Policy(frozenset(range(max(count // 2, 1), count)),
                   SelectConfig(budget="tau", tau=0.005, fill="local"))
 
@@ -149,7 +151,7 @@ def _policy(module: nn.Module) -> Policy:
             config = module.config.get_text_config()
             policy = _default_policy(config)
             _say_once(f"tokensieve: no profile for this {config.model_type} model: layers "
-                      f"{min(policy.layers, default=0)} to {config.num_hidden_layers - 1} run "
+                      f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
                       "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
         _policies[module] = policy
     override = _context.current()
@@ -184,7 +186,11 @@ def reset_stats(model: nn.Module) -> None:
 
 
 def _count(module: nn.Module, reason: str, report: _attention.Report | None = None) -> None:
-    layer = _stats.setdefault(module, LayerStats())
+    with _stats_lock:
+        _count_locked(_stats.setdefault(module, LayerStats()), reason, report)
+
+
+def _count_locked(layer: LayerStats, reason: str, report: _attention.Report | None) -> None:
     layer.calls += 1
     if report is not None:
         layer.seconds += sum(report.stage_ns.values()) * 1e-9
@@ -216,12 +222,16 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     mask = sdpa_mask(*args, **kwargs)
     if mask is None or torch.compiler.is_compiling() or args:
         return mask
-    queries = kwargs.get("q_length", 1)
+    position = kwargs.get("cache_position")  # older transformers
+    if position is not None:
+        queries, first = position.shape[0], position[0]
+    else:
+        queries, first = kwargs.get("q_length", 1), kwargs.get("q_offset", 0)
     if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
             causal_mask_function or kwargs.get("local_size") is not None
             or int(kwargs.get("kv_offset", 0)) != 0):
         return mask
-    count = int(kwargs.get("q_offset", 0)) + queries
+    count = int(first) + queries
     spans = _spans(kwargs.get("attention_mask"), count)
     if count <= kwargs["kv_length"] and spans is not None:
         mask.tokensieve_keys = _Keys(count, spans)
