@@ -45,7 +45,8 @@ main() {
   [[ -e "$folder/complete" ]] || make_environment "$folder"
   # Without isolation the build folder is kept, so that only what changed is compiled.
   TOKENSIEVE_CUDA="${TOKENSIEVE_CUDA:-OFF}" CMAKE_BUILD_PARALLEL_LEVEL="${JOBS:-$(nproc)}" \
-    "$folder/bin/python" -m pip install --quiet --no-build-isolation --no-deps --force-reinstall . >&2
+    "$folder/bin/python" -m pip install --quiet --no-build-isolation --no-deps --force-reinstall \
+    . >&2
   echo "$folder/bin/python"
 }
 

@@ -12,7 +12,8 @@ usage() {
 usage: setup/test.sh [PART...]
 
 Runs the parts release, asan (address and undefined behaviour), tsan, python and fuzz; all by
-default. 'release' needs a configured build/ (make build); the others configure their own build folder.
+default. 'release' needs a configured build/ (make build); the others configure their own build
+folder.
   JOBS=N           how many compilers run at once (default: all CPUs)
   FUZZ_SECONDS=N   how long each fuzz target runs (default: 20)
 TEXT

@@ -1,6 +1,6 @@
 """A long prompt through a Hugging Face model, dense and sparse side by side.
 
-usage: long_prompt.py [MODEL_FOLDER] [--tokens 6000] [--profile NAME_OR_FILE]
+usage: long_prompt.py [MODEL_FOLDER] [--tokens 6000] [--profile NAME_OR_FILE] [--layers 8]
 
 Without a folder the model is a small Llama with random weights: times and keep ratios are real,
 the text is not. Needs torch and transformers (`pip install '.[hf]'`).
@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import tokensieve.hf
 
 
-def load(folder):
+def load(folder, layers):
     if folder:
         return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="tokensieve")
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=4096, hidden_size=576, intermediate_size=1536,
-                         num_hidden_layers=8, num_attention_heads=9, num_key_value_heads=3,
+                         num_hidden_layers=layers, num_attention_heads=9, num_key_value_heads=3,
                          max_position_embeddings=32768)
     config._attn_implementation = "tokensieve"
     return LlamaForCausalLM(config).eval()
@@ -39,9 +39,10 @@ def main():
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--profile", help="a file, or a shipped one such as smollm2-128k")
+    parser.add_argument("--layers", type=int, default=8, help="of the model without a folder")
     options = parser.parse_args()
 
-    model = load(options.folder)
+    model = load(options.folder, options.layers)
     if options.profile:
         tokensieve.hf.configure(model, options.profile)
     else:

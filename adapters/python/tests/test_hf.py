@@ -276,17 +276,21 @@ def test_from_pretrained_and_threads(tmp_path):
                                                               attn_implementation="tokensieve")
     tokensieve.hf.configure(model, select=SPARSE, min_tokens=100)
     expected = logits(model, tokens(200))
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for result in pool.map(lambda _: logits(model, tokens(200)), range(8)):
-            assert torch.equal(result, expected)
+    tokensieve.set_num_threads(2)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for result in pool.map(lambda _: logits(model, tokens(200)), range(8)):
+                assert torch.equal(result, expected)
+    finally:
+        tokensieve.set_num_threads(0)
     assert tokensieve.hf.stats(model)[3].sparse == 9
 
 
 def test_example():
     script = pathlib.Path(__file__).parents[3] / "examples/python/long_prompt.py"
-    done = subprocess.run([sys.executable, script, "--tokens", "4100"], check=True, text=True,
-                          capture_output=True, timeout=300)
-    assert "layer  7  kept 28.1%" in done.stdout, done.stdout
+    done = subprocess.run([sys.executable, script, "--tokens", "4100", "--layers", "3"],
+                          check=True, text=True, capture_output=True, timeout=300)
+    assert "layer  2  kept 28.1%" in done.stdout, done.stdout
 
 
 def test_contexts_override_the_policy():

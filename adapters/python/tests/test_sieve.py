@@ -10,6 +10,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 import tokensieve
 from tokensieve import SelectConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 SDPA = functools.partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
 
 
