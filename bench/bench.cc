@@ -131,21 +131,16 @@ class Bench {
   }
 
  private:
-  bool wants(const char* bench) const {
-    return std::find(settings_.benches.begin(), settings_.benches.end(), bench) !=
-           settings_.benches.end();
-  }
-
   Status run_length(int32_t dim, int64_t length) {
     dense_.reset();
-    if (wants("attend")) {
+    if (settings_.wants("attend")) {
       TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, length, 1.0));
       for (double keep : settings_.keep_ratios) {
         const int64_t rows = static_cast<int64_t>(keep * static_cast<double>(length));
         if (rows >= 256) TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, rows, keep));
       }
     }
-    if (!wants("compact") && !wants("select") && !wants("layer")) return {};
+    if (!settings_.wants("compact") && !settings_.wants("select") && !settings_.wants("layer")) return {};
     Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
     for (double keep : settings_.keep_ratios) {
       TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kZeroLayer, length, keep));
@@ -306,7 +301,7 @@ class Bench {
     row.error = error;
     row.yardstick = "own_dense";
     row.yardstick_ms = dense_->timing.ms;
-    if (wants("layer")) {
+    if (settings_.wants("layer")) {
       row.bench = kind.name;
       row.ms = timing.ms;
       row.spread = timing.spread;
@@ -318,13 +313,13 @@ class Bench {
     };
     row.share = true;
     row.spread = 0.0;
-    if (wants("select")) {
+    if (settings_.wants("select")) {
       row.bench = std::string("score+budget+select of ") + kind.name;
       row.ms = stage_ms(Stage::kScore) + stage_ms(Stage::kBudget) + stage_ms(Stage::kSelect);
       row.ratio = row.ms / row.yardstick_ms;
       emit_(row);
     }
-    if (wants("compact")) {
+    if (settings_.wants("compact")) {
       row.bench = std::string("compact of ") + kind.name;
       row.ms = stage_ms(Stage::kCompact);
       row.yardstick = "attend of the same layer";

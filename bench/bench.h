@@ -2,6 +2,7 @@
 // it is timed and reports a ratio against a yardstick measured in the same run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -24,6 +25,10 @@ struct Settings {
   int repeats = 3;
   Isa isa = Isa::kAuto;
   std::string llama_bin;  // folder of ggml's backends; empty: no ggml yardstick
+
+  bool wants(const std::string& bench) const {
+    return std::find(benches.begin(), benches.end(), bench) != benches.end();
+  }
 };
 
 // One line of results.

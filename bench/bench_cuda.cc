@@ -185,11 +185,6 @@ class CudaBench {
   }
 
  private:
-  bool wants(const char* bench) const {
-    return std::find(settings_.benches.begin(), settings_.benches.end(), bench) !=
-           settings_.benches.end();
-  }
-
   Result<Plan> dense_plan(const AttentionShape& shape) const {
     return make_plan(shape, {.enabled = false}, {.backend = Backend::kCuda});
   }
@@ -262,7 +257,7 @@ class CudaBench {
                                  {workspace.data(), workspace.bytes()}, {.stream = stream});
         },
         settings_.repeats, dense));
-    if (wants("attend")) {
+    if (settings_.wants("attend")) {
       Row row = row_of("dense", inputs.shape(), dense);
       row.gflops = 2.0 * dim * settings_.num_q_heads * static_cast<double>(length) *
                    static_cast<double>(length) / dense.ms / 1e6;
@@ -313,7 +308,7 @@ class CudaBench {
     row.yardstick = "own_dense";
     row.yardstick_ms = dense.ms;
     row.ratio = dense.ms / layer.ms;
-    if (wants("layer")) emit_(row);
+    if (settings_.wants("layer")) emit_(row);
     return bench_stages(inputs, *plan, workspace, row, layer);
   }
 
@@ -322,7 +317,7 @@ class CudaBench {
     const cuda::Layout layout = cuda::make_layout(plan, num_multiprocessors_, workspace.data());
     const AttentionInputs in = inputs.inputs();
     const auto stage = [&](const char* name, const char* wanted, auto body) -> Status {
-      if (!wants(wanted)) return {};
+      if (!settings_.wants(wanted)) return {};
       Timing timing;
       TOKENSIEVE_RETURN_IF_ERROR(timer_.time(
           [&](void* stream) {

@@ -34,10 +34,6 @@ struct TokenSet {
     const uint32_t below = (1u << (token % 32)) - 1;
     return rank[token / 32] + __popc(mask[token / 32] & below);
   }
-
-  __device__ __forceinline__ bool keeps(int token) const {
-    return mask[token / 32] >> (token % 32) & 1;
-  }
 };
 
 __device__ __forceinline__ TokenSet token_set(const Selection& selection, int batch, int head,

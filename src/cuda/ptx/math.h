@@ -20,6 +20,8 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
+__device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
+
 // Two floats to two 16-bit values, `low` in the low half.
 template <typename T>
 __device__ __forceinline__ uint32_t pack(float low, float high);

@@ -7,19 +7,17 @@
 // One CTA keeps the window rows of a few q heads of one kv head and streams a range of its keys.
 #pragma once
 
+#include "cuda/common/launch.h"
+#include "cuda/common/online_softmax.h"
 #include "cuda/ptx/barrier.h"
 #include "cuda/ptx/copy.h"
 #include "cuda/ptx/math.h"
 #include "cuda/ptx/wgmma.h"
-#include "cuda/common/launch.h"
 #include "cuda/stages/score_traits.h"
 
 namespace tokensieve::cuda {
 
-inline constexpr float kScoreLog2e = 1.4426950408889634f;
 inline constexpr int kConsumerBarrier = 1;
-
-__device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
 
 // Logits in base 2 are transform(s) * factor.
 template <class Traits>
@@ -28,8 +26,8 @@ struct Logits {
   float inner;  // softcap: 2 log2(e) sm_scale / softcap
 
   __device__ __forceinline__ explicit Logits(const Softmax& softmax)
-      : factor(kScoreLog2e * (Traits::kSoftcap ? softmax.softcap : softmax.sm_scale)),
-        inner(Traits::kSoftcap ? 2.0f * kScoreLog2e * softmax.sm_scale / softmax.softcap : 0.0f) {}
+      : factor(kLog2e * (Traits::kSoftcap ? softmax.softcap : softmax.sm_scale)),
+        inner(Traits::kSoftcap ? 2.0f * kLog2e * softmax.sm_scale / softmax.softcap : 0.0f) {}
 
   // tanh(x) = 1 - 2 / (exp(2x) + 1)
   template <int kCount>
@@ -152,7 +150,7 @@ struct RowStats {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // Nothing visible so far: any finite offset does.
-      offset[r] = top[r] == negative_infinity() ? 0.0f : top[r] * factor;
+      offset[r] = top[r] == ptx::negative_infinity() ? 0.0f : top[r] * factor;
       part[r][0] = sum[r] * ptx::exp2(fmaf(max[r], factor, -offset[r]));
       part[r][1] = 0.0f;
     }
@@ -176,18 +174,18 @@ __device__ __forceinline__ void mask_window(float (&s)[kCount], int last) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int column = first_column + i / 4 * 8 + (i & 1);
-    if (column > last + (i >> 1 & 1) * 8) s[i] = negative_infinity();
+    if (column > last + (i >> 1 & 1) * 8) s[i] = ptx::negative_infinity();
   }
 }
 
 // Merges the quad's stats of a row and writes them.
 __device__ __forceinline__ void store_stats(const RowStats& stats, int half, float factor,
                                             float2* to) {
-  const float own = stats.max[half] == negative_infinity() ? negative_infinity()
+  const float own = stats.max[half] == ptx::negative_infinity() ? ptx::negative_infinity()
                                                            : stats.max[half] * factor;
   float top = fmaxf(own, __shfl_xor_sync(~0u, own, 1));
   top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-  const float offset = top == negative_infinity() ? 0.0f : top;
+  const float offset = top == ptx::negative_infinity() ? 0.0f : top;
   float sum = stats.sum[half] * ptx::exp2(own - offset);
   sum += __shfl_xor_sync(~0u, sum, 1);
   sum += __shfl_xor_sync(~0u, sum, 2);
@@ -236,7 +234,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   RowStats stats[kUnits];
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
-    stats[i] = {{negative_infinity(), negative_infinity()}, {0.0f, 0.0f}};
+    stats[i] = {{ptx::negative_infinity(), ptx::negative_infinity()}, {0.0f, 0.0f}};
   }
   // Position of window row 0 among the keys.
   const int first_position = work.where.seqlen_kv - params.obs_window;
@@ -283,10 +281,10 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 // log2 of a window row's softmax denominator times W: exp2(s - weight) is its share of the mean.
 __device__ __forceinline__ float row_weight(const ScoreParams& params, const ScoreWork& work,
                                             int head, int row) {
-  float max = negative_infinity();
+  float max = ptx::negative_infinity();
   float sum = 0.0f;
   if (params.softmax.sink_logits != nullptr) {
-    max = params.softmax.sink_logits[head] * kScoreLog2e;
+    max = params.softmax.sink_logits[head] * kLog2e;
     sum = 1.0f;
   }
   constexpr int kAtOnce = 8;
@@ -297,10 +295,10 @@ __device__ __forceinline__ float row_weight(const ScoreParams& params, const Sco
     for (int i = 0; i < kAtOnce; ++i) {
       parts[i] = first + i < params.splits
                      ? stats_row(params, first + i, work.batch, head)[row]
-                     : make_float2(negative_infinity(), 0.0f);
+                     : make_float2(ptx::negative_infinity(), 0.0f);
       top = fmaxf(top, parts[i].x);
     }
-    const float offset = top == negative_infinity() ? 0.0f : top;
+    const float offset = top == ptx::negative_infinity() ? 0.0f : top;
     sum *= ptx::exp2(max - offset);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) sum += parts[i].y * ptx::exp2(parts[i].x - offset);
@@ -380,7 +378,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
     const int row = rows.first_row + tile % rows.row_tiles * Traits::kTileQ + i % Traits::kTileQ;
     shared.weight[i] = row < params.obs_window
                            ? row_weight(params, work, work.first_head + tile / rows.row_tiles, row)
-                           : -negative_infinity();
+                           : -ptx::negative_infinity();
   }
   ptx::named_barrier_sync(kConsumerBarrier, Traits::kConsumerThreads);
 

@@ -206,7 +206,7 @@ class Consumer {
       const int row = i >> 1 & 1;
       const bool hidden = column >= bounds.end[row] ||
                           (Traits::kKeys != Keys::kCausal && column < bounds.begin[row]);
-      if (hidden) logits[i] = __int_as_float(0xff800000);
+      if (hidden) logits[i] = ptx::negative_infinity();
     }
   }
 

@@ -37,7 +37,7 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
       max = top;
     }
     result.scale[i] = sum == 0.0f ? 0.0f : scale / sum;  // a NaN sum stays one
-    result.lse[i] = sum == 0.0f ? __int_as_float(0xff800000) : (max + log2f(sum)) * kLn2;
+    result.lse[i] = sum == 0.0f ? ptx::negative_infinity() : (max + log2f(sum)) * kLn2;
   }
   return result;
 }

@@ -142,7 +142,7 @@ __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, co
     const int query = word * 32 - first_token;  // of bit 0
     if (query < 0) dropped &= ~0u << -query;
     if (query + 32 > where.seqlen_q) dropped &= ~0u >> (query + 32 - where.seqlen_q);
-    if (lse != nullptr && (dropped >> lane & 1)) lse[query + lane] = __int_as_float(0xff800000);
+    if (lse != nullptr && (dropped >> lane & 1)) lse[query + lane] = ptx::negative_infinity();
 #pragma unroll 4
     for (int bit = lane / kLanes; bit < 32; bit += kRows) {
       if (dropped >> bit & 1) {
