@@ -50,6 +50,12 @@ struct PlanOptions {
   Backend backend = Backend::kAuto;
   Isa isa = Isa::kAuto;  // CPU backend
   int num_threads = 1;   // most threads of the executors that run() will get, >= 1
+  // Tensor parallel: a layer's heads are split over num_ranks calls. The shape has this rank's,
+  // which are those from rank * num_q_heads on; all ranks have equally many. Budget, share = layer
+  // and dense-or-sparse then follow from all heads, exactly as if one call had them: see
+  // RunOptions::all_gather.
+  int32_t num_ranks = 1;
+  int32_t rank = 0;
 };
 
 // Which path a call took.
@@ -157,6 +163,14 @@ struct RunOptions {
   void* cancel_context = nullptr;
   RunReport* report = nullptr;
   void* stream = nullptr;  // CUDA: the cudaStream_t to enqueue on; null: the default stream
+  // Plans with num_ranks > 1 that choose tokens need it: run() and select_tokens() call it once per
+  // sequence, between score and budget, on the caller's thread. `data` is num_ranks parts of
+  // `bytes`, of which part `rank` is filled; it fills the others with those of the other ranks (an
+  // all-gather in place) and returns true. CUDA: device memory inside the workspace; it enqueues on
+  // `stream` and returns. Ranks must make the same calls in the same order: one that cancels or
+  // fails leaves the others waiting.
+  bool (*all_gather)(void* context, void* data, size_t bytes, void* stream) = nullptr;
+  void* gather_context = nullptr;
 };
 
 // Computes out. Never allocates, prints or keeps a reference. Bit-identical for equal inputs,

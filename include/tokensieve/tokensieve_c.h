@@ -214,6 +214,9 @@ typedef struct tokensieve_options {
   int32_t backend;     /* enum tokensieve_backend; default auto */
   int32_t isa;         /* enum tokensieve_isa; default auto */
   int32_t num_threads; /* most threads of the executors that runs will get, >= 1; default 1 */
+  int32_t num_ranks;   /* tensor parallel: calls that a layer's heads are split over; the shape has
+                          this rank's heads, from rank * num_q_heads on; 0 is 1; default 1 */
+  int32_t rank;        /* 0..num_ranks-1; default 0 */
 } tokensieve_options;
 
 TOKENSIEVE_API void tokensieve_shape_init(tokensieve_shape* shape);
@@ -334,6 +337,12 @@ typedef struct tokensieve_run_options {
   void* cancel_context;
   tokensieve_report* report; /* NULL: none */
   void* stream;              /* CUDA: the cudaStream_t to enqueue on; NULL: the default stream */
+  /* Plans with num_ranks > 1: fills the other ranks' parts of `data`, num_ranks parts of `bytes`
+   * in rank order of which the own one is filled (an all-gather in place); 0: success. Called once
+   * per sequence on the caller's thread. CUDA: device memory inside the workspace; enqueue on
+   * `stream`. All ranks must make the same calls in the same order. */
+  int32_t (*all_gather)(void* context, void* data, size_t bytes, void* stream);
+  void* gather_context;
 } tokensieve_run_options;
 
 TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);

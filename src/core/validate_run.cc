@@ -120,6 +120,16 @@ Status check_no_self_overlap(const char* name, const TensorView& view) {
   return {};
 }
 
+// Ranks that choose tokens need each other's scores.
+Status check_ranks(const Plan& plan, const AttentionInputs& in, const RunOptions& options) {
+  const bool chooses = plan.path == Path::kSparse && in.keep.indices == nullptr;
+  if (plan.options.num_ranks == 1 || !chooses || options.all_gather != nullptr) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "options.all_gather is null; the plan's heads are split over %d ranks, "
+                       "whose scores decide together",
+                       plan.options.num_ranks);
+}
+
 Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
                        const RunOptions& options) {
   const size_t bytes = workspace.data() == nullptr ? 0 : workspace.size();
@@ -400,6 +410,7 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
   TOKENSIEVE_RETURN_IF_ERROR(check_no_self_overlap("out", outputs.out));
   TOKENSIEVE_RETURN_IF_ERROR(check_bias(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_given(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
 
   const size_t heads = static_cast<size_t>(s.num_q_heads);
@@ -440,6 +451,7 @@ Status validate_select_tokens(const Plan& plan, const AttentionInputs& in, const
                          "inputs.keep was given to select_tokens, which chooses; give it to run");
   }
   TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, capacity_needed(plan)));
+  TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
   const size_t indices = static_cast<size_t>(s.batch * plan.num_sets * keep.capacity);
   TOKENSIEVE_RETURN_IF_ERROR(

@@ -60,6 +60,9 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
 Status finish(Context& context) {
   context.report.isa = context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
+  if (context.gather_failed) {
+    return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");
+  }
   if (context.cancelled.load()) {
     return Status::error(StatusCode::kCancelled, "cancelled by the caller");
   }
@@ -132,7 +135,7 @@ Status score(const Plan& plan, const AttentionInputs& in, float* token_score,
   const int64_t size = plan.shape.num_q_heads * plan.prefix_len;
   for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
     score_sequence(context, b);
-    std::memcpy(token_score + b * size, context.layout.token_score,
+    std::memcpy(token_score + b * size, context.layout.own_score,
                 static_cast<size_t>(size) * sizeof(float));
   }
   return finish(context);

@@ -399,6 +399,55 @@ static void test_given_sets(int32_t backend) {
   free(p);
 }
 
+/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's part. */
+static int32_t copy_to_other(void* context, void* data, size_t bytes, void* stream) {
+  (void)stream;
+  memcpy((char*)data + bytes, data, bytes);
+  return ++*(int*)context < 0;
+}
+static int32_t refuse_gather(void* context, void* data, size_t bytes, void* stream) {
+  (void)context, (void)data, (void)bytes, (void)stream;
+  return 1;
+}
+
+static void test_ranks(int32_t backend) {
+  problem* p = make_problem();
+  p->select.share = TOKENSIEVE_SHARE_LAYER;
+  tokensieve_plan* alone = plan_of(p, backend, 1);
+  EXPECT_OK(run_problem(p, alone, NULL, &status));
+  float* expected = malloc(sizeof(p->out));
+  memcpy(expected, p->out, sizeof(p->out));
+  tokensieve_plan_free(alone);
+
+  tokensieve_options plan_options;
+  tokensieve_options_init(&plan_options);
+  EXPECT(plan_options.num_ranks == 1 && plan_options.rank == 0);
+  plan_options.backend = backend;
+  plan_options.num_ranks = 2;
+  tokensieve_plan* plan = NULL;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &plan_options, &plan, &status));
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "all_gather is null");
+  int calls = 0;
+  tokensieve_run_options options;
+  tokensieve_run_options_init(&options);
+  options.all_gather = copy_to_other;
+  options.gather_context = &calls;
+  memset(p->out, 0xff, sizeof(p->out));
+  EXPECT_OK(run_problem(p, plan, &options, &status));
+  EXPECT(calls == 1 && memcmp(expected, p->out, sizeof(p->out)) == 0);
+  options.all_gather = refuse_gather;
+  EXPECT_ERROR(run_problem(p, plan, &options, &status), TOKENSIEVE_INTERNAL, "all_gather failed");
+  tokensieve_plan_free(plan);
+  /* An older program's options end before the ranks. */
+  plan_options.struct_size = offsetof(tokensieve_options, num_ranks);
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &plan_options, &plan, &status));
+  EXPECT_OK(run_problem(p, plan, NULL, &status));
+  tokensieve_plan_free(plan);
+  free(expected);
+  free(p);
+}
+
 /* One plan, two threads at once. */
 typedef struct thread_job {
   problem* p;
@@ -460,6 +509,7 @@ int main(void) {
     test_run_errors(backends[i]);
     test_stages(backends[i]);
     test_given_sets(backends[i]);
+    test_ranks(backends[i]);
     test_shared_plan(backends[i]);
   }
   test_backends_agree();
