@@ -122,6 +122,13 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     arena.rewind(phase);
   }
   layout.panels = take_panels(arena, plan);
+  if (plan.shape.packed) {
+    // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
+    // panels or exponentials (with their maxima and sums), and all queries.
+    const int64_t queries = query_blocks(plan, kernels.panel_cols) * kernels.panel_cols *
+                            plan.shape.num_q_heads * plan.shape.head_dim;
+    most = std::max(most, phase + 2 * kPhaseBytes + static_cast<size_t>(queries) * sizeof(float));
+  }
   // The base may start up to kAlign - 1 bytes into the caller's buffer.
   layout.bytes = std::max(most, arena.used()) + (base ? 0 : Arena::kAlign);
   return layout;
