@@ -29,15 +29,17 @@ class Gather:
 
     def _gather(self, data: int, size: int) -> None:
         torch = sys.modules["torch"]
-        ranks, rank = self.group.size(), self.group.rank()
+        total, begin = self.group.size() * size, self.group.rank() * size
         if self.workspace is None:
-            memory = (C.c_char * (ranks * size)).from_address(data)
-            parts = torch.frombuffer(memory, dtype=torch.uint8).view(ranks, size)
+            memory = (C.c_char * total).from_address(data)
+            parts = torch.frombuffer(memory, dtype=torch.uint8)
         else:
-            begin = data - self.workspace.data_ptr()
-            parts = self.workspace[begin:begin + ranks * size].view(ranks, size)
+            parts = self.workspace.narrow(0, data - self.workspace.data_ptr(), total)
         # NCCL enqueues on torch's current stream, which is the call's.
-        torch.distributed.all_gather_into_tensor(parts, parts[rank].clone(), group=self.group)
+        collectives = torch.distributed
+        all_gather = getattr(collectives, "all_gather_single", None)  # its name from torch 2.13 on
+        (all_gather or collectives.all_gather_into_tensor)(
+            parts, parts.narrow(0, begin, size).clone(), group=self.group)
 
 
 def gathering(group: Any) -> Gather | None:
