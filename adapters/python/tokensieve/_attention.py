@@ -17,6 +17,8 @@ from tokensieve._config import SelectConfig
 
 _PATHS = ("dense", "sparse")
 Key = tuple[Any, ...]  # _tensor.View.key
+FORWARD_ONLY = ("q, k or v requires grad, and tokensieve computes forward only; call it under "
+                "torch.no_grad(), or detach() them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,8 +317,7 @@ def _no_gradients(*tensors: Any) -> None:
         return
     for x in tensors:
         if getattr(x, "requires_grad", False):
-            raise ArgumentError("q, k or v requires grad, and tokensieve computes forward only; "
-                                "call it under torch.no_grad(), or detach() them")
+            raise ArgumentError(FORWARD_ONLY)
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
@@ -371,9 +372,24 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     UnsupportedError
         Nothing in this build or on this device can do it (also a NotImplementedError).
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
+                       return_report or out is not None)
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
                             backend, out, return_report, True)
     return (result, report) if return_report else result
+
+
+def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
+            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str,
+            more: bool) -> Any:
+    """attention() inside torch.compile."""
+    from tokensieve import ops
+    if more:
+        raise ArgumentError("return_report and out are not possible inside torch.compile")
+    return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
+                         softcap, causal, layout, backend)
 
 
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
