@@ -426,8 +426,13 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
-        current stream.
+        current stream. Inside torch.compile the call breaks the graph.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return torch.compiler.disable(select_tokens)(
+            q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
+            layout=layout, backend=backend)
     _no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,
