@@ -12,10 +12,11 @@ import threading
 from typing import Any
 
 from tokensieve import _abi, _tensor
-from tokensieve._abi import ArgumentError
+from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import SelectConfig
 
 _PATHS = ("dense", "sparse")
+_CUDA = _abi.BACKENDS.index("cuda")
 Key = tuple[Any, ...]  # _tensor.View.key
 FORWARD_ONLY = ("q, k or v requires grad, and tokensieve computes forward only; call it under "
                 "torch.no_grad(), or detach() them")
@@ -203,6 +204,11 @@ class _Frame:
         if (name == "cuda") != self.cuda:
             raise ArgumentError(f"backend is {name}, the tensors are on {self.device or 'cpu'}; "
                                 "move them, or use backend='auto'")
+        if self.cuda and not _abi.library().tokensieve_backend_compiled(_CUDA):
+            raise UnsupportedError(
+                f"the tensors are on {self.device}, but {_abi.library_path()} was built without "
+                "CUDA; reinstall it where nvcc is (TOKENSIEVE_CUDA=ON pip install .), or move the "
+                "tensors to the CPU")
         return _abi.BACKENDS.index(name)
 
     def _on_device(self) -> Any:

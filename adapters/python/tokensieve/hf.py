@@ -18,24 +18,22 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
-from tokensieve import _attention, _context
-from tokensieve._abi import ArgumentError, Error, UnsupportedError
-from tokensieve._config import Profile, SelectConfig
-from tokensieve._drift import fingerprint, profile
-
 try:
+    import torch
+    from torch import nn
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import (AttentionMaskInterface, causal_mask_function,
                                             sdpa_mask)
     from transformers.utils.generic import TransformersKwargs
 except ImportError as problem:
-    raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
-                f"{problem}") from problem
-from tokensieve import _compiled  # noqa: E402  (needs transformers too)
+    raise ImportError("tokensieve.hf needs torch and transformers 5 (pip install torch "
+                      f"'transformers>=5'): {problem}") from problem
+
+from tokensieve import _attention, _compiled, _context
+from tokensieve._abi import ArgumentError, UnsupportedError
+from tokensieve._config import Profile, SelectConfig
+from tokensieve._drift import fingerprint, profile
 
 __all__ = ["LayerStats", "Policy", "configure", "fingerprint", "profile", "reset_stats", "stats"]
 
@@ -433,6 +431,7 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
             return out
         except UnsupportedError as problem:
             reason = f"unsupported: {problem}"
+            _say_once(f"tokensieve: sparse layers run dense through SDPA, since {problem}")
     _count(call.module, reason)
     return None
 
