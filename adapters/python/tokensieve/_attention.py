@@ -12,12 +12,15 @@ import threading
 from typing import Any
 
 from tokensieve import _abi, _tensor
-from tokensieve._abi import ArgumentError
+from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import SelectConfig
 from tokensieve._ranks import Gather, gathering
 
 _PATHS = ("dense", "sparse")
+_CUDA = _abi.BACKENDS.index("cuda")
 Key = tuple[Any, ...]  # _tensor.View.key
+FORWARD_ONLY = ("q, k or v requires grad, and tokensieve computes forward only; call it under "
+                "torch.no_grad(), or detach() them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +207,11 @@ class _Frame:
         if (name == "cuda") != self.cuda:
             raise ArgumentError(f"backend is {name}, the tensors are on {self.device or 'cpu'}; "
                                 "move them, or use backend='auto'")
+        if self.cuda and not _abi.library().tokensieve_backend_compiled(_CUDA):
+            raise UnsupportedError(
+                f"the tensors are on {self.device}, but {_abi.library_path()} was built without "
+                "CUDA; reinstall it where nvcc is (TOKENSIEVE_CUDA=ON pip install .), or move the "
+                "tensors to the CPU")
         return _abi.BACKENDS.index(name)
 
     def _on_device(self) -> Any:
@@ -329,8 +337,7 @@ def _no_gradients(*tensors: Any) -> None:
         return
     for x in tensors:
         if getattr(x, "requires_grad", False):
-            raise ArgumentError("q, k or v requires grad, and tokensieve computes forward only; "
-                                "call it under torch.no_grad(), or detach() them")
+            raise ArgumentError(FORWARD_ONLY)
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
@@ -395,9 +402,24 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     UnsupportedError
         Nothing in this build or on this device can do it (also a NotImplementedError).
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
+                       return_report or out is not None)
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
                             backend, out, return_report, True, keep, group)
     return (result, report) if return_report else result
+
+
+def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
+            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str,
+            more: bool) -> Any:
+    """attention() inside torch.compile."""
+    from tokensieve import ops
+    if more:
+        raise ArgumentError("return_report and out are not possible inside torch.compile")
+    return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
+                         softcap, causal, layout, backend)
 
 
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
@@ -487,8 +509,13 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
-        current stream.
+        current stream. Inside torch.compile the call breaks the graph.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return torch.compiler.disable(select_tokens)(
+            q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
+            layout=layout, backend=backend)
     _no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,
