@@ -1,6 +1,9 @@
 """tokensieve.attention and select_tokens against float64 NumPy."""
 
+import concurrent.futures
 import ctypes
+import json
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi, _tensor
+from tokensieve import SelectConfig, _abi, _attention
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -110,6 +113,34 @@ def test_out_is_written_and_returned():
     np.testing.assert_array_equal(out, tokensieve.attention(q, k, v))
 
 
+def test_calls_of_one_shape_do_not_share_data():
+    """Structs of a call are kept for the next one; threads and errors must not mix them up."""
+    inputs = [tensors(seed, seq_q=70, seq_kv=70) for seed in range(8)]
+    expected = [tokensieve.attention(*x) for x in inputs]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            outs = list(pool.map(lambda x: tokensieve.attention(*x), inputs))
+            for out, wanted in zip(outs, expected):
+                np.testing.assert_array_equal(out, wanted)
+    q, k, v = inputs[0]
+    sinks = np.zeros(4, np.float32)
+    with_sinks = tokensieve.attention(q, k, v, sink_logits=sinks)
+    assert np.abs(with_sinks - expected[0]).max() > 0.01
+    np.testing.assert_array_equal(tokensieve.attention(q, k, v), expected[0])
+    for length in range(1, 300):  # more shapes than are kept
+        tokensieve.attention(q[:, :1], k[:, :length % 70 + 1], v[:, :length % 70 + 1],
+                             sm_scale=length)
+    np.testing.assert_array_equal(tokensieve.attention(q, k, v), expected[0])
+
+
+def test_overhead_benchmark():
+    script = pathlib.Path(__file__).parents[3] / "bench/python_overhead.py"
+    done = subprocess.run([sys.executable, script, "--json", "--rounds", "20"], check=True,
+                          text=True, capture_output=True, timeout=60)
+    overhead = json.loads(done.stdout)["overhead_us"]
+    assert 0 < overhead["torch tensors"] < 150  # 15 on an idle machine; tests share theirs
+
+
 def test_dense_with_a_reason():
     q, k, v = tensors(6, seq_q=100, seq_kv=100)
     out, report = tokensieve.attention(q, k, v, select=SelectConfig(), return_report=True)
@@ -153,6 +184,31 @@ def test_errors_name_the_value():
         tokensieve.attention(*(torch.from_numpy(x).to("meta") for x in (q, k, v)))
 
 
+def test_errors_of_devices(monkeypatch):
+    """What a machine without a GPU can say about CUDA tensors, by what describes a tensor."""
+    gpu, host = ((torch.float32, torch.device(name), (1, 10, 2, 32), (640, 64, 32, 1), False)
+                 for name in ("cuda:0", "cpu"))
+
+    def frame(*keys):
+        return _attention._Frame(*keys, None, None, 0.0, True, "bshd", "auto", 1)
+
+    with pytest.raises(tokensieve.ArgumentError, match="k is on cpu, q on cuda:0; move them"):
+        frame(gpu, host, gpu, gpu)
+    with pytest.raises(tokensieve.ArgumentError, match="out is on cuda:0, q on cpu; move them"):
+        frame(host, host, host, gpu)
+    if tokensieve.info()["backends"]["cuda"] == "not in this build":
+        with pytest.raises(tokensieve.UnsupportedError, match="built without CUDA; reinstall it"):
+            frame(gpu, gpu, gpu, gpu)
+    sparse = torch.zeros(1, 10, 2, 32).to_sparse()
+    with pytest.raises(tokensieve.UnsupportedError, match="torch.sparse_coo tensor on cpu"):
+        tokensieve.attention(sparse, sparse, sparse)
+    monkeypatch.setenv("TOKENSIEVE_LIBRARY", "/no/such.so")
+    _abi.library.cache_clear()
+    with pytest.raises(tokensieve.Error, match="/no/such.so does not exist; install the package"):
+        _abi.library()
+    _abi.library.cache_clear()
+
+
 @pytest.mark.parametrize("field, value", [
     ("tau", 1.0), ("keep_ratio", 0.0), ("obs_window", 0), ("pool_width", 2), ("sinks", 65),
     ("local_window", 100), ("budget", "all"), ("share", 1), ("min_keep", 1.5),
@@ -171,7 +227,10 @@ def test_select_config_travels():
 def test_structs_have_the_library_s_sizes_and_defaults():
     for kind in _abi.INITS:
         assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
-    assert ctypes.sizeof(_abi.Tensor) == _tensor._TENSOR.size
+    tensor = _abi.Tensor()
+    ones = [_abi.I64(1)] * 4
+    _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *ones)
+    assert tensor.struct_size == ctypes.sizeof(_abi.Tensor)
     c = _abi.new(_abi.Select)
     config = SelectConfig()
     for name, _ in _abi.Select._fields_[1:-1]:

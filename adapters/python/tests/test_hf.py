@@ -3,10 +3,12 @@
 import concurrent.futures
 import copy
 import dataclasses
+import importlib.util
 import logging
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -254,12 +256,38 @@ def with_dense(model):
         logits(model, tokens(200))
 
 
-def test_odd_head_dim_runs_dense():
+def test_odd_head_dim_runs_dense_and_says_so(caplog):
+    tokensieve.hf._said.clear()
     model = make(head_dim=24)
     tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
-    close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
+    for _ in range(2):
+        close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
     (reason,) = reasons(model)[2]
     assert "head_dim is 24" in reason
+    assert caplog.text.count("run dense through SDPA, since head_dim is 24") == 1
+
+
+def test_training_has_the_gradients_of_sdpa_and_says_so_once(caplog):
+    tokensieve.hf._said.clear()
+    model = make().train()
+    other = twin(model, "sdpa")
+    tokensieve.hf.configure(model, select=SPARSE, layers=[2, 3], min_tokens=100)
+    for module in (model, other):
+        for _ in range(2):
+            module(tokens(200), labels=tokens(200)).loss.backward()
+    for mine, theirs in zip(model.parameters(), other.parameters()):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert caplog.text.count("tensors that need gradients run dense through SDPA") == 1
+
+
+@pytest.mark.parametrize("module, text", [
+    (types.ModuleType("transformers"), "cannot import name 'AttentionInterface'"),  # an old one
+    (None, "transformers")])
+def test_import_names_what_is_missing(monkeypatch, module, text):
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    spec = importlib.util.spec_from_file_location("again", tokensieve.hf.__file__)
+    with pytest.raises(ImportError, match=f"needs torch and transformers 5 .*{text}"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_bfloat16():
@@ -304,6 +332,34 @@ def test_contexts_override_the_policy():
     with tokensieve.sparse(min_tokens=10000):
         logits(model, tokens())
     assert reasons(model)[2] == {"dense layer": 1, "short prompt": 1}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_override_of_a_call(family):
+    model = make(family)
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=100)
+    logits(model, tokens(100), tokensieve=False)
+    assert all(r == {"switched off": 1} for r in reasons(model).values())
+    model.generate(tokens(100), max_new_tokens=2, tokensieve=tokensieve.dense(), do_sample=False)
+    assert all(r == {"switched off": 3} for r in reasons(model).values())
+
+
+def test_override_of_a_call_beats_the_context():
+    model = make()
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=100)
+    with tokensieve.dense():
+        with tokensieve.sparse(layers=[1]) as nothing:
+            assert nothing is None
+            logits(model, tokens(), tokensieve=tokensieve.sparse(keep_ratio=0.5))
+        logits(model, tokens())
+    stats = tokensieve.hf.stats(model)
+    assert [s.sparse for s in stats.values()] == [0, 0, 0, 1]
+    assert stats[3].keep_ratio == pytest.approx((224 + 64) / 512)
+    assert stats[3].reasons == {"switched off": 1}
+    logits(model, tokens(), tokensieve=dataclasses.replace(SPARSE, keep_ratio=1.0))
+    assert stats[3].sparse == 1 and stats[3].calls == 3
+    with pytest.raises(tokensieve.ArgumentError, match="tokensieve is a dict; allowed: False"):
+        logits(model, tokens(), tokensieve={"tau": 0.1})
 
 
 def test_without_a_profile_says_so_once(caplog, monkeypatch):
@@ -382,9 +438,3 @@ def test_shipped_profiles_fit_their_models():
     config = transformers.LlamaConfig(hidden_size=4096, num_hidden_layers=32,
                                       num_attention_heads=32, num_key_value_heads=8)
     tokensieve.Profile.load("llama-3.1-8b").check(tokensieve.hf.fingerprint(config))
-
-
-def test_compiled_models_run_dense_in_one_graph():
-    model = make()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    close(logits(compiled, tokens(60)), logits(twin(model, "sdpa"), tokens(60)))

@@ -34,20 +34,23 @@ Select = _struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), (
                             ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
                             ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
                             ("sinks", I32), ("reserved", I32)])
-Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32)])
+Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
+                              ("num_ranks", I32), ("rank", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
                                 ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
                                 ("workspace_bytes", C.c_uint64)])
 Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
                             ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
                             ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
-                            ("cu_seqlens_kv", PTR)])
+                            ("cu_seqlens_kv", PTR), ("keep", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
                             ("keep_ratio", F64), ("attention_pairs", F64),
                             ("stage_ns", I64 * NUM_STAGES)])
 RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
-                                    ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
+                                    ("cancel_context", PTR), ("report", PTR), ("stream", PTR),
+                                    ("all_gather", PTR), ("gather_context", PTR)])
+ALL_GATHER = C.CFUNCTYPE(I32, PTR, PTR, C.c_size_t, PTR)  # RunOptions.all_gather
 KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
 
 _STATUS_SIZE = C.sizeof(Status)
@@ -118,14 +121,14 @@ def new(kind: type[C.Structure]) -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def _function(name: str) -> Any:
+def function(name: str) -> Any:
     return getattr(library(), f"tokensieve_{name}")
 
 
 def call(name: str, *arguments: Any) -> None:
     """Calls tokensieve_<name>(*arguments, &status) and raises its error."""
     status = Status(_STATUS_SIZE)
-    code = _function(name)(*arguments, C.byref(status))
+    code = function(name)(*arguments, C.byref(status))
     if code != 0:
         raise error(code, status.message.decode(errors="replace"))
 
