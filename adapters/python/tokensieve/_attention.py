@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any
 
-from tokensieve import _abi, _tensor
+from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError
 from tokensieve._config import SelectConfig
 
@@ -348,8 +348,11 @@ def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float 
     sinks = call.set_sinks(sink_logits)  # alive until the call was made
     outputs = _abi.new(_abi.Outputs)
     outputs.out = C.addressof(call.out.c)
-    done = call.run("run", outputs, report, wait)
+    measured = _context.reports.get()
+    done = call.run("run", outputs, report, wait or measured is not None)
     del sinks
+    if measured is not None and done is not None:
+        measured.append(done)
     return call.result, done
 
 

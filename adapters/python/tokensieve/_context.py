@@ -26,6 +26,10 @@ _current: contextvars.ContextVar[Override | None] = contextvars.ContextVar("toke
                                                                           default=None)
 
 
+# Of the calls of attention, while somebody measures; waiting for the device is then wanted.
+reports: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("reports", default=None)
+
+
 def current() -> Override | None:
     return _current.get()
 

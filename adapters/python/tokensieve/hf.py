@@ -34,9 +34,10 @@ try:
 except ImportError as problem:
     raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
                 f"{problem}") from problem
+from tokensieve._measure import LayerMeasure, measure
 
-__all__ = ["LayerStats", "Policy", "configure", "fingerprint", "load", "profile", "reset_stats",
-           "stats"]
+__all__ = ["LayerMeasure", "LayerStats", "Policy", "configure", "fingerprint", "load", "measure",
+           "profile", "reset_stats", "stats"]
 
 NAME = "tokensieve"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
