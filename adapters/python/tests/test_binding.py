@@ -1,6 +1,9 @@
 """tokensieve.attention and select_tokens against float64 NumPy."""
 
+import concurrent.futures
 import ctypes
+import json
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi, _tensor
+from tokensieve import SelectConfig, _abi
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -110,6 +113,34 @@ def test_out_is_written_and_returned():
     np.testing.assert_array_equal(out, tokensieve.attention(q, k, v))
 
 
+def test_calls_of_one_shape_do_not_share_data():
+    """Structs of a call are kept for the next one; threads and errors must not mix them up."""
+    inputs = [tensors(seed, seq_q=70, seq_kv=70) for seed in range(8)]
+    expected = [tokensieve.attention(*x) for x in inputs]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            outs = list(pool.map(lambda x: tokensieve.attention(*x), inputs))
+            for out, wanted in zip(outs, expected):
+                np.testing.assert_array_equal(out, wanted)
+    q, k, v = inputs[0]
+    sinks = np.zeros(4, np.float32)
+    with_sinks = tokensieve.attention(q, k, v, sink_logits=sinks)
+    assert np.abs(with_sinks - expected[0]).max() > 0.01
+    np.testing.assert_array_equal(tokensieve.attention(q, k, v), expected[0])
+    for length in range(1, 300):  # more shapes than are kept
+        tokensieve.attention(q[:, :1], k[:, :length % 70 + 1], v[:, :length % 70 + 1],
+                             sm_scale=length)
+    np.testing.assert_array_equal(tokensieve.attention(q, k, v), expected[0])
+
+
+def test_overhead_benchmark():
+    script = pathlib.Path(__file__).parents[3] / "bench/python_overhead.py"
+    done = subprocess.run([sys.executable, script, "--json", "--rounds", "20"], check=True,
+                          text=True, capture_output=True, timeout=60)
+    overhead = json.loads(done.stdout)["overhead_us"]
+    assert 0 < overhead["torch tensors"] < 150  # 15 on an idle machine; tests share theirs
+
+
 def test_dense_with_a_reason():
     q, k, v = tensors(6, seq_q=100, seq_kv=100)
     out, report = tokensieve.attention(q, k, v, select=SelectConfig(), return_report=True)
@@ -171,7 +202,10 @@ def test_select_config_travels():
 def test_structs_have_the_library_s_sizes_and_defaults():
     for kind in _abi.INITS:
         assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
-    assert ctypes.sizeof(_abi.Tensor) == _tensor._TENSOR.size
+    tensor = _abi.Tensor()
+    ones = [_abi.I64(1)] * 4
+    _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *ones)
+    assert tensor.struct_size == ctypes.sizeof(_abi.Tensor)
     c = _abi.new(_abi.Select)
     config = SelectConfig()
     for name, _ in _abi.Select._fields_[1:-1]:

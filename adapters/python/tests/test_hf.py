@@ -306,6 +306,34 @@ def test_contexts_override_the_policy():
     assert reasons(model)[2] == {"dense layer": 1, "short prompt": 1}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_override_of_a_call(family):
+    model = make(family)
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=100)
+    logits(model, tokens(100), tokensieve=False)
+    assert all(r == {"switched off": 1} for r in reasons(model).values())
+    model.generate(tokens(100), max_new_tokens=2, tokensieve=tokensieve.dense(), do_sample=False)
+    assert all(r == {"switched off": 3} for r in reasons(model).values())
+
+
+def test_override_of_a_call_beats_the_context():
+    model = make()
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=100)
+    with tokensieve.dense():
+        with tokensieve.sparse(layers=[1]) as nothing:
+            assert nothing is None
+            logits(model, tokens(), tokensieve=tokensieve.sparse(keep_ratio=0.5))
+        logits(model, tokens())
+    stats = tokensieve.hf.stats(model)
+    assert [s.sparse for s in stats.values()] == [0, 0, 0, 1]
+    assert stats[3].keep_ratio == pytest.approx((224 + 64) / 512)
+    assert stats[3].reasons == {"switched off": 1}
+    logits(model, tokens(), tokensieve=dataclasses.replace(SPARSE, keep_ratio=1.0))
+    assert stats[3].sparse == 1 and stats[3].calls == 3
+    with pytest.raises(tokensieve.ArgumentError, match="tokensieve is a dict; allowed: False"):
+        logits(model, tokens(), tokensieve={"tau": 0.1})
+
+
 def test_without_a_profile_says_so_once(caplog, monkeypatch):
     tokensieve.hf._said.clear()
     monkeypatch.delenv("TOKENSIEVE_PROFILE", raising=False)
@@ -382,9 +410,3 @@ def test_shipped_profiles_fit_their_models():
     config = transformers.LlamaConfig(hidden_size=4096, num_hidden_layers=32,
                                       num_attention_heads=32, num_key_value_heads=8)
     tokensieve.Profile.load("llama-3.1-8b").check(tokensieve.hf.fingerprint(config))
-
-
-def test_compiled_models_run_dense_in_one_graph():
-    model = make()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    close(logits(compiled, tokens(60)), logits(twin(model, "sdpa"), tokens(60)))

@@ -118,14 +118,14 @@ def new(kind: type[C.Structure]) -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def _function(name: str) -> Any:
+def function(name: str) -> Any:
     return getattr(library(), f"tokensieve_{name}")
 
 
 def call(name: str, *arguments: Any) -> None:
     """Calls tokensieve_<name>(*arguments, &status) and raises its error."""
     status = Status(_STATUS_SIZE)
-    code = _function(name)(*arguments, C.byref(status))
+    code = function(name)(*arguments, C.byref(status))
     if code != 0:
         raise error(code, status.message.decode(errors="replace"))
 

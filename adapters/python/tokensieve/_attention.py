@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import dataclasses
 import functools
@@ -15,6 +16,9 @@ from tokensieve._abi import ArgumentError
 from tokensieve._config import SelectConfig
 
 _PATHS = ("dense", "sparse")
+Key = tuple[Any, ...]  # _tensor.View.key
+FORWARD_ONLY = ("q, k or v requires grad, and tokensieve computes forward only; call it under "
+                "torch.no_grad(), or detach() them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,119 +159,152 @@ def set_num_threads(count: int) -> None:
     _pool.wanted = count
 
 
-class _Call:
-    """Checked views of q, k, v and the plan for them."""
+class _Frame:
+    """The C structs of a call, for all calls with such tensors and settings: making them takes
+    several times as long as a call on tiny tensors. One call at a time uses a frame."""
 
-    def __init__(self, q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
-                 softcap: float, causal: bool, layout: str, backend: str,
-                 out: Any = None) -> None:
-        _no_gradients(q, k, v)
-        self.q = _tensor.view(q, "q", layout)
-        self.k = _tensor.view(k, "k", layout)
-        self.v = _tensor.view(v, "v", layout)
-        self.result = _tensor.empty_like(self.q, layout) if out is None else out
-        self.out = _tensor.view(self.result, "out", layout)
-        if self.out.read_only:
+    def __init__(self, q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
+                 sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str,
+                 threads: int) -> None:
+        keys = {"q": q, "k": k, "v": v, "out": out}
+        self.device = _one_device(keys)
+        self.cuda = self.device is not None
+        tensors = [_tensor.describe(key, name, layout) for name, key in keys.items()]
+        self.q, self.k, self.v, self.out = tensors
+        if out[4]:
             raise ArgumentError("out is read-only; pass an array that may be written")
-        device = self.q.device if self.q.cuda else None  # host memory is host memory
-        for other, name in ((self.k, "k"), (self.v, "v"), (self.out, "out")):
-            if (other.device if other.cuda else None) != device:
-                raise ArgumentError(f"{name} is on {other.device or 'cpu'}, q on "
-                                    f"{self.q.device or 'cpu'}; move them to one device")
-        if select is not None and not isinstance(select, SelectConfig):
-            raise ArgumentError(f"select is a {type(select).__name__}; allowed: a SelectConfig or "
-                                "None (dense)")
         if sm_scale is not None and not sm_scale > 0:
             raise ArgumentError(f"sm_scale is {sm_scale}; allowed: > 0, or None for "
                                 "1/sqrt(head_dim)")
-        batch, seqlen_q, q_heads, dim = self.q.c.shape
-        _, seqlen_kv, kv_heads, _ = self.k.c.shape
-        shape = (batch, seqlen_q, seqlen_kv, q_heads, kv_heads, dim, self.q.c.dtype,
-                 self.k.c.dtype, self.out.c.dtype, sm_scale or 0.0, softcap, int(causal))
-        self.threads = 1 if self.q.cuda else _pool.num_threads()
+        batch, seqlen_q, q_heads, dim = self.q.shape
+        _, seqlen_kv, kv_heads, _ = self.k.shape
         self.backend = self._backend(backend)
-        select = select or _dense()
-        if self.q.cuda:
-            with self._device():
-                self.plan = _plan(shape, select, self.backend, self.threads, device)
-        else:
-            self.plan = _plan(shape, select, self.backend, self.threads, None)
+        self.threads = 1 if self.cuda else threads
+        with self._on_device():
+            self.plan = _plan((batch, seqlen_q, seqlen_kv, q_heads, kv_heads, dim, self.q.dtype,
+                               self.k.dtype, self.out.dtype, sm_scale or 0.0, softcap,
+                               int(causal)), select or _dense(), self.backend, self.threads,
+                              self.device)
         self.inputs = _abi.new(_abi.Inputs)
-        self.inputs.q = C.addressof(self.q.c)
-        self.inputs.k = C.addressof(self.k.c)
-        self.inputs.v = C.addressof(self.v.c)
-
-    def set_sinks(self, sink_logits: Any) -> Any:
-        """Gives the sinks to the inputs; returns what must stay alive."""
-        if sink_logits is None:
-            return None
-        sinks, self.inputs.sink_logits = _tensor.floats(sink_logits, self.q, "sink_logits",
-                                                        self.q.c.shape[2])
-        return sinks
+        self.inputs.q, self.inputs.k, self.inputs.v = map(C.addressof, tensors[:3])
+        self.outputs = _abi.new(_abi.Outputs)
+        self.outputs.out = C.addressof(self.out)
+        self.options = _abi.new(_abi.RunOptions)
+        self.status = _abi.new(_abi.Status)
+        self.workspace_bytes = self.plan.info.workspace_bytes
+        self.inputs_ref, self.outputs_ref, self.options_ref, self.status_ref = map(
+            C.byref, (self.inputs, self.outputs, self.options, self.status))
 
     def _backend(self, name: str) -> int:
         if name not in _abi.BACKENDS:
             raise ArgumentError(f"backend is {name!r}; allowed: {', '.join(_abi.BACKENDS)}")
         if name == "auto":
-            name = "cuda" if self.q.cuda else "cpu"
-        if (name == "cuda") != self.q.cuda:
-            raise ArgumentError(f"backend is {name}, the tensors are on {self.q.device or 'cpu'}; "
+            name = "cuda" if self.cuda else "cpu"
+        if (name == "cuda") != self.cuda:
+            raise ArgumentError(f"backend is {name}, the tensors are on {self.device or 'cpu'}; "
                                 "move them, or use backend='auto'")
         return _abi.BACKENDS.index(name)
 
-    def _device(self) -> Any:
-        return sys.modules["torch"].cuda.device(self.q.device)
+    def _on_device(self) -> Any:
+        return (sys.modules["torch"].cuda.device(self.device) if self.cuda
+                else contextlib.nullcontext())
 
-    def run(self, function: str, target: Any, report: bool, wait: bool = True) -> Report | None:
-        """Calls run or select_tokens, writing to `target`."""
+    def run(self, function: str, target: Any, sinks: int | None, report: bool,
+            wait: bool) -> Report | None:
+        """Calls run or select_tokens, writing to `target`; the tensors' data is already set."""
+        self.inputs.sink_logits = sinks
         filled = _abi.new(_abi.Report) if report else None
-        if self.q.cuda:
-            self._run_cuda(function, target, filled, wait)
+        self.options.report = C.addressof(filled) if report else None
+        if self.cuda:
+            self._run_cuda(function, target, filled if wait else None)
+        elif self.threads == 1:
+            self._call(function, target, *_workspace(self.workspace_bytes))
         else:
-            self._run_cpu(function, target, filled)
-        return self._report(filled) if filled else None
+            with _pool.lock:
+                self.options.executor = C.addressof(_pool.get(self.threads))
+                self._call(function, target, *_workspace(self.workspace_bytes))
+        return _report(filled, self.backend) if report else None
 
-    def _run_cuda(self, function: str, target: Any, report: Any, wait: bool) -> None:
+    def _run_cuda(self, function: str, target: Any, report: Any) -> None:
         torch = sys.modules["torch"]
-        with self._device():
-            size = self.plan.info.workspace_bytes
-            space = torch.empty(size, dtype=torch.uint8, device=self.q.device)
-            stream = torch.cuda.current_stream().cuda_stream
-            options = _abi.new(_abi.RunOptions)
-            options.stream = stream
+        with self._on_device():
+            size = self.workspace_bytes
+            space = torch.empty(size, dtype=torch.uint8, device=self.device)
+            self.options.stream = stream = torch.cuda.current_stream().cuda_stream
+            self._call(function, target, space.data_ptr(), size)
             if report:
-                options.report = C.addressof(report)
-            _abi.call(function, self.plan.handle, C.byref(self.inputs), C.byref(target),
-                      space.data_ptr(), size, C.byref(options))
-            if report and wait:
                 _abi.call("read_report", self.plan.handle, space.data_ptr(), size, stream,
                           C.byref(report))
 
-    def _run_cpu(self, function: str, target: Any, report: Any) -> None:
-        size = self.plan.info.workspace_bytes
-        space = getattr(_local, "space", None)
-        if space is None or len(space) < size:
-            _local.space = None  # freed before the larger one is allocated
-            space = _local.space = (C.c_char * size)()
-        options = _abi.new(_abi.RunOptions)
-        if report:
-            options.report = C.addressof(report)
-        if self.threads == 1:
-            _abi.call(function, self.plan.handle, C.byref(self.inputs), C.byref(target), space,
-                      size, C.byref(options))
-            return
-        with _pool.lock:
-            options.executor = C.addressof(_pool.get(self.threads))
-            _abi.call(function, self.plan.handle, C.byref(self.inputs), C.byref(target), space,
-                      size, C.byref(options))
+    def _call(self, function: str, target: Any, space: Any, size: int) -> None:
+        code = _abi.function(function)(self.plan.handle, self.inputs_ref, target, space,
+                                       size, self.options_ref, self.status_ref)
+        if code != 0:
+            raise _abi.error(code, self.status.message.decode(errors="replace"))
 
-    def _report(self, c: Any) -> Report:
-        lib = _abi.library()
-        stages = {lib.tokensieve_stage_name(i).decode(): c.stage_ns[i]
-                  for i in range(_abi.NUM_STAGES)}
-        return Report(_PATHS[c.path], reason_text(c.reason), c.keep_count, c.keep_ratio,
-                      c.attention_pairs, stages, _abi.BACKENDS[self.backend],
-                      lib.tokensieve_isa_name(c.isa).decode())
+
+def _one_device(keys: dict[str, Key]) -> Any:
+    """The torch.device of CUDA tensors; None for host memory, whoever owns it."""
+    devices = {name: key[1] if key[1] is not None and key[1].type == "cuda" else None
+               for name, key in keys.items()}
+    for name, device in devices.items():
+        if device != devices["q"]:
+            raise ArgumentError(f"{name} is on {device or 'cpu'}, q on {devices['q'] or 'cpu'}; "
+                                "move them to one device")
+    return devices["q"]
+
+
+def _workspace(size: int) -> tuple[Any, int]:
+    """This thread's memory for CPU calls."""
+    space = getattr(_local, "space", None)
+    if space is None or len(space) < size:
+        _local.space = None  # freed before the larger one is allocated
+        space = _local.space = (C.c_char * size)()
+    return space, size
+
+
+# Frames that no call is using, by what they were made from. A call takes its frame out and puts it
+# back, so that threads never share one.
+_frames: dict[tuple[Any, ...], _Frame] = {}
+_MAX_FRAMES = 256
+
+
+def _take(settings: tuple[Any, ...]) -> _Frame:
+    return _frames.pop(settings, None) or _Frame(*settings)
+
+
+def _put(settings: tuple[Any, ...], frame: _Frame) -> None:
+    if len(_frames) >= _MAX_FRAMES:
+        _frames.clear()
+    _frames[settings] = frame
+
+
+def _settings(q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
+              sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str
+              ) -> tuple[Any, ...]:
+    """_Frame's arguments, hashable."""
+    if select is not None and not isinstance(select, SelectConfig):
+        raise ArgumentError(f"select is a {type(select).__name__}; allowed: a SelectConfig or None "
+                            "(dense)")
+    return (q, k, v, out, select, None if sm_scale is None else float(sm_scale), float(softcap),
+            causal, layout, backend, _pool.num_threads())
+
+
+@functools.lru_cache(maxsize=1)
+def _stage_names() -> tuple[str, ...]:
+    lib = _abi.library()
+    return tuple(lib.tokensieve_stage_name(i).decode() for i in range(_abi.NUM_STAGES))
+
+
+@functools.lru_cache(maxsize=None)
+def _isa_name(isa: int) -> str:
+    return _abi.library().tokensieve_isa_name(isa).decode()
+
+
+def _report(c: Any, backend: int) -> Report:
+    return Report(_PATHS[c.path], reason_text(c.reason), c.keep_count, c.keep_ratio,
+                  c.attention_pairs, dict(zip(_stage_names(), c.stage_ns)),
+                  _abi.BACKENDS[backend], _isa_name(c.isa))
 
 
 def reason_text(reason: int) -> str:
@@ -278,9 +315,9 @@ def _no_gradients(*tensors: Any) -> None:
     torch = sys.modules.get("torch")
     if torch is None or not torch.is_grad_enabled():
         return
-    if any(getattr(x, "requires_grad", False) for x in tensors):
-        raise ArgumentError("q, k or v requires grad, and tokensieve computes forward only; call "
-                            "it under torch.no_grad(), or detach() them")
+    for x in tensors:
+        if getattr(x, "requires_grad", False):
+            raise ArgumentError(FORWARD_ONLY)
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
@@ -335,25 +372,52 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     UnsupportedError
         Nothing in this build or on this device can do it (also a NotImplementedError).
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
+                       return_report or out is not None)
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
                             backend, out, return_report, True)
     return (result, report) if return_report else result
+
+
+def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
+            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str,
+            more: bool) -> Any:
+    """attention() inside torch.compile."""
+    from tokensieve import ops
+    if more:
+        raise ArgumentError("return_report and out are not possible inside torch.compile")
+    return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
+                         softcap, causal, layout, backend)
 
 
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str, out: Any,
            report: bool, wait: bool) -> tuple[Any, Report | None]:
     """attention(); without `wait`, a report on CUDA says only what is known at once."""
-    call = _Call(q, k, v, select, sm_scale, softcap, causal, layout, backend, out)
-    sinks = call.set_sinks(sink_logits)  # alive until the call was made
-    outputs = _abi.new(_abi.Outputs)
-    outputs.out = C.addressof(call.out.c)
+    _no_gradients(q, k, v)
+    q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
+    written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
+    settings = _settings(q.key, k.key, v.key, written.key, select, sm_scale, softcap, causal,
+                         layout, backend)
+    frame = _take(settings)
+    frame.q.data, frame.k.data, frame.v.data, frame.out.data = q.data, k.data, v.data, written.data
+    sinks, address = _sinks(sink_logits, q, frame)  # alive until the call was made
     measured = _context.reports.get()
-    done = call.run("run", outputs, report, wait or measured is not None)
+    done = frame.run("run", frame.outputs_ref, address, report, wait or measured is not None)
+    _put(settings, frame)
     del sinks
     if measured is not None and done is not None:
         measured.append(done)
-    return call.result, done
+    return written.owner if out is None else out, done
+
+
+def _sinks(sink_logits: Any, q: _tensor.View, frame: _Frame) -> tuple[Any, int | None]:
+    """The sinks beside q, and their address."""
+    if sink_logits is None:
+        return None, None
+    return _tensor.floats(sink_logits, q, "sink_logits", frame.q.shape[2])
 
 
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
@@ -367,20 +431,26 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
         current stream.
     """
-    call = _Call(q, k, k, select, sm_scale, softcap, True, layout, backend, q)
-    info = call.plan.info
-    batch = call.q.c.shape[0]
+    _no_gradients(q, k)
+    q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
+    settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,
+                         layout, backend)
+    frame = _take(settings)
+    info = frame.plan.info
+    batch = frame.q.shape[0]
     sparse = _PATHS[info.path] == "sparse"
     indices, indices_address = _tensor.integers(
-        call.q, (batch, info.num_sets, info.keep_capacity if sparse else 0), 32)
-    count, count_address = _tensor.integers(call.q, (batch,), 64)
+        q, (batch, info.num_sets, info.keep_capacity if sparse else 0), 32)
+    count, count_address = _tensor.integers(q, (batch,), 64)
     if not sparse:
-        count[:] = call.k.c.shape[1]
+        count[:] = frame.k.shape[1]
         return KeptTokens(indices, count, reason_text(info.reason))
-    sinks = call.set_sinks(sink_logits)  # alive until the call was made
+    frame.q.data, frame.k.data, frame.v.data = q.data, k.data, k.data
+    sinks, address = _sinks(sink_logits, q, frame)  # alive until the call was made
     keep = _abi.new(_abi.KeepSet)
     keep.indices, keep.capacity, keep.count = indices_address, info.keep_capacity, count_address
-    call.run("select_tokens", keep, False)
+    frame.run("select_tokens", C.byref(keep), address, False, False)
+    _put(settings, frame)
     del sinks
     return KeptTokens(indices, count, "")
 

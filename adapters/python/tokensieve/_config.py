@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 from tokensieve import _abi, _files
 from tokensieve._abi import ArgumentError, Error
@@ -92,6 +92,8 @@ class SelectConfig:
     sinks: int = 4
     arithmetic: str = "fp32"
     dense_policy: str = "break_even"
+    text: ClassVar[str]  # as JSON
+    _hash: ClassVar[int]
 
     def __post_init__(self) -> None:
         shape = _abi.new(_abi.Shape)
@@ -101,11 +103,12 @@ class SelectConfig:
         _abi.call("make_plan", _abi.C.byref(shape), _abi.C.byref(self._to_c()), None,
                   _abi.C.byref(plan))
         _abi.library().tokensieve_plan_free(plan)
-        # Plans are looked up by it at each call.
+        # Plans are looked up by the hash at each call. Compiled graphs hold the text.
         object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
+        object.__setattr__(self, "text", json.dumps(dataclasses.asdict(self), default=float))
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]
+        return self._hash
 
     def __reduce__(self) -> Any:  # hashes of strings differ between processes
         return SelectConfig, dataclasses.astuple(self)

@@ -1,12 +1,13 @@
-"""Overrides of what adapters do, for the code inside a `with`."""
+"""Overrides of what adapters do: for the code inside a `with`, or for one call of a model."""
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
+import functools
+import json
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from tokensieve._abi import ArgumentError
 from tokensieve._config import SelectConfig
@@ -14,16 +15,29 @@ from tokensieve._config import SelectConfig
 
 @dataclasses.dataclass(frozen=True)
 class Override:
-    """None fields leave the model's own policy as it is."""
+    """What :func:`sparse` and :func:`dense` return: a context manager (of any number of threads),
+    and the value of the argument ``tokensieve`` of a model. None leaves a setting as it is."""
 
     enabled: bool = True
-    layers: frozenset[int] | None = None
+    layers: tuple[int, ...] | None = None
     min_tokens: int | None = None
     select: tuple[tuple[str, Any], ...] = ()
+    text: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        # Compiled graphs hold the text: torch.compile guards strings by their value.
+        text = json.dumps([self.enabled, self.layers, self.min_tokens, self.select], default=float)
+        object.__setattr__(self, "text", text)
+
+    def __enter__(self) -> None:
+        _entered.set((*_entered.get(), self))
+
+    def __exit__(self, *problem: object) -> None:
+        _entered.set(_entered.get()[:-1])
 
 
-_current: contextvars.ContextVar[Override | None] = contextvars.ContextVar("tokensieve",
-                                                                          default=None)
+_entered: contextvars.ContextVar[tuple[Override, ...]] = contextvars.ContextVar("tokensieve",
+                                                                               default=())
 
 
 # Of the calls of attention, while somebody measures; waiting for the device is then wanted.
@@ -31,26 +45,46 @@ reports: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("repo
 
 
 def current() -> Override | None:
-    return _current.get()
+    """The innermost `with`."""
+    entered = _entered.get()
+    return entered[-1] if entered else None
 
 
-@contextlib.contextmanager
-def _using(override: Override) -> Iterator[None]:
-    token = _current.set(override)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def text_of(value: Any) -> str:
+    """A model's argument `tokensieve` as a string; "" if it changes nothing."""
+    if value is None or value is True:
+        return ""
+    if value is False:
+        return _DENSE.text
+    if isinstance(value, (Override, SelectConfig)):
+        return value.text
+    raise ArgumentError(f"tokensieve is a {type(value).__name__}; allowed: False, "
+                        "tokensieve.sparse(...), tokensieve.dense() or a SelectConfig")
 
 
-def dense() -> contextlib.AbstractContextManager[None]:
-    """`with tokensieve.dense():` models run dense (in this thread)."""
-    return _using(Override(enabled=False))
+@functools.lru_cache(maxsize=64)
+def parse(text: str) -> Override | None:
+    """The inverse of `text_of`."""
+    if not text:
+        return None
+    root = json.loads(text)
+    if isinstance(root, dict):
+        return Override(select=tuple(sorted(root.items())))
+    enabled, layers, min_tokens, select = root
+    return Override(enabled, None if layers is None else tuple(layers), min_tokens,
+                    tuple((name, value) for name, value in select))
+
+
+def dense() -> Override:
+    """`with tokensieve.dense():` models run dense (in this thread); or
+    `model(..., tokensieve=tokensieve.dense())` for one call."""
+    return _DENSE
 
 
 def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None,
-           **select: Any) -> contextlib.AbstractContextManager[None]:
-    """`with tokensieve.sparse(tau=0.01, layers=range(8, 24)):` other settings (in this thread).
+           **select: Any) -> Override:
+    """`with tokensieve.sparse(tau=0.01, layers=range(8, 24)):` other settings (in this thread); or
+    `model(..., tokensieve=tokensieve.sparse(tau=0.01))` for one call.
 
     Parameters
     ----------
@@ -76,5 +110,8 @@ def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None
             raise ArgumentError(f"unknown setting {name!r}; allowed: layers, min_tokens, "
                                 + ", ".join(sorted(known)))
     SelectConfig(**select)  # raises for a bad value
-    return _using(Override(layers=None if layers is None else frozenset(layers) - {0},
-                           min_tokens=min_tokens, select=tuple(sorted(select.items()))))
+    return Override(layers=None if layers is None else tuple(sorted({int(n) for n in layers} - {0})),
+                    min_tokens=min_tokens, select=tuple(sorted(select.items())))
+
+
+_DENSE = Override(enabled=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes as C
-import struct
+import functools
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -14,19 +15,22 @@ LAYOUTS = ("bshd", "bhsd")
 _DLPACK_CPU = 1
 _DLPACK_DTYPES = {(2, 32): 0, (2, 16): 1, (4, 16): 2}  # (type code, bits): tokensieve_dtype
 _ARRAY_DTYPES = {"<f4": 0, "<f2": 1}
-_TENSOR = struct.Struct("@IiP8q")  # _abi.Tensor: filled four times a call, so the fast way
-_torch_dtypes: dict[Any, int] = {}
 
 
 class View(NamedTuple):
-    """A tensor as the library sees it; `c` points into `owner`, which must stay alive."""
+    """A tensor as its owner describes it. `owner` must stay alive while `data` is used."""
 
-    c: Any  # _abi.Tensor
+    key: tuple[Any, ...]  # (dtype, device or None, shape, strides, read-only): see `describe`
+    data: int
     owner: Any
-    torch: bool
-    device: Any  # a torch.device if torch, else None: host memory
-    cuda: bool = False
-    read_only: bool = False
+
+    @property
+    def torch(self) -> bool:
+        return self.key[1] is not None
+
+    @property
+    def cuda(self) -> bool:
+        return self.torch and self.key[1].type == "cuda"
 
 
 def is_torch(x: Any) -> bool:
@@ -34,68 +38,64 @@ def is_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def view(x: Any, name: str, layout: str) -> View:
-    """x, a 4-D tensor in `layout`, as [batch, seq, head, dim]."""
-    if layout not in LAYOUTS:
-        raise ArgumentError(f"layout is {layout!r}; allowed: {', '.join(LAYOUTS)}")
+def view(x: Any, name: str) -> View:
+    """x, any kind of tensor; its dtype and shape are not checked."""
     if is_torch(x):
-        return _from_torch(x, name, layout)
-    if hasattr(x, "__array_interface__"):
-        return _from_array(x, name, layout)
+        if not (x.is_cpu or x.is_cuda) or x.is_sparse:
+            raise UnsupportedError(f"{name} is a {x.layout} tensor on {x.device}; allowed: strided "
+                                   "tensors on cpu or cuda")
+        return View((x.dtype, x.device, x.shape, x.stride(), False), x.data_ptr(), x)
+    interface = getattr(x, "__array_interface__", None)
+    if interface is not None:
+        return _from_array(x, interface, name)
     if hasattr(x, "__dlpack__"):
-        return _from_dlpack(x, name, layout)
+        return _from_dlpack(x, name)
     raise ArgumentError(f"{name} is a {type(x).__name__}; allowed: a torch tensor, a NumPy array "
                         "or an object with __dlpack__ or __array_interface__")
 
 
-def _make(name: str, dtype: int, data: int, shape: Any, strides: Any, layout: str) -> Any:
+def describe(key: tuple[Any, ...], name: str, layout: str) -> Any:
+    """The C struct [batch, seq, head, dim] of tensors with this View.key in `layout`, no data."""
+    dtype, device, shape, strides, _ = key
+    if layout not in LAYOUTS:
+        raise ArgumentError(f"layout is {layout!r}; allowed: {', '.join(LAYOUTS)}")
+    if device is not None:
+        torch = sys.modules["torch"]
+        code = next((i for i, n in enumerate(_abi.DTYPES) if getattr(torch, n) == dtype), None)
+        if code is None:
+            raise ArgumentError(f"{name} has dtype {dtype}; allowed: {', '.join(_abi.DTYPES)}")
+        dtype = code
     if len(shape) != 4:
         raise ArgumentError(f"{name} has {len(shape)} dimensions; allowed: the 4 of {layout}")
     if layout == "bhsd":
-        shape = (shape[0], shape[2], shape[1], shape[3])
-        strides = (strides[0], strides[2], strides[1], strides[3])
-    return _abi.Tensor.from_buffer_copy(_TENSOR.pack(_TENSOR.size, dtype, data, *shape, *strides))
+        shape, strides = ([x[0], x[2], x[1], x[3]] for x in (shape, strides))
+    return _abi.Tensor(C.sizeof(_abi.Tensor), dtype, None, tuple(shape), tuple(strides))
 
 
-def _from_torch(x: Any, name: str, layout: str) -> View:
-    if not _torch_dtypes:
-        torch = sys.modules["torch"]
-        _torch_dtypes.update((getattr(torch, n), i) for i, n in enumerate(_abi.DTYPES))
-    dtype, device = _torch_dtypes.get(x.dtype), x.device
-    if dtype is None:
-        raise ArgumentError(f"{name} has dtype {x.dtype}; allowed: {', '.join(_abi.DTYPES)}")
-    if device.type not in ("cpu", "cuda") or x.layout != sys.modules["torch"].strided:
-        raise UnsupportedError(f"{name} is a {x.layout} tensor on {device}; allowed: strided "
-                               "tensors on cpu or cuda")
-    c = _make(name, dtype, x.data_ptr(), x.shape, x.stride(), layout)
-    return View(c, x, True, device, device.type == "cuda")
-
-
-def _from_array(x: Any, name: str, layout: str) -> View:
-    info = x.__array_interface__
+def _from_array(x: Any, info: dict[str, Any], name: str) -> View:
+    kind, shape, strides, (data, read_only) = (info["typestr"], info["shape"], info.get("strides"),
+                                               info["data"])
+    dtype = _ARRAY_DTYPES.get(kind)
     # bfloat16 arrays (ml_dtypes) travel as two opaque bytes.
-    bfloat16 = getattr(getattr(x, "dtype", None), "name", "") == "bfloat16"
-    dtype = 2 if bfloat16 else _ARRAY_DTYPES.get(info["typestr"])
+    if dtype is None and getattr(getattr(x, "dtype", None), "name", "") == "bfloat16":
+        dtype = 2
     if dtype is None:
-        raise ArgumentError(f"{name} has type {info['typestr']}; allowed: {', '.join(_abi.DTYPES)}")
+        raise ArgumentError(f"{name} has type {kind}; allowed: {', '.join(_abi.DTYPES)}")
     size = 4 if dtype == 0 else 2
-    shape = info["shape"]
-    strides = info.get("strides")
     if strides is None:
-        strides = [size * _product(shape[i + 1:]) for i in range(len(shape))]
-    if any(stride % size for stride in strides):
-        raise ArgumentError(f"{name} has strides of {tuple(strides)} bytes; allowed: multiples of "
-                            f"its {size} bytes an element")
-    data, read_only = info["data"]
-    return View(_make(name, dtype, data, shape, [s // size for s in strides], layout), x, False,
-                None, False, read_only)
+        elements = _contiguous(shape)
+    elif any(stride % size for stride in strides):
+        raise ArgumentError(f"{name} has strides of {strides} bytes; allowed: multiples of its "
+                            f"{size} bytes an element")
+    else:
+        elements = tuple(stride // size for stride in strides)
+    return View((dtype, None, shape, elements, read_only), data, x)
 
 
-def _product(numbers: Any) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+@functools.lru_cache(maxsize=256)
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements."""
+    return tuple(math.prod(shape[i + 1:]) for i in range(len(shape)))
 
 
 class _DLTensor(C.Structure):
@@ -105,7 +105,7 @@ class _DLTensor(C.Structure):
                 ("strides", C.POINTER(C.c_int64)), ("byte_offset", C.c_uint64)]
 
 
-def _from_dlpack(x: Any, name: str, layout: str) -> View:
+def _from_dlpack(x: Any, name: str) -> View:
     device, _ = x.__dlpack_device__()
     if device != _DLPACK_CPU:
         raise UnsupportedError(f"{name} is on DLPack device {int(device)}; allowed: host memory, "
@@ -118,28 +118,28 @@ def _from_dlpack(x: Any, name: str, layout: str) -> View:
     if dtype is None:
         raise ArgumentError(f"{name} has DLPack type code {t.code} of {t.bits} bits; allowed: "
                             f"{', '.join(_abi.DTYPES)}")
-    shape = t.shape[:t.ndim]
-    strides = (t.strides[:t.ndim] if t.strides
-               else [_product(shape[i + 1:]) for i in range(t.ndim)])
-    return View(_make(name, dtype, (t.data or 0) + t.byte_offset, shape, strides, layout),
-                (x, capsule), False, None)
+    shape = tuple(t.shape[:t.ndim])
+    strides = tuple(t.strides[:t.ndim]) if t.strides else _contiguous(shape)
+    return View((dtype, None, shape, strides, False), (t.data or 0) + t.byte_offset, (x, capsule))
 
 
-def empty_like(q: View, layout: str) -> Any:
-    """A contiguous tensor of q's shape in `layout`: torch for torch, else NumPy (bf16: float32)."""
-    batch, seq, heads, dim = q.c.shape
-    shape = (batch, seq, heads, dim) if layout == "bshd" else (batch, heads, seq, dim)
-    if q.torch:
-        return sys.modules["torch"].empty(shape, dtype=q.owner.dtype, device=q.device)
+def empty_like(q: View) -> View:
+    """A contiguous tensor of q's shape: torch for torch, else NumPy (bfloat16: float32)."""
+    dtype, device, shape, _, _ = q.key
+    if device is not None:
+        torch = sys.modules["torch"]
+        array = (torch.empty_like(q.owner) if q.owner.is_contiguous() else
+                 torch.empty(shape, dtype=dtype, device=device))
+        return View((dtype, device, shape, array.stride(), False), array.data_ptr(), array)
     import numpy as np
-    return np.empty(shape, dtype="float16" if q.c.dtype == 1 else "float32")
+    return view(np.empty(shape, dtype="float16" if dtype == 1 else "float32"), "out")
 
 
 def integers(q: View, shape: tuple[int, ...], bits: int) -> tuple[Any, int]:
     """An uninitialised integer array beside q, and its address."""
     if q.torch:
         torch = sys.modules["torch"]
-        array = torch.empty(shape, dtype=getattr(torch, f"int{bits}"), device=q.device)
+        array = torch.empty(shape, dtype=getattr(torch, f"int{bits}"), device=q.key[1])
         return array, array.data_ptr()
     import numpy as np
     array = np.empty(shape, dtype=f"int{bits}")
@@ -150,7 +150,7 @@ def floats(x: Any, q: View, name: str, count: int) -> tuple[Any, int]:
     """x as `count` float32 beside q, and its address."""
     if q.torch:
         torch = sys.modules["torch"]
-        array = torch.as_tensor(x).detach().to(q.device, torch.float32).contiguous()
+        array = torch.as_tensor(x).detach().to(q.key[1], torch.float32).contiguous()
         data = array.data_ptr()
     else:
         import numpy as np

@@ -31,10 +31,12 @@ try:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import (AttentionMaskInterface, causal_mask_function,
                                             sdpa_mask)
+    from transformers.utils.generic import TransformersKwargs
 except ImportError as problem:
     raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
                 f"{problem}") from problem
-from tokensieve._measure import LayerMeasure, measure
+from tokensieve import _compiled  # noqa: E402  (needs transformers too)
+from tokensieve._measure import LayerMeasure, measure  # noqa: E402
 
 __all__ = ["LayerMeasure", "LayerStats", "Policy", "configure", "fingerprint", "load", "measure",
            "profile", "reset_stats", "stats"]
@@ -86,6 +88,12 @@ def _say_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
         _log.warning(text)
+
+
+@torch.compiler.assume_constant_result  # said when a graph is traced
+def _say_gradients() -> None:
+    _say_once("tokensieve: tensors that need gradients run dense through SDPA, since tokensieve "
+              "computes forward only (use torch.no_grad() for inference)")
 
 
 # ---- Policies ------------------------------------------------------------------------------------
@@ -143,7 +151,7 @@ def _default_policy(config: Any) -> Policy:
                   SelectConfig(budget="tau", tau=0.005, fill="local"))
 
 
-def _policy(module: nn.Module) -> Policy:
+def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
     policy = _policies.get(module)
     if policy is None:
         path = os.environ.get("TOKENSIEVE_PROFILE")
@@ -156,13 +164,12 @@ def _policy(module: nn.Module) -> Policy:
                       f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
                       "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
         _policies[module] = policy
-    override = _context.current()
     return _overridden(policy, override) if override else policy
 
 
 @functools.lru_cache(maxsize=64)
 def _overridden(policy: Policy, override: _context.Override) -> Policy:
-    return Policy(policy.layers if override.layers is None else override.layers,
+    return Policy(policy.layers if override.layers is None else frozenset(override.layers),
                   dataclasses.replace(policy.select, **dict(override.select)),
                   policy.min_tokens if override.min_tokens is None else override.min_tokens)
 
@@ -261,8 +268,10 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
 
     Chunks of a prompt, static caches and padding need a mask for SDPA, but tokensieve knows
     causality and takes padded sequences one by one."""
+    if torch.compiler.is_compiling() and not args:
+        return _compiled.traced_mask(**kwargs)
     mask = sdpa_mask(*args, **kwargs)
-    if mask is None or torch.compiler.is_compiling() or args:
+    if mask is None or args:
         return mask
     position = kwargs.get("cache_position")  # older transformers
     if position is not None:
@@ -310,29 +319,48 @@ def _causal_keys(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | No
 # ---- Attention -----------------------------------------------------------------------------------
 
 
-def _needs_gradients(*tensors: torch.Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+class _Call(NamedTuple):
+    """One layer's attention; tensors are [batch, heads, seq, dim]."""
+
+    module: nn.Module
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    sinks: torch.Tensor | None
+    scaling: float | None
+    softcap: float | None
+    sliding: int | None
+    causal: bool
+    override: str  # _context.text_of(the model's argument `tokensieve`)
+    dropout: float = 0.0
+    unknown: str = ""  # an argument of SDPA that tokensieve does not have
+
+    def needs_gradients(self) -> bool:
+        return torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad
+            for t in (self.query, self.key, self.value, self.sinks))
 
 
-def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys: _Keys | None,
-               dropout: float, is_causal: bool, sliding: int | None, unknown: str) -> str:
+def _why_dense(call: _Call, keys: _Keys | None, override: _context.Override | None) -> str:
     """Why this call may not run sparse, or ""."""
-    override = _context.current()
     if override is not None and not override.enabled:
         return "switched off"
+    query, value = call.query, call.value
     if query.shape[2] == 1:
         return "decode"
-    layer = getattr(module, "layer_idx", None)
-    policy = _policy(module) if isinstance(layer, int) and hasattr(module, "config") else None
+    layer = getattr(call.module, "layer_idx", None)
+    has_policy = isinstance(layer, int) and hasattr(call.module, "config")
+    policy = _policy(call.module, override) if has_policy else None
     if policy is None or layer not in policy.layers or layer == 0:
         return "dense layer"
-    if sliding is not None:
+    if call.sliding is not None:
         return "sliding layer"
-    if not is_causal:
+    if not call.causal:
         return "not causal"
-    if unknown:
-        return unknown
-    if dropout > 0.0:
+    if call.unknown:
+        return call.unknown
+    if call.dropout > 0.0:
         return "dropout"
     if keys is None:
         return "custom mask"
@@ -343,16 +371,19 @@ def _why_dense(module: nn.Module, query: torch.Tensor, value: torch.Tensor, keys
         return "unsupported dtype"
     if value.shape[3] != query.shape[3]:
         return "unsupported head_dim"
+    if call.needs_gradients():
+        _say_gradients()
+        return "needs gradients"
     return ""
 
 
-def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: _Keys,
-         policy: Policy, scaling: float | None, softcap: float | None,
-         sinks: torch.Tensor | None) -> tuple[torch.Tensor, _attention.Report | None]:
+def _run(call: _Call, keys: _Keys, policy: Policy
+         ) -> tuple[torch.Tensor, _attention.Report | None]:
     """tokensieve's attention; the result is [batch, seq, heads, dim], 0 in padding."""
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous()
+                         for x in (call.query, call.key, call.value))
     batch, heads, queries, dim = query.shape
     out = torch.empty((batch, queries, heads, dim), dtype=query.dtype, device=query.device)
-    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     first = keys.count - queries  # position of the first query
 
     def attend(sequences: slice, begin: int, end: int) -> _attention.Report:
@@ -362,8 +393,8 @@ def _run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: _Key
             select = _for_chunk(select)
         return _attention.attend(
             query[sequences, :, rows], key[sequences, :, begin:end],
-            value[sequences, :, begin:end], select, scaling, softcap or 0.0, sinks, True, "bhsd",
-            "auto", out[sequences, rows].transpose(1, 2), True, False)[1]
+            value[sequences, :, begin:end], select, call.scaling, call.softcap or 0.0, call.sinks,
+            True, "bhsd", "auto", out[sequences, rows].transpose(1, 2), True, False)[1]
 
     with torch.no_grad():
         if not keys.spans:
@@ -392,63 +423,100 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
                        dropout: float = 0.0, scaling: float | None = None,
                        is_causal: bool | None = None, sliding_window: int | None = None,
                        softcap: float | None = None, s_aux: torch.Tensor | None = None,
-                       **kwargs: Any) -> tuple[torch.Tensor, None]:
+                       tokensieve: Any = None, **kwargs: Any) -> tuple[torch.Tensor, None]:
     """The attention function of transformers; tensors are [batch, heads, seq, dim]."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     unknown = next((name for name in ("position_bias", "cache") if kwargs.get(name) is not None),
-                   "")  # SDPA's other arguments: T5's bias, the paged cache
-    if not torch.compiler.is_compiling():
-        keys = _causal_keys(query, key, attention_mask)
-        reason = _why_dense(module, query, value, keys, dropout, causal, sliding_window,
-                            unknown)
-        if not reason and _needs_gradients(query, key, value, s_aux):
-            reason = "needs gradients"
-            _say_once("tokensieve: tensors that need gradients run dense through SDPA, since "
-                      "tokensieve computes forward only (use torch.no_grad() for inference)")
-        if not reason:
-            try:
-                out, report = _run(query, key, value, keys, _policy(module), scaling, softcap,
-                                   s_aux)
-                _count(module, "only padding", report)
-                return out, None
-            except UnsupportedError as problem:
-                reason = f"unsupported: {problem}"
-        _count(module, reason)
-    if softcap is None and s_aux is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout,
-                                      scaling=scaling, is_causal=is_causal, **kwargs)
-    if unknown:
-        raise UnsupportedError(f"{unknown} together with softcap or sinks; use "
+                   "")  # T5's bias, the paged cache
+    call = _Call(module, query, key, value, attention_mask, s_aux, scaling, softcap,
+                 sliding_window, causal, _context.text_of(tokensieve), dropout, unknown)
+    if torch.compiler.is_compiling():
+        if call.needs_gradients():
+            _say_gradients()
+        elif query.shape[2] > 1 and dropout == 0.0 and not unknown:
+            return _compiled.layer(
+                query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window, causal,
+                call.override, getattr(attention_mask, "tokensieve_verify", False),
+                _compiled.key_of(module)), None
+        call = call._replace(mask=_compiled.whole_mask(attention_mask, query))
+    else:
+        out = _sparse(call, _causal_keys(query, key, attention_mask))
+        if out is not None:
+            return out, None
+    return _dense(call, **kwargs), None
+
+
+def run_traced(call: _Call, verify: bool) -> torch.Tensor:
+    """A layer of a compiled graph, when it runs (_compiled.py: `mask` may be packed)."""
+    mask, queries = call.mask, call.query.shape[2]
+    if verify and mask is not None and _compiled.is_causal(mask):
+        mask = None
+    keys = _causal_keys(call.query, call.key, mask)
+    if _compiled.is_packed(mask):
+        count = int(mask[0, 0]) + queries
+        spans = _spans(mask[:, 1:], count)
+        keys = None if spans is None else _Keys(count, spans)
+        if keys == (queries, ()):
+            mask = None  # SDPA's own causality, aligned top left
+    out = _sparse(call, keys)
+    if out is None:
+        out = _dense(call._replace(mask=_compiled.whole_mask(mask, call.query)))
+    return out
+
+
+def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
+    """Attention by tokensieve, or None if that may not be; counts what was done, or why not."""
+    override = _context.parse(call.override) or _context.current()
+    reason = _why_dense(call, keys, override)
+    if not reason:
+        try:
+            out, report = _run(call, keys, _policy(call.module, override))
+            _count(call.module, "only padding", report)
+            return out
+        except UnsupportedError as problem:
+            reason = f"unsupported: {problem}"
+    _count(call.module, reason)
+    return None
+
+
+def _dense(call: _Call, **kwargs: Any) -> torch.Tensor:
+    """SDPA, or plain PyTorch where SDPA leaves out what the model asks for."""
+    if call.softcap is None and call.sinks is None:
+        return sdpa_attention_forward(call.module, call.query, call.key, call.value, call.mask,
+                                      dropout=call.dropout, scaling=call.scaling,
+                                      is_causal=call.causal, **kwargs)[0]
+    if call.unknown:
+        raise UnsupportedError(f"{call.unknown} together with softcap or sinks; use "
                                "attn_implementation='eager'")
-    return _plain(query, key, value, attention_mask, dropout, scaling, causal, softcap,
-                  s_aux), None
+    return _plain(call)
 
 
-def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-           mask: torch.Tensor | None, dropout: float, scaling: float | None, causal: bool,
-           softcap: float | None, sinks: torch.Tensor | None) -> torch.Tensor:
+def _plain(call: _Call) -> torch.Tensor:
     """Attention with what SDPA does not know: softcap and sinks."""
+    query, mask = call.query, call.mask
     batch, heads, queries, dim = query.shape
-    keys = key.shape[2]
-    key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    value = value.repeat_interleave(heads // value.shape[1], dim=1)
-    logits = query @ key.transpose(2, 3) * (dim**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    if mask is None and causal and queries > 1:
+    keys = call.key.shape[2]
+    key = call.key.repeat_interleave(heads // call.key.shape[1], dim=1)
+    value = call.value.repeat_interleave(heads // call.value.shape[1], dim=1)
+    logits = query @ key.transpose(2, 3) * (dim**-0.5 if call.scaling is None else call.scaling)
+    if call.softcap is not None:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
+    if mask is None and call.causal and queries > 1:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
     if mask is not None:
         if mask.dtype == torch.bool:
             logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
         else:
             logits = logits + mask
-    if sinks is not None:
-        extra = sinks.reshape(1, heads, 1, 1).expand(batch, heads, queries, 1)
+    if call.sinks is not None:
+        extra = call.sinks.reshape(1, heads, 1, 1).expand(batch, heads, queries, 1)
         logits = torch.cat([logits, extra.to(logits.dtype)], dim=-1)
     weights = torch.softmax(logits, dim=-1, dtype=torch.float32)[..., :keys].to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=dropout > 0.0)
+    weights = nn.functional.dropout(weights, p=call.dropout, training=call.dropout > 0.0)
     return (weights @ value).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(NAME, _attention_forward)
 AttentionMaskInterface.register(NAME, _mask)
+# generate() refuses arguments that neither the model's signature nor this list has.
+TransformersKwargs.__optional_keys__ |= {"tokensieve"}  # type: ignore[misc]
