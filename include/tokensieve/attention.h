@@ -100,7 +100,7 @@ struct KeepSet {
   // i32 [batch, num_sets, capacity]: ascending original positions; the first `count[b]` of a row
   // count.
   int32_t* indices = nullptr;
-  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len
+  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len; given sets: >= count
   int64_t* count = nullptr;  // i64 [batch]: kept tokens, those after the prefix included
 };
 
@@ -122,6 +122,13 @@ struct AttentionInputs {
   // cu_seqlens[b] to cu_seqlens[b + 1] - 1. Its queries are its last tokens.
   const int32_t* cu_seqlens_q = nullptr;
   const int32_t* cu_seqlens_kv = nullptr;
+  // Given sets (indices not null; only read): run() skips score, budget and select and keeps these
+  // tokens. Every set ends with all tokens after the prefix (see Plan::prefix_len) and has at most
+  // plan.max_keep before; min_keep, protect_first and min_drop bound the library's own choice only.
+  // count = the sequence's length: dense, no indices. The plan must be sparse; to be free in what
+  // to keep make it with BudgetPolicy::kKeepCount, keep_count = the most prefix tokens of a set,
+  // min_keep = 0 and DensePolicy::kNever.
+  KeepSet keep;
 };
 
 struct AttentionOutputs {
@@ -170,7 +177,8 @@ TOKENSIEVE_API Status read_report(const Plan& plan, std::span<std::byte> workspa
 // gets count = seqlen_kv and no indices, and the reason is in the report. Engines that bring their
 // own attend use select_tokens -> compact -> attend -> scatter. These three do not take packed
 // plans. CUDA: keep.indices and keep.count are written, and later read, on the device; their
-// contents are not checked.
+// contents are not checked (nor are those of AttentionInputs::keep; a count that no set of the plan
+// can have runs dense).
 TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs,
                                     const KeepSet& keep, std::span<std::byte> workspace,
                                     const RunOptions& options = {});

@@ -144,7 +144,11 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.bias_slopes = i.bias_slopes;
   out.cu_seqlens_q = i.cu_seqlens_q;
   out.cu_seqlens_kv = i.cu_seqlens_kv;
-  return {};
+  if (i.keep == nullptr) return {};
+  TOKENSIEVE_RETURN_IF_ERROR(from_c(i.keep, out.keep));
+  if (out.keep.indices != nullptr) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "keep.indices is NULL; pass the sets, or leave inputs.keep NULL");
 }
 
 Status from_c(const tokensieve_outputs* in, AttentionOutputs& out) {

@@ -83,6 +83,24 @@ void finish_counts(Context& context) {
   context.report.attention_pairs /= static_cast<double>(s.batch) * dense_pairs(s);
 }
 
+// Kept prefix tokens of sequence b, -1 for dense; its sets become those of the layout.
+int64_t choose_tokens(Context& context, int64_t b, DenseReason* reason) {
+  score_sequence(context, b);
+  return select_sequence(context, context.layout.indices, context.layout.capacity, reason);
+}
+
+int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
+  const Plan& plan = context.plan;
+  const KeepSet& keep = context.in.keep;
+  if (keep.count[b] == plan.shape.seqlen_kv) {
+    *reason = DenseReason::kNothingToDrop;
+    return -1;
+  }
+  context.layout.indices = keep.indices + b * plan.num_sets * keep.capacity;
+  context.layout.capacity = keep.capacity;
+  return keep.count[b] - (plan.shape.seqlen_kv - plan.prefix_len);
+}
+
 Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
            std::span<std::byte> workspace, const RunOptions& options) {
   Context context = make_context(plan, in, out, workspace, options);
@@ -90,8 +108,8 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
     DenseReason reason = plan.reason;
     int64_t keep = -1;
     if (plan.path == Path::kSparse) {
-      score_sequence(context, b);
-      keep = select_sequence(context, context.layout.indices, context.layout.capacity, &reason);
+      keep = in.keep.indices != nullptr ? take_given_tokens(context, b, &reason)
+                                        : choose_tokens(context, b, &reason);
     }
     if (context.cancelled) break;
     if (keep >= 0) {

@@ -36,7 +36,7 @@ struct OracleResult {
 Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOptions& options,
                   OracleResult& result);
 
-// Stages score, budget and select of sequence b.
+// Stages score, budget and select of sequence b, or the sets that inputs.keep gives.
 Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                           const RunOptions& options);
 

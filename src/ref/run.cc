@@ -63,11 +63,31 @@ void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunR
 
 }  // namespace
 
+namespace {
+
+Selection given_sets(const Plan& plan, const KeepSet& keep, int64_t b) {
+  Selection result;
+  const int64_t count = keep.count[b];
+  if (count == plan.shape.seqlen_kv) {
+    result.reason = DenseReason::kNothingToDrop;
+    return result;
+  }
+  result.budget.keep = count - (plan.shape.seqlen_kv - plan.prefix_len);
+  for (int64_t set = 0; set < plan.num_sets; ++set) {
+    const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+    result.kept.emplace_back(row, row + count);
+  }
+  return result;
+}
+
+}  // namespace
+
 Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                           const RunOptions& options) {
   Selection result;
   result.reason = plan.reason;
   if (plan.path == Path::kDense) return result;
+  if (inputs.keep.indices != nullptr) return given_sets(plan, inputs.keep, b);
   {
     const StageTimer timer(options.report, Stage::kScore);
     result.token_score = score(plan, inputs, b, executor_of(options));
