@@ -14,6 +14,9 @@ namespace tokensieve::cli::eval {
 
 struct Question {
   std::string text;
+  // The answer's first words, put behind the prompt as RULER does ("The number is"); the model goes
+  // on from there. Small models otherwise chat instead of answering. May be empty.
+  std::string answer_prefix;
   std::vector<std::string> expected;  // every string that a full answer names
 };
 
@@ -30,10 +33,9 @@ struct Case {
   std::string continuation;          // task "text" only: the real text after the document
 };
 
-// Tokens of the whole prompt: chat template, document and question. For task "text" the question
-// is empty and the count is of the bare document.
-using CountTokens =
-    std::function<int32_t(std::string_view document, std::string_view question)>;
+// Tokens of the whole prompt: chat template, document, question and answer prefix. For task "text"
+// the question is empty and the count is of the bare document.
+using CountTokens = std::function<int32_t(std::string_view document, const Question& question)>;
 
 // Every task, in the order of the docs.
 std::vector<std::string_view> task_names();
@@ -45,7 +47,7 @@ Result<Case> make_case(const std::string& task, int32_t length, int32_t index, u
                        const CountTokens& count);
 
 // RULER's string match recall: the share of question.expected that the answer contains. Upper and
-// lower case are the same; an expected word or number must not be part of a longer one.
+// lower case are the same; an expected number must not be part of a longer one. 1 if none expected.
 double score(const Question& question, std::string_view answer);
 
 // Most tokens that an answer of this task needs; task "text" generates none. `task` must be known.

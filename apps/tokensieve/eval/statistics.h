@@ -44,8 +44,8 @@ inline constexpr double kSolvedMean = 0.5;
 // Loss on tasks that dense solves. All cases of a solved cell count, also those that dense got
 // wrong: picking single cases by dense's own score would let luck look like a loss.
 struct Loss {
-  Estimate points;       // mean of 100 * (dense - other) over the cases of solved cells
-  Estimate broken;       // share of the cases with a full dense score that the other does not get
+  Estimate points;  // mean of 100 * (dense - other) over the cases of solved cells
+  Estimate broken;  // share of the cases with a full dense score that the other does not get
   int32_t broken_cases = 0;    // full score dense, less with the other
   int32_t repaired_cases = 0;  // the other way round, in solved cells
   int32_t solved_cells = 0;
