@@ -43,7 +43,7 @@ constexpr Preset kPresets[] = {
      "no selection: sinks, a window as wide as equal work allows, last rows dense"},
     {"random", Kind::kRandom, "as many tokens as forced keeps, drawn at random",
      "random tokens in place of the chosen ones, same fill"},
-    {"recent", Kind::kRecent, "sinks and the newest tokens only; the rest is forgotten (StreamingLLM)",
+    {"recent", Kind::kRecent, "sinks and newest tokens only, the rest is forgotten (StreamingLLM)",
      "StreamingLLM style: sinks and newest tokens, the rest leaves the KV cache"},
     {"evict", Kind::kEvict, "one layer chooses, the short prompt is read again (GemFilter)",
      "GemFilter style: one layer's choice, the rest never reaches the KV cache"},
@@ -81,6 +81,9 @@ Result<Config> from_preset(const Preset& preset, const Profile& model_profile) {
     config.profile = without_gates(config.profile);
   }
   config.filter_layer = std::max(1, 2 * model_profile.fingerprint.num_layers / 5);
+  config.equal_work = config.kind == Kind::kNone || config.kind == Kind::kRecent ||
+                      config.kind == Kind::kProgressive;
+  config.beside_fill = config.profile.select.fill;
   if (config.kind == Kind::kProgressive || config.kind == Kind::kRecent) {
     config.profile.select.fill = Fill::kZero;
   }
@@ -120,6 +123,7 @@ Setter real(double SelectConfig::*field, BudgetPolicy budget, double least, doub
     }
     config.profile.select.*field = number;
     config.profile.select.budget = budget;
+    if (config.kind != Kind::kNone) config.equal_work = false;
     return {};
   };
 }
@@ -199,6 +203,7 @@ const std::vector<Key>& keys() {
       {"count", "number of prefix tokens that is kept",
        [](Config& config, const std::string& key, const std::string& value) -> Status {
          config.profile.select.budget = BudgetPolicy::kKeepCount;
+         if (config.kind != Kind::kNone) config.equal_work = false;
          return integer<int64_t>(
              [](Config& c) -> int64_t& { return c.profile.select.keep_count; }, 1, kMost)(
              config, key, value);
@@ -212,7 +217,7 @@ const std::vector<Key>& keys() {
                      {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}})},
       {"window", "local fill: neighbours, a multiple of 64",
        [select](Config& config, const std::string& key, const std::string& value) -> Status {
-         config.window_given = true;
+         if (config.kind == Kind::kNone) config.equal_work = false;
          return integer<int32_t>(select(&SelectConfig::local_window), 0, 1 << 20, kLocalBlock)(
              config, key, value);
        }},
@@ -324,7 +329,7 @@ Status check(const Config& config) {
   }
   const bool needs_count = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
                            config.kind == Kind::kProgressive ||
-                           (config.kind == Kind::kNone && !config.window_given);
+                           (config.kind == Kind::kNone && config.equal_work);
   if (needs_count && select.budget == BudgetPolicy::kTau) {
     return Status::error(StatusCode::kInvalidArgument,
                          "%s needs a fixed number of tokens: keep=0.2 or count=1024%s",
@@ -445,7 +450,7 @@ Json config_json(const Config& config) {
     json["mode"] = config.chunk ? "chunk" : "whole";
     json["gate"] = !config.always_sparse;
     if (config.kind == Kind::kEvict) json["filter_layer"] = config.filter_layer;
-    if (config.kind == Kind::kNone) json["window"] = config.window_given ? "given" : "equal work";
+    if (config.equal_work) json["equal_work"] = true;
     json["profile"] = Json::parse(profile_to_json(config.profile));
   }
   json["note"] = config.note;
@@ -462,18 +467,41 @@ double selection_work(const SelectConfig& select, double kept, double tokens) {
   return std::min(1.0, (near * tokens - near * near / 2 + ratio * ratio * far * far / 2) / all);
 }
 
-int32_t equal_work_window(const SelectConfig& select, int64_t tokens) {
+namespace {
+
+double work_of(const SelectConfig& select, int64_t tokens) {
+  const int64_t kept = kept_prefix(select, tokens - select.obs_window) + select.obs_window;
+  return selection_work(select, static_cast<double>(kept), static_cast<double>(tokens));
+}
+
+}  // namespace
+
+int32_t equal_work_window(const SelectConfig& beside, int64_t tokens) {
   const auto n = static_cast<double>(tokens);
-  const double rows = std::min<double>(select.obs_window, n - 1);  // dense at the end
-  const double kept =
-      static_cast<double>(kept_prefix(select, tokens - select.obs_window)) + rows;
-  const double pairs = selection_work(select, kept, n) * n * (n + 1) / 2;
+  const double rows = std::min<double>(beside.obs_window, n - 1);  // dense at the end
+  const double pairs = work_of(beside, tokens) * n * (n + 1) / 2;
   // The window pass of the other rows: near * m - near^2 / 2, for m rows.
   const double m = n - rows;
   const double left = std::max(0.0, pairs - rows * (n - rows / 2));
   const double near = m - std::sqrt(std::max(0.0, m * m - 2 * left));
-  const auto blocks = std::lround((near - kBesideWindow - select.sinks) / kLocalBlock);
+  const auto blocks = std::lround((near - kBesideWindow - beside.sinks) / kLocalBlock);
   return static_cast<int32_t>(std::max<long>(1, blocks)) * kLocalBlock;
+}
+
+int64_t equal_work_count(const SelectConfig& select, const SelectConfig& beside, int64_t tokens) {
+  // Bisection: work grows with the kept tokens.
+  const double work = work_of(beside, tokens);
+  int64_t least = 1, most = tokens - select.obs_window;
+  while (least < most) {
+    const int64_t middle = least + (most - least) / 2;
+    const auto kept = static_cast<double>(middle + select.obs_window);
+    if (selection_work(select, kept, static_cast<double>(tokens)) < work) {
+      least = middle + 1;
+    } else {
+      most = middle;
+    }
+  }
+  return least;
 }
 
 }  // namespace tokensieve::cli::eval

@@ -31,7 +31,10 @@ struct Config {
   Kind kind = Kind::kSparse;
   bool chunk = false;          // feed the prompt in chunks instead of at once
   bool always_sparse = false;  // also where dense is predicted to be faster
-  bool window_given = false;   // kNone: local_window was named, else it is fitted to equal work
+  // A baseline does as much work as selecting without its own ways would, if true: kNone gets a wider window,
+  // kRecent and kProgressive more tokens. False when the user named a window or a number of tokens.
+  bool equal_work = false;
+  Fill beside_fill = Fill::kLocal;  // what `profile.select` had before the baseline's own fill
   int32_t filter_layer = 0;    // kEvict: the layer that chooses
   Profile profile;             // empty for stock and dense
   std::string note;
@@ -55,7 +58,9 @@ nlohmann::ordered_json config_json(const Config& config);
 // `kept` of the `tokens` are kept, evenly spread.
 double selection_work(const SelectConfig& select, double kept, double tokens);
 
-// The window of `none` for which its work on `tokens` equals that of selecting with `select`.
-int32_t equal_work_window(const SelectConfig& select, int64_t tokens);
+// The window of `none`, and the prefix tokens of `select`, that make as much work on `tokens` as
+// selecting with `beside` does.
+int32_t equal_work_window(const SelectConfig& beside, int64_t tokens);
+int64_t equal_work_count(const SelectConfig& select, const SelectConfig& beside, int64_t tokens);
 
 }  // namespace tokensieve::cli::eval

@@ -52,10 +52,18 @@ Profile progressive_profile(Profile profile) {
   return profile;
 }
 
+// As many tokens as make the work of the selection that the baseline stands beside.
+void match_work(const Config& config, int64_t tokens, SelectConfig& select) {
+  SelectConfig beside = select;
+  beside.fill = config.beside_fill;
+  select.keep_count = equal_work_count(select, beside, tokens);
+  select.budget = BudgetPolicy::kKeepCount;
+}
+
 // Keeps one token of the prefix, a sink: every row sees sinks and its window, nothing is chosen.
 Profile windowed_profile(Profile profile, const Config& config, int64_t tokens) {
   SelectConfig& select = profile.select;
-  if (!config.window_given) select.local_window = equal_work_window(select, tokens);
+  if (config.equal_work) select.local_window = equal_work_window(select, tokens);
   select.fill = Fill::kLocal;
   select.share = Share::kLayer;
   select.budget = BudgetPolicy::kKeepCount;
@@ -171,6 +179,8 @@ Status Runner::prefill_with_selection(Job& job) {
   job.ubatch = config.chunk ? kChunkUbatch : max_tokens_;
 
   Profile profile = config.profile;
+  const auto tokens = static_cast<int32_t>(job.input.prompt.size());
+  if (config.equal_work) match_work(config, tokens, profile.select);
   KeptByLayer draft, kept;
   std::unique_ptr<Selector> selector;
   if (config.kind == Kind::kRandom) selector = random_selector(seed_of(job.input.source));
@@ -197,12 +207,11 @@ Status Runner::prefill_with_selection(Job& job) {
   TOKENSIEVE_RETURN_IF_ERROR(status);
   job.out.layers = plugin_.stats();
   if (!config.chunk) {
-    correct_work(profile.select, static_cast<double>(job.input.prompt.size()), job.out.layers);
+    correct_work(profile.select, tokens, job.out.layers);
   }
   summarize(job.out);
   if (config.kind == Kind::kRecent && !kept.empty()) {
     const auto& set = kept.begin()->second.sets.front();
-    const auto tokens = static_cast<int32_t>(job.input.prompt.size());
     const int32_t newest = static_cast<int32_t>(set.size()) - profile.select.sinks;
     job.context->forget(profile.select.sinks, tokens - newest);
   }
