@@ -12,6 +12,7 @@
 #include "info.h"
 #include "options.h"
 #include "profile_command.h"
+#include "report/report_command.h"
 #include "signals.h"
 #include "tokensieve/version.h"
 #include "verify.h"
@@ -44,6 +45,8 @@ int run(int argc, char** argv) {
                           run_ask, exit_code);
   add_command<ProfileOptions>(app, "profile", "measure a model and write its layer profile",
                               add_profile_options, run_profile, exit_code);
+  add_command<ReportOptions>(app, "report", "show run files of eval as one page", add_report_options,
+                             run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
   add_command<VerifyOptions>(app, "verify",
