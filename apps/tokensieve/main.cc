@@ -13,6 +13,7 @@
 #include "info.h"
 #include "options.h"
 #include "profile_command.h"
+#include "report/report_command.h"
 #include "signals.h"
 #include "tokensieve/version.h"
 #include "verify.h"
@@ -47,6 +48,8 @@ int run(int argc, char** argv) {
                               add_profile_options, run_profile, exit_code);
   add_command<EvalOptions>(app, "eval", "measure what selection does to answers and speed",
                            add_eval_options, run_eval, exit_code);
+  add_command<ReportOptions>(app, "report", "show run files of eval as one page", add_report_options,
+                             run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
   add_command<VerifyOptions>(app, "verify",
