@@ -10,6 +10,7 @@
 #include "command.h"
 #include "drift.h"
 #include "eval/cases.h"
+#include "eval/closing.h"
 #include "eval/lines.h"
 #include "files.h"
 #include "profiles.h"
@@ -63,7 +64,19 @@ class Evaluation {
       }
     }
     if (ran_ > 0) progress_.finish();
-    return add_drift();
+    return {};
+  }
+
+  // The report shows it beside what was kept. Models whose hidden states cannot be read have none.
+  Status add_drift() {
+    if (has_drift_ || ran_ == 0) return {};
+    const int32_t tokens = std::min(kDriftTokens, model_.max_context());
+    const Result<PreparedCase> text =
+        prepare_case(model_, system_, "text", tokens, 0, plan_.seed);
+    if (!text.ok()) return {};
+    const Result<std::vector<double>> drift = measure_drift(model_, text->source.document, tokens);
+    if (drift.ok()) return file_.append({{"type", "drift"}, {"layers", *drift}});
+    return drift.status().code() == StatusCode::kCancelled ? drift.status() : Status();
   }
 
   int32_t ran() const { return ran_; }
@@ -156,18 +169,6 @@ class Evaluation {
     for (LayerStats& layer : run.layers) layer.dense_reason = "prompt shorter than min_tokens";
     ++ran_;
     return file_.append(result_line(input, config, run, &dense, /*reused=*/true));
-  }
-
-  // The report shows it beside what was kept. Models whose hidden states cannot be read have none.
-  Status add_drift() {
-    if (has_drift_ || ran_ == 0) return {};
-    const int32_t tokens = std::min(kDriftTokens, model_.max_context());
-    Result<PreparedCase> text = prepare_case(model_, system_, "text", tokens, 0, plan_.seed);
-    if (!text.ok()) return {};
-    const Result<std::vector<double>> drift =
-        measure_drift(model_, text->source.document, tokens);
-    if (!drift.ok()) return drift.status().code() == StatusCode::kCancelled ? drift.status() : Status();
-    return file_.append({{"type", "drift"}, {"layers", *drift}});
   }
 
   const EvalOptions& options_;
@@ -284,6 +285,18 @@ Status write_cases(const EvalOptions& options, const EvalPlan& plan, const Llama
   return {};
 }
 
+Status measure(Evaluation& evaluation) {
+  const auto start = std::chrono::steady_clock::now();
+  TOKENSIEVE_RETURN_IF_ERROR(evaluation.run());
+  const double ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (evaluation.ran() > 0) {
+    fmt::print(stderr, "{:.1f} % of the time was the model's own\n",
+               100 * evaluation.model_ms() / ms);
+  }
+  return evaluation.add_drift();
+}
+
 Status evaluate(const EvalOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(chosen_tasks(options).status());  // before a model is loaded
   const Result<ResolvedModel> source = resolve_model(options.model);
@@ -305,15 +318,15 @@ Status evaluate(const EvalOptions& options) {
   if (!file.ok()) return file.status();
   fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "results:", path);
 
-  const auto start = std::chrono::steady_clock::now();
   Evaluation evaluation(options, *plan, *model, plugin.value(), file.value(), system);
-  const Status status = evaluation.run();
-  const double wall =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  if (evaluation.ran() > 0) {
-    fmt::print(stderr, "{} runs in {}, {:.1f} % of it inside the model\n", evaluation.ran(),
-               format_duration(wall), 100 * evaluation.model_ms() / wall);
-  }
+  const Status status = measure(evaluation);
+  if (!status.ok() && status.code() != StatusCode::kCancelled) return status;
+  // An interrupted run shows what it has.
+  const Result<std::string> summary = options.json ? closing_json(path, plan->lengths)
+                                                   : closing_tables(path, plan->lengths);
+  if (!summary.ok()) return summary.status();
+  fmt::print("{}", *summary);
+  if (!status.ok()) fmt::print(stderr, "stopped; the same command goes on with {}\n", path);
   return status;
 }
 

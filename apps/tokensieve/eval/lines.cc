@@ -25,6 +25,18 @@ std::string cpu_name() {
   return "";
 }
 
+// As typed, for the report.
+std::string command_line() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::string line;
+  for (std::string word; std::getline(file, word, '\0');) {
+    const bool plain = word.find_first_of(" \t'\"$&;|<>()*?\\") == std::string::npos;
+    if (!line.empty()) line += ' ';
+    line += plain ? word : fmt::format("'{}'", word);
+  }
+  return line;
+}
+
 // What names a case in every line about it.
 Json case_names(const char* type, const Case& c) {
   return {{"type", type}, {"task", c.task}, {"length", c.length}, {"case", c.index}};
@@ -92,6 +104,7 @@ Json header_line(const EvalPlan& plan, const LlamaModel& model, const std::strin
           {"format", 1},
           {"tool", "tokensieve " TOKENSIEVE_VERSION_STRING},
           {"date", utc_now()},
+          {"command", command_line()},
           {"machine",
            {{"cpu", cpu_name()}, {"threads", threads > 0 ? threads : default_threads()},
             {"gpu", gpu}}},

@@ -45,7 +45,15 @@ Result<std::string> read_all(int fd, const std::string& path) {
 
 std::string shortened(const Json& value) {
   const std::string text = value.dump();
-  return text.size() <= 80 ? text : text.substr(0, 77) + "...";
+  return text.size() <= 100 ? text : text.substr(0, 97) + "...";
+}
+
+// Configurations by their names; other values as they are.
+Json names(const Json& value) {
+  if (!value.is_array() || value.empty() || !value[0].is_object()) return value;
+  Json list = Json::array();
+  for (const Json& item : value) list.push_back(item.value("name", "?"));
+  return list;
 }
 
 // The part of two values that differs, so that a message names it and not a whole profile.
@@ -59,7 +67,8 @@ std::string difference(const std::string& where, const Json& before, const Json&
       if (other != nullptr && *other != value) return difference(where + "." + key, value, *other);
     }
   }
-  return fmt::format("{} is {} there and {} here", where, shortened(before), shortened(now));
+  return fmt::format("{} is {} there and {} here", where, shortened(names(before)),
+                     shortened(names(now)));
 }
 
 Status check_header(const std::string& path, const Json& before, const Json& now) {

@@ -121,6 +121,7 @@ Result<LlamaContext*> Runner::context(Feed feed) {
   const int32_t ubatch = feed == Feed::kWhole    ? max_tokens_
                          : feed == Feed::kChunks ? kChunkUbatch
                                                  : kStockUbatch;
+  const Clock::time_point start = Clock::now();
   Result<LlamaContext> created =
       LlamaContext::create(model_, {.context = max_tokens_ + kReserve,
                                     .ubatch = std::min(ubatch, max_tokens_),
@@ -129,6 +130,7 @@ Result<LlamaContext*> Runner::context(Feed feed) {
   LlamaContext& made = contexts_.emplace(feed, std::move(created.value())).first->second;
   TOKENSIEVE_RETURN_IF_ERROR(made.warm_up());
   made.clear();
+  model_ms_ += ms_since(start);
   return &made;
 }
 
