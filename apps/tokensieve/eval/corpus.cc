@@ -34,7 +34,9 @@ bool ends_sentence(std::string_view text, size_t space) {
   if (mark == '!' || mark == '?') return true;
   if (mark != '.') return false;
   size_t word = stop - 1;
-  while (word > 0 && !is_space(text[word - 1]) && text[word - 1] != '"') --word;
+  while (word > 0 && !is_space(text[word - 1]) && text[word - 1] != '"' && text[word - 1] != '(') {
+    --word;
+  }
   const std::string_view last = text.substr(word, stop - 1 - word);
   const bool initial = last.size() == 1 && is_upper(last[0]);
   return !initial &&

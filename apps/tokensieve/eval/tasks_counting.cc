@@ -45,10 +45,13 @@ Strings with_distinct_front(Strings words, size_t count) {
   return words;
 }
 
-// RULER has 3 of every other word, and 1 in short lists. More where the filler has too few words.
-uint32_t rare_count(int32_t length) {
-  if (length < 4096) return 1;
-  return length <= 32768 ? 3 : 10;
+// How often every word but the common ones stands in the list. RULER: 3 times, once in short lists;
+// more often where the filler has too few different words for the length.
+uint32_t rare_count(int32_t length, size_t vocabulary_bytes) {
+  constexpr size_t kMostBytesPerToken = 8;
+  const size_t bytes = kMostBytesPerToken * static_cast<size_t>(std::max(length, 1));
+  const auto needed = static_cast<uint32_t>(bytes / vocabulary_bytes + 1);
+  return std::max(length < 4096 ? 1U : 3U, needed);
 }
 
 // A word that is none: three syllables.
@@ -73,7 +76,9 @@ Draft common_words(Setting& setting) {
   Strings words = vocabulary(setting.filler);
   setting.random.shuffle(words);
   words = with_distinct_front(std::move(words), kCommon);
-  const uint32_t rare = rare_count(setting.length);
+  size_t vocabulary_bytes = 0;
+  for (const std::string& word : words) vocabulary_bytes += word.size() + 1;
+  const uint32_t rare = rare_count(setting.length, vocabulary_bytes);
 
   Draft draft;
   draft.question = top_question(kCommon, "words", words);
@@ -88,10 +93,7 @@ Draft common_words(Setting& setting) {
     }
     return write_list(heading, words, counts, random);
   };
-  draft.most_bytes = heading.size();
-  for (size_t i = 0; i < words.size(); ++i) {
-    draft.most_bytes += (i < kCommon ? kTimesAsOften : 1U) * rare * (words[i].size() + 1);
-  }
+  draft.most_bytes = heading.size() + kTimesAsOften * rare * vocabulary_bytes;
   return draft;
 }
 
