@@ -35,6 +35,7 @@ void read_header(Fields line, EvalRun& run) {
     fields.read("kind", config.kind);
     fields.read("mode", config.mode);
     fields.read("note", config.note);
+    fields.read("gate", config.gated);
     config.profile = fields.at("profile");
     run.configs.push_back(std::move(config));
   });

@@ -21,7 +21,8 @@ struct Config {
   std::string kind;  // "stock", "dense", "sparse" or a baseline
   std::string mode;  // "whole", "chunk"; empty: does not apply
   std::string note;
-  Json profile;  // null: none
+  bool gated = true;  // runs dense where dense is predicted to be faster
+  Json profile;       // null: none
 };
 
 struct FollowUp {

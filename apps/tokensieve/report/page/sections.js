@@ -9,12 +9,20 @@ const configOf = (run, name) => run.configs.find((config) => config.name === nam
 function configHeader(view, name, details = true) {
   const config = configOf(view.run, name);
   return el("th", {scope: "row"}, swatch(view.styles.get(name)), name,
-    details ? el("small", {}, [config.note, config.family].filter(Boolean).join(". ")) : null);
+    details ? el("small", {}, config.kind === "sparse" && config.family || config.note) : null);
 }
 
-function estimateCell(estimate, format) {
+function estimateCell(estimate, format, more = null) {
   if (!estimate) return kNone;
-  return el("td", {}, format(estimate.mean), el("small", {}, interval(estimate, format)));
+  return el("td", {}, format(estimate.mean), el("small", {}, interval(estimate, format)),
+    more && el("small", {}, more));
+}
+
+// How many of dense's full answers are gone, and how many more there are.
+function brokenText(c) {
+  if (!c.broken) return "";
+  const gained = c.repaired_cases ? `, ${count(c.repaired_cases)} gained` : "";
+  return `${count(c.broken_cases)} of ${count(c.broken.count)} lost${gained}`;
 }
 
 function tiles(view, summary) {
@@ -26,7 +34,7 @@ function tiles(view, summary) {
     el("h3", {}, swatch(view.styles.get(subject.config)), `${subject.config}, ${lengthName(view)}`),
     el("dl", {class: "tiles"},
       tile("Loss in points", points(meanOf(subject.loss)),
-        subject.loss ? `${interval(subject.loss, points)}, ${subject.loss.count} cases` : "not measured"),
+        subject.loss ? `${interval(subject.loss, points)}, ${brokenText(subject)}` : "not measured"),
       tile("KL to dense", kl(meanOf(subject.kl)),
         subject.kl ? `same best token ${percent(meanOf(subject.top1))}` : "not measured"),
       tile("Attention work", percent(subject.work), "of the causal query-key pairs"),
@@ -39,7 +47,7 @@ function headlineRow(view, c) {
   const isDense = c.config === view.run.dense;
   return [
     configHeader(view, c.config), estimateCell(c.score, points),
-    isDense ? el("td", {class: "soft"}, "reference") : estimateCell(c.loss, points),
+    isDense ? el("td", {class: "soft"}, "reference") : estimateCell(c.loss, points, brokenText(c)),
     estimateCell(c.kl, kl), estimateCell(c.top1, percent),
     isDense ? el("td", {class: "soft"}, "reference") : estimateCell(c.follow_up_loss, points),
     el("td", {}, percent(c.work), c.work === null ? null
@@ -55,10 +63,10 @@ function headline(view) {
     summary.speed_reference ? `Speed-up over ${summary.speed_reference}` : "Speed-up"];
   return {
     id: "headline", name: "Headline", title: "Does it answer the same, and how much faster?",
-    intro: `Scores and losses are points of 100, on the ${summary.solved} combinations of task and
-      length that dense attention solves (mean score of 50 or more); below each stands its 95 %
-      bootstrap interval. A loss counts the same cases with and without the method. Follow-up
-      questions are asked about the same document after it was read for the first question.`,
+    intro: `Scores and losses are points of 100, on what dense attention solves (a mean score of 50 or
+      more): ${summary.solved} of ${summary.solved + summary.unsolved.length} combinations of task and
+      length. Below each stands its 95 % bootstrap interval. A loss compares the same cases with and without the method; lost are
+      those that dense answers in full and the configuration does not. Follow-up questions are asked about the same document after it was read for the first question.`,
     draw(host) {
       const configs = shownSummaries(view);
       host.append(...tiles(view, summary),
@@ -99,8 +107,7 @@ function frontierPoints(view) {
     const isDense = c.config === view.run.dense;
     const value = c[damage] ?? (isDense ? {mean: 0, low: 0, high: 0, count: 0} : null);
     const drawable = value && (damage !== "kl" || value.mean > 0);  // a log axis has no zero
-    return drawable && c[cost] !== null ? {x: c[cost], y: value.mean, low: value.low, high: value.high,
-      name: c.config} : null;
+    return drawable && c[cost] !== null ? {...value, x: c[cost], y: value.mean, name: c.config} : null;
   }).filter(Boolean);
 }
 
@@ -136,10 +143,10 @@ function drawFrontier(view, host) {
         : axis(damageName, {format: count,
           suggestedMin: Math.min(...all.map((p) => p.low)), suggestedMax: Math.max(...all.map((p) => p.high))})},
     tooltip: ({raw}) => [raw.name, `${costName}: ${costFormat(raw.x)}`,
-      `${damageName}: ${damageFormat(raw.y)} (${damageFormat(raw.low)} to ${damageFormat(raw.high)})`],
+      `${damageName}: ${damageFormat(raw.y)} (${interval(raw, damageFormat)})`],
     columns: ["Configuration", costName, damageName, "95 % interval", "On the frontier"],
     rows: all.map((p) => [p.name, costFormat(p.x), damageFormat(p.y),
-      `${damageFormat(p.low)} to ${damageFormat(p.high)}`, front.includes(p) ? "yes" : "no"]),
+      interval(p, damageFormat), front.includes(p) ? "yes" : "no"]),
   });
 }
 
@@ -167,7 +174,7 @@ function taskRow(view, row, names) {
     if (!own) return el("td", {}, kNone);
     const change = reference && name !== view.run.dense ? own.score - reference.score : null;
     return el("td", {class: "heat", "--value": `${own.score}%`}, points(own.score),
-      el("small", {}, change === null ? `${own.count} cases`
+      el("small", {}, change === null ? cases(own.count)
         : Math.abs(change) < 0.05 ? "same" : (change > 0 ? "+" : "") + points(change)));
   });
   const tag = row.counts ? null
@@ -201,7 +208,7 @@ function needleMap(view, name, cells, lengths) {
     const cell = cells.find((c) => c.row === row && c.length === length);
     if (!cell) return el("td", {class: "soft"}, kNone);
     return el("td", {class: "heat", "--value": `${cell.score}%`,
-      title: `${name}: ${points(cell.score)} over ${cell.count} cases`}, count(cell.score));
+      title: `${name}: ${points(cell.score)} over ${cases(cell.count)}`}, count(cell.score));
   })]);
   return table(["depth", ...lengths.map(count)], rows, {caption: name});
 }
@@ -240,6 +247,26 @@ function needles(view) {
 // `lines`: [name, [[x, estimate], ...]].
 const intervalEnds = (lines) => lines.flatMap(([, line]) => line.flatMap(([, e]) => [e.low, e.high]));
 
+// Of a run with one length only.
+function drawKlBars(view, host, lines, length) {
+  const values = lines.map(([, line]) => line[0][1]);
+  const names = lines.map(([name]) => name);
+  drawChart(host, {
+    title: `KL at ${tokens(length)}`, type: "bar", labels: names,
+    description: `One bar per configuration, log scale: ${names.map((name, i) =>
+      `${name} ${kl(values[i].mean)}`).join(", ")}.`,
+    datasets: [{label: "KL", borderColor: themeColor("--ink"),
+      backgroundColor: names.map((name) => view.styles.get(name).color),
+      data: values.map((e, x) => ({...e, x, y: e.mean}))}],
+    scales: {x: axis("", {type: "category", labels: names, grid: {display: false},
+      format: (index) => names[index]}),
+      y: logAxis("KL(dense || configuration), nats", values.flatMap((e) => [e.low, e.high]))},
+    tooltip: ({label, dataIndex}) => [label, `KL ${withInterval(values[dataIndex], kl)}`],
+    columns: ["Configuration", "KL"],
+    rows: names.map((name, i) => [name, withInterval(values[i], kl)]),
+  });
+}
+
 // One line per configuration over the lengths of the run.
 function drawKlByLength(view, host) {
   const {lengths, summaries} = view.run;
@@ -249,18 +276,18 @@ function drawKlByLength(view, host) {
     .filter(([, e]) => e && e.mean > 0)]).filter(([, line]) => line.length);
   if (!lines.length) return;
   const measured = lengths.filter((length) => lines.some(([, line]) => line.some(([l]) => l === length)));
+  if (measured.length === 1) return drawKlBars(view, host, lines, measured[0]);
   drawChart(host, {
     title: "KL by prompt length", type: "line",
     description: `One line per configuration, log scale: ${lines.map(([name, line]) => `${name} from
       ${kl(line[0][1].mean)} to ${kl(line.at(-1)[1].mean)}`).join(", ")}.`,
     datasets: lines.map(([name, line]) => ({label: name, ...lineStyle(view.styles.get(name)),
-      data: line.map(([x, e]) => ({x, y: e.mean, low: e.low, high: e.high}))})),
+      data: line.map(([x, e]) => ({...e, x, y: e.mean}))})),
     scales: {x: axis("Prompt tokens", {type: "logarithmic", format: count,
       min: measured[0] / 1.15, max: measured.at(-1) * 1.15,
       afterBuildTicks: (scale) => { scale.ticks = measured.map((value) => ({value})); }}),
       y: logAxis("KL(dense || configuration), nats", intervalEnds(lines))},
-    tooltip: ({dataset, raw}) => [dataset.label, `${tokens(raw.x)}: KL ${kl(raw.y)} (${kl(raw.low)} to
-      ${kl(raw.high)})`],
+    tooltip: ({dataset, raw}) => [dataset.label, `${tokens(raw.x)}: KL ${withInterval(raw, kl)}`],
     legend: lines.map(([name]) => [name, view.styles.get(name)]),
     columns: ["Configuration", ...measured.map(tokens)],
     rows: names.map((name) => [name, ...measured.map((length) => withInterval(of(name, length), kl))]),
@@ -279,7 +306,8 @@ function sweepsOf(view) {
     if (!sweeps.has(key)) sweeps.set(key, []);
     sweeps.get(key).push(config);
   }
-  return [...sweeps.values()].filter((configs) => configs.length > 1)
+  const values = (configs) => new Set(configs.map((config) => config.budget.value));
+  return [...sweeps.values()].filter((configs) => values(configs).size > 1)
     .map((configs) => configs.sort((a, b) => a.budget.value - b.budget.value));
 }
 
@@ -299,14 +327,13 @@ function drawKlByBudget(view, host, configs) {
     title: budget === "tau" ? "KL by tau" : "KL by keep ratio", type: "line",
     description: `${configs[0].family}. One line per prompt length, log scale.`,
     datasets: lines.map(([length, line]) => ({label: tokens(length), ...lineStyle(styles.get(length)),
-      data: line.map(([config, e]) => ({x: config.budget.value, y: e.mean, low: e.low, high: e.high,
+      data: line.map(([config, e]) => ({...e, x: config.budget.value, y: e.mean,
         name: config.name}))})),
     scales: {x: axis(kBudgetNames[budget], {type: "logarithmic", min: values[0] / 1.2,
       max: values.at(-1) * 1.2,
       afterBuildTicks: (scale) => { scale.ticks = values.map((value) => ({value})); }}),
       y: logAxis("KL(dense || configuration), nats", intervalEnds(lines))},
-    tooltip: ({dataset, raw}) => [raw.name, `${dataset.label}: KL ${kl(raw.y)} (${kl(raw.low)} to
-      ${kl(raw.high)})`],
+    tooltip: ({dataset, raw}) => [raw.name, `${dataset.label}: KL ${withInterval(raw, kl)}`],
     legend: lines.map(([length]) => [tokens(length), styles.get(length)]),
     columns: ["Configuration", ...lengths.map(tokens)],
     rows: configs.map((config) => [config.name,
@@ -448,12 +475,14 @@ function about(view) {
     ["Machine", [machine.gpu, machine.cpu, machine.threads && `${machine.threads} threads`]
       .filter(Boolean).join(", ")],
     ["Command", header.command], ["Date", header.date], ["Program", header.tool],
-    ["Seed", header.seed], ["Cases per task and length", header.cases],
+    ["Seed", header.seed], ["Tasks", header.tasks?.map(taskName).join(", ")],
+    ["Prompt tokens", header.lengths?.map(count).join(", ")],
+    ["Cases per task and length", header.cases],
     ["Results", `${count(results)} in ${file}`], ["Note", warning],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
   return {
     id: "about", name: "Method", title: "How was this measured?",
-    intro: "The command below makes the same cases again: they follow from the seed.",
+    intro: "The cases follow from the seed: the same seed, tasks and lengths make them again.",
     draw: (host) => host.append(el("dl", {class: "facts"}, facts.flatMap(([name, value]) =>
       [el("dt", {}, name), el("dd", {class: name === "Command" ? "mono" : null}, String(value))]))),
   };
