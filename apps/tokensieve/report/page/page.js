@@ -183,6 +183,10 @@ const lead = (runs) => {
 };
 
 document.getElementById("lead").textContent = lead(data.runs);
+document.addEventListener("click", ({target}) => {
+  const open = document.querySelector(".shown[open]");
+  if (open && !open.contains(target)) open.open = false;
+});
 startTheme();
 startPrint();
 drawControls();
