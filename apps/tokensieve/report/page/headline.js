@@ -66,13 +66,16 @@ function headline(view) {
     id: "headline", name: "Headline", title: "Does it answer the same, and how much faster?",
     intro: `Scores and losses are points of 100, on what dense attention solves (a mean score of 50 or
       more): ${summary.solved} of ${summary.solved + summary.unsolved.length} combinations of task and
-      length. Below each stands its 95 % bootstrap interval. A loss compares the same cases with and without the method; lost are
-      those that dense answers in full and the configuration does not. Follow-up questions are asked about the same document after it was read for the first question.`,
+      length. Below each stands its 95 % bootstrap interval. A loss compares the same cases with
+      and without the method; lost are those that dense answers in full and the configuration does
+      not. Follow-up questions are asked about the same document after it was read for the first
+      question.`,
     draw(host) {
       const configs = shownSummaries(view);
       host.append(...tiles(view, summary),
         scrolling(table(columns, configs.map((c) => headlineRow(view, c)),
-          {className: "headline", caption: `${view.run.model}, ${lengthName(view)}`}), "Headline table"));
+          {className: "headline", caption: `${view.run.model}, ${lengthName(view)}`}),
+        "Headline table"));
       if (summary.unsolved.length) {
         host.append(el("p", {class: "note"}, "Dense attention itself fails these, so they say nothing " +
           `about a loss and do not count: ${summary.unsolved.map(taskName).join(", ")}.`));

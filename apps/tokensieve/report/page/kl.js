@@ -31,7 +31,8 @@ function drawKlByLength(view, host) {
   const lines = names.map((name) => [name, lengths.map((length) => [length, of(name, length)])
     .filter(([, e]) => e && e.mean > 0)]).filter(([, line]) => line.length);
   if (!lines.length) return;
-  const measured = lengths.filter((length) => lines.some(([, line]) => line.some(([l]) => l === length)));
+  const measured = lengths.filter((length) =>
+    lines.some(([, line]) => line.some(([l]) => l === length)));
   if (measured.length === 1) return drawKlBars(view, host, lines, measured[0]);
   drawChart(host, {
     title: "KL by prompt length", type: "line",

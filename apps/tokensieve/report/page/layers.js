@@ -14,8 +14,8 @@ function drawLayers(view, host) {
   drawChart(host, {
     title: `${name} by layer`, type: "line", labels: numbers,
     description: `One line per configuration over ${numbers.length} layers, ${lengthName(view)}.`,
-    controls: [select("Show", Object.entries(kLayerMeasures).map(([key, [text]]) => [key, text]), measure,
-      (chosen) => {
+    controls: [select("Show", Object.entries(kLayerMeasures).map(([key, [text]]) => [key, text]),
+      measure, (chosen) => {
         layerChoice.measure = chosen;
         view.redraw("layers");
       })],
@@ -52,7 +52,8 @@ function drawDrift(view, host) {
       isSparse(label) ? `, sparse in ${sparse.name}` : ""}`,
     legend: sparse ? [[`sparse in ${sparse.name}`, {color: on}], ["dense", {color: off}]] : null,
     columns: ["Layer", "Drift", "Runs"],
-    rows: drift.map((value, layer) => [String(layer), percent(value), isSparse(layer) ? "sparse" : "dense"]),
+    rows: drift.map((value, layer) =>
+      [String(layer), percent(value), isSparse(layer) ? "sparse" : "dense"]),
   });
 }
 

@@ -11,7 +11,8 @@ function taskRow(view, row, names) {
         : Math.abs(change) < 0.05 ? "same" : (change > 0 ? "+" : "") + points(change)));
   });
   const tag = row.counts ? null
-    : el("span", {class: "tag"}, reference ? "dense fails, does not count" : "no dense run, does not count");
+    : el("span", {class: "tag"},
+      reference ? "dense fails, does not count" : "no dense run, does not count");
   const cellsOfRow = [el("th", {scope: "row"}, taskName(row.task), tag,
     el("small", {}, tokens(row.length))), ...cells];
   cellsOfRow.className = row.counts ? "" : "muted";
