@@ -173,16 +173,24 @@ class PageTest(unittest.TestCase):
         self.assertEqual(links, [True] * len(sections))
 
     def test_charts_have_marks_words_and_a_table(self):
+        # A mark is drawn if the pixel in its middle has its colour; marks may hide one another.
         charts = self.evaluate("""[...document.querySelectorAll('canvas')].map((canvas) => {
             const chart = Chart.getChart(canvas);
-            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-            const colors = new Set();
-            for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 200)
-                colors.add(pixels[i] << 16 | pixels[i + 1] << 8 | pixels[i + 2]);
-            return {name: canvas.getAttribute('aria-label'), colors: colors.size,
-                points: chart.data.datasets.reduce((sum, d) => sum + d.data.length, 0),
-                inside: chart.data.datasets.every((d, i) => chart.getDatasetMeta(i).data.every(
-                    (p) => Number.isFinite(p.x) && Number.isFinite(p.y))),
+            const pixels = canvas.getContext('2d')
+                .getImageData(0, 0, canvas.width, canvas.height).data;
+            const probe = document.createElement('canvas').getContext('2d');
+            const marks = chart.data.datasets.flatMap((d, i) =>
+                d.passive ? [] : chart.getDatasetMeta(i).data);
+            const drawn = marks.filter((mark) => {
+                const {x, y} = mark.getCenterPoint();
+                const [column, row] = [x, y].map((v) => Math.floor(v * chart.currentDevicePixelRatio));
+                const [r, g, b] = pixels.slice(4 * (row * canvas.width + column));
+                probe.fillStyle = mark.options.backgroundColor;
+                return probe.fillStyle ===
+                    '#' + (1 << 24 | r << 16 | g << 8 | b).toString(16).slice(1);
+            });
+            return {name: canvas.getAttribute('aria-label'),
+                marks: marks.length, drawn: drawn.length,
                 rows: canvas.closest('figure').querySelectorAll('details tbody tr').length};
         })""")
         self.assertEqual(
@@ -198,9 +206,8 @@ class PageTest(unittest.TestCase):
             ],
         )
         for chart in charts:
-            self.assertGreater(chart["points"], 3, chart)
-            self.assertGreater(chart["colors"], 4, chart)
-            self.assertTrue(chart["inside"], chart)
+            self.assertGreater(chart["marks"], 3, chart)
+            self.assertGreaterEqual(chart["drawn"], 0.5 * chart["marks"], chart)
             self.assertGreater(chart["rows"], 1, chart)
 
     def test_numbers_are_those_of_the_program(self):
