@@ -72,7 +72,8 @@ function headline(view) {
       question.`,
     draw(host) {
       const configs = shownSummaries(view);
-      host.append(...tiles(view, summary),
+      host.append(...view.run.warnings.map((text) => el("p", {class: "note"}, text)),
+        ...tiles(view, summary),
         scrolling(table(columns, configs.map((c) => headlineRow(view, c)),
           {className: "headline", caption: `${view.run.model}, ${lengthName(view)}`}),
         "Headline table"));
@@ -85,7 +86,7 @@ function headline(view) {
 }
 
 function about(view) {
-  const {header, file, results, warning} = view.run;
+  const {header, file, results} = view.run;
   const machine = header.machine ?? {};
   const facts = [
     ["Model", [header.model?.name, header.model?.file].filter(Boolean).join(", ")],
@@ -95,7 +96,7 @@ function about(view) {
     ["Seed", header.seed], ["Tasks", header.tasks?.map(taskName).join(", ")],
     ["Prompt tokens", header.lengths?.map(count).join(", ")],
     ["Cases per task and length", header.cases],
-    ["Results", `${count(results)} in ${file}`], ["Note", warning],
+    ["Results", `${count(results)} in ${file}`],
   ].filter(([, value]) => value !== undefined && value !== null && value !== "");
   return {
     id: "about", name: "Method", title: "How was this measured?",
