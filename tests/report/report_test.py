@@ -320,6 +320,17 @@ class PageTest(unittest.TestCase):
         self.browser.resize(360, 800)
         self.assertLessEqual(self.evaluate("document.documentElement.scrollWidth"), 360)
 
+    def test_a_search_alone_has_its_page(self):
+        lines = (self.folder / "cpu.jsonl").read_text().splitlines(keepends=True)
+        tune = self.folder / "tune.jsonl"
+        tune.write_text("".join([lines[0], *(line for line in lines if '"type": "tune"' in line)]))
+        page = self.folder / "tune.html"
+        subprocess.run([PROGRAM, "report", tune, "-o", page], check=True, capture_output=True)
+        self.browser.open(page)
+        sections = self.evaluate("[...document.querySelectorAll('main > section')].map((s) => s.id)")
+        self.assertEqual(sections, ["tune", "about"])
+        self.browser.requests.remove(page.resolve().as_uri())
+
     def test_prints_in_light(self):
         self.browser.emulate("dark")
         self.browser.pdf(self.folder / "report.pdf")

@@ -59,6 +59,7 @@ function headlineRow(view, c) {
 
 function headline(view) {
   const summary = summaryOf(view);
+  if (!summary.configs.length) return null;
   const columns = ["Configuration", "Score", "Loss against dense", "KL to dense", "Same best token",
     "Follow-up loss", "Attention work", "Prefill",
     summary.speed_reference ? `Speed-up over ${summary.speed_reference}` : "Speed-up"];
