@@ -1,4 +1,5 @@
 """A headless Chromium, driven through its debugging pipe with the standard library alone."""
+
 import base64
 import json
 import os
@@ -10,8 +11,16 @@ import tempfile
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Tab": 9,
-        "Enter": 13, " ": 32}
+KEYS = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Escape": 27,
+    "Tab": 9,
+    "Enter": 13,
+    " ": 32,
+}
 
 
 def find_chromium():
@@ -34,8 +43,9 @@ class Browser:
         self._home = tempfile.TemporaryDirectory(prefix="tokensieve-chromium-")
         self._process = self._start(program)
         target = self.call("Target.createTarget", url="about:blank", session=None)["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True,
-                                  session=None)["sessionId"]
+        self._session = self.call(
+            "Target.attachToTarget", targetId=target, flatten=True, session=None
+        )["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -50,11 +60,24 @@ class Browser:
 
         process = subprocess.Popen(
             # Containers have no user namespaces for the sandbox and a small /dev/shm.
-            [program, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
-             "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
-             f"--user-data-dir={self._home.name}", "--remote-debugging-pipe"],
-            preexec_fn=connect, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL)
+            [
+                program,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-gpu",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--hide-scrollbars",
+                f"--user-data-dir={self._home.name}",
+                "--remote-debugging-pipe",
+            ],
+            preexec_fn=connect,
+            close_fds=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(from_here)
         os.close(to_here)
         return process
@@ -107,7 +130,11 @@ class Browser:
         elif method == "Runtime.exceptionThrown":
             details = event["exceptionDetails"]
             self.problems.append(details.get("exception", {}).get("description", details["text"]))
-        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and event["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.problems.append(" ".join(str(a.get("value", "?")) for a in event["args"]))
         elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
             self.problems.append(event["entry"]["text"])
@@ -123,10 +150,13 @@ class Browser:
 
     def evaluate(self, expression):
         """The value of a JavaScript expression; a raised error raises here."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True,
-                           awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", expression))
+            raise RuntimeError(
+                answer["exceptionDetails"]["exception"].get("description", expression)
+            )
         return answer["result"].get("value")
 
     def press(self, *keys):
@@ -136,17 +166,27 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def resize(self, width, height):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def emulate(self, scheme, media=""):
-        self.call("Emulation.setEmulatedMedia", media=media,
-                  features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            media=media,
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def screenshot(self, path):
         shot = self.call("Page.captureScreenshot", format="png")
         pathlib.Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def pdf(self, path):
-        paper = self.call("Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69)
+        paper = self.call(
+            "Page.printToPDF", printBackground=True, paperWidth=8.27, paperHeight=11.69
+        )
         pathlib.Path(path).write_bytes(base64.b64decode(paper["data"]))

@@ -96,14 +96,19 @@ TEST(PageData, OnePromptHoldsWhatEveryConfigurationKept) {
 }
 
 TEST(ProfileText, ABudgetAndAllElse) {
-  Config config{"x", "sparse", "whole", "", Json::parse(R"({"tokensieve_profile":1,"fingerprint":{},
+  Config config;
+  config.name = "x";
+  config.mode = "whole";
+  config.profile = Json::parse(R"({"tokensieve_profile":1,"fingerprint":{},
       "sparse_layers":[2,3,4],"select":{"budget":"keep_ratio","keep_ratio":0.2,"fill":"local",
-      "share":"layer"}})")};
+      "share":"layer"}})");
   const ProfileText text = describe(config);
   EXPECT_EQ(text.family, "layers 2-4, local fill 512 + 4, a set per layer, whole");
   ASSERT_TRUE(text.budget.has_value());
   EXPECT_EQ(text.budget->name, "keep_ratio");
   EXPECT_EQ(text.budget->value, 0.2);
+  config.gated = false;
+  EXPECT_EQ(describe(config).family, text.family + ", always sparse");
   config.profile = Json();
   EXPECT_FALSE(describe(config).budget.has_value());
 }

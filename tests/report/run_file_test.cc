@@ -75,11 +75,20 @@ TEST(RunFile, AnInterruptedLastLineIsOnlyAWarning) {
   const std::string good = std::string(kHeader) + result("qa", 1, 0, "dense", R"("score":1)");
   const EvalRun run = parsed(good + R"({"type":"result","task":"q)");
   EXPECT_EQ(run.results.size(), 1u);
-  EXPECT_THAT(run.warning, HasSubstr("run.jsonl:3:"));
+  EXPECT_THAT(run.warnings, ElementsAre(HasSubstr("run.jsonl:3:")));
   // With its line break it was written whole, and is damaged.
   EXPECT_THAT(error_of(good + R"({"type":"result","task":"q)"
                               "\n"),
               HasSubstr("run.jsonl:3: not JSON"));
+}
+
+TEST(RunFile, SaysHowMuchIsMissing) {
+  const std::string header = R"({"type":"run","format":1,"tasks":["qa"],"lengths":[1,2],"cases":1,)"
+                             R"("configs":[{"name":"dense"}]})"
+                             "\n";
+  const std::string one = header + result("qa", 1, 0, "dense", R"("score":1)");
+  EXPECT_THAT(parsed(one).warnings, ElementsAre(HasSubstr("not finished: 1 of 2 results")));
+  EXPECT_TRUE(parsed(one + result("qa", 2, 0, "dense", R"("score":1)")).warnings.empty());
 }
 
 TEST(RunFile, ErrorsNameFileAndLine) {

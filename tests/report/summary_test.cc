@@ -60,6 +60,10 @@ TEST(Summary, CountsOnlyWhatDenseSolves) {
   EXPECT_EQ(sparse.loss->count, 4);
   EXPECT_LE(sparse.loss->low, 25);
   EXPECT_GE(sparse.loss->high, 25);
+  EXPECT_EQ(sparse.broken_cases, 1);
+  EXPECT_EQ(sparse.repaired_cases, 0);
+  EXPECT_EQ(sparse.broken->count, 3);
+  EXPECT_GT(find(summary, "stock").broken->high, 0);  // nothing lost in 3 is no proof
   EXPECT_DOUBLE_EQ(find(summary, "stock").loss->mean, 0);
 }
 
@@ -98,6 +102,11 @@ TEST(Summary, WithoutDenseNothingIsClaimed) {
   EXPECT_FALSE(find(summary, "sparse").score.has_value());
   EXPECT_FALSE(find(summary, "sparse").loss.has_value());
   EXPECT_FALSE(find(summary, "sparse").speedup.has_value());
+}
+
+TEST(Summary, OneCaseHasNoInterval) {
+  EXPECT_EQ(format_points({12.5, 12.5, 12.5, 1}), "12.5 (1 case)");
+  EXPECT_EQ(format_points({12.5, -1, 20, 7}), "12.5 (-1.0 to 20.0)");
 }
 
 TEST(Summary, TableSaysWhatDoesNotCount) {

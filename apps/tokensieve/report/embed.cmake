@@ -1,4 +1,4 @@
-# cmake -DOUTPUT=page_files.cc -P embed.cmake NAME=FILE... : writes each file into a string constant.
+# cmake -DOUTPUT=page_files.cc -P embed.cmake NAME=FILE...: writes files into string constants.
 # Several files of one name are joined in order.
 set(names "")
 math(EXPR last "${CMAKE_ARGC} - 1")
@@ -18,7 +18,8 @@ foreach(name ${names})
   if(NOT clash EQUAL -1)
     message(FATAL_ERROR "${name} holds the delimiter of raw strings")
   endif()
-  string(APPEND source "\nconst std::string_view ${name} = R\"__embed__(${text_${name}})__embed__\";\n")
+  string(APPEND source
+         "\nconst std::string_view ${name} = R\"__embed__(${text_${name}})__embed__\";\n")
 endforeach()
 string(APPEND source "\n}  // namespace tokensieve::cli::report\n")
 file(WRITE "${OUTPUT}" "${source}")

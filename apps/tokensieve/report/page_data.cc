@@ -1,37 +1,16 @@
 #include "report/page_data.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "report/cases.h"
+#include "report/needles.h"
+#include "report/page_json.h"
 #include "report/profile_text.h"
 #include "report/summary.h"
 
 namespace tokensieve::cli::report {
 namespace {
-
-constexpr int kMaxDepthRows = 10;
-
-// Six digits: more than any chart shows, and half the bytes.
-Json number(double value) {
-  if (!std::isfinite(value)) return nullptr;
-  if (value == 0) return 0;
-  const double scale = std::pow(10, 5 - std::floor(std::log10(std::abs(value))));
-  return std::round(value * scale) / scale;
-}
-
-Json number(const std::optional<double>& value) { return value ? number(*value) : Json(); }
-
-Json number(const std::optional<Estimate>& estimate) {
-  if (!estimate) return nullptr;
-  return {{"mean", number(estimate->mean)},
-          {"low", number(estimate->low)},
-          {"high", number(estimate->high)},
-          {"count", estimate->count}};
-}
 
 Json summary_json(const Summary& summary) {
   Json configs = Json::array();
@@ -39,6 +18,9 @@ Json summary_json(const Summary& summary) {
     configs.push_back({{"config", c.config},
                        {"score", number(c.score)},
                        {"loss", number(c.loss)},
+                       {"broken", number(c.broken)},
+                       {"broken_cases", c.broken_cases},
+                       {"repaired_cases", c.repaired_cases},
                        {"follow_up", number(c.follow_up)},
                        {"follow_up_loss", number(c.follow_up_loss)},
                        {"kl", number(c.kl)},
@@ -69,10 +51,6 @@ Json configs_json(const EvalRun& run) {
   return configs;
 }
 
-Json mean_json(const std::vector<double>& values) {
-  return {{"score", number(100 * eval::mean(values))}, {"count", values.size()}};
-}
-
 // Score of every task, length and configuration, with dense's verdict.
 Json tasks_json(const EvalRun& run, const std::vector<int32_t>& lengths) {
   Json rows = Json::array();
@@ -99,64 +77,6 @@ Json tasks_json(const EvalRun& run, const std::vector<int32_t>& lengths) {
     }
   }
   return rows;
-}
-
-// Depths that occur if these are few, else ten equal rows.
-class DepthRows {
- public:
-  explicit DepthRows(const EvalRun& run) {
-    for (const CaseResult& result : run.results) {
-      if (result.depth) depths_.push_back(rounded(*result.depth));
-    }
-    std::sort(depths_.begin(), depths_.end());
-    depths_.erase(std::unique(depths_.begin(), depths_.end()), depths_.end());
-  }
-
-  int row(double depth) const {
-    if (!binned()) {
-      return static_cast<int>(std::lower_bound(depths_.begin(), depths_.end(), rounded(depth)) -
-                              depths_.begin());
-    }
-    return std::min(static_cast<int>(depth * kMaxDepthRows), kMaxDepthRows - 1);
-  }
-
-  std::vector<std::string> labels() const {
-    std::vector<std::string> labels;
-    if (!binned()) {
-      for (const double depth : depths_) labels.push_back(fmt::format("{:.0f} %", 100 * depth));
-      return labels;
-    }
-    constexpr int kStep = 100 / kMaxDepthRows;
-    for (int row = 0; row < kMaxDepthRows; ++row) {
-      labels.push_back(fmt::format("{}–{} %", row * kStep, (row + 1) * kStep));
-    }
-    return labels;
-  }
-
- private:
-  static double rounded(double depth) { return std::round(100 * depth) / 100; }
-  bool binned() const { return depths_.size() > kMaxDepthRows; }
-  std::vector<double> depths_;
-};
-
-Json needles_json(const EvalRun& run) {
-  const DepthRows rows(run);
-  // Configuration, task ("": all of them), length, row.
-  std::map<std::tuple<std::string, std::string, int32_t, int>, std::vector<double>> cells;
-  for (const CaseResult& result : run.results) {
-    if (!result.depth || !result.score) continue;
-    for (const std::string& task : {std::string(), result.task}) {
-      cells[{result.config, task, result.length, rows.row(*result.depth)}].push_back(*result.score);
-    }
-  }
-  Json list = Json::array();
-  for (const auto& [key, values] : cells) {
-    const auto& [config, task, length, row] = key;
-    Json json = mean_json(values);
-    json.update({{"config", config}, {"task", task}, {"length", length}, {"row", row}});
-    list.push_back(std::move(json));
-  }
-  return {{"rows", rows.labels()}, {"cells", std::move(list)}};
 }
 
 // Means per layer. A layer that a configuration never reported is absent.
@@ -269,7 +189,7 @@ Json run_json(const EvalRun& run) {
   return {{"file", run.path},
           {"model", run.model},
           {"header", std::move(facts)},
-          {"warning", run.warning},
+          {"warnings", run.warnings},
           {"results", run.results.size()},
           {"dense", Cases(run).dense()},
           {"configs", configs_json(run)},

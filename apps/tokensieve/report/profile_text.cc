@@ -49,6 +49,7 @@ ProfileText describe(const Config& config) {
                       : fmt::format("local fill {} + {}", select.local_window, select.sinks),
                   sets_of(select.share));
   if (!config.mode.empty()) text.family += ", " + config.mode;
+  if (!config.gated) text.family += ", always sparse";
   return text;
 }
 

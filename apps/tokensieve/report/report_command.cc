@@ -29,7 +29,9 @@ Result<std::vector<report::EvalRun>> read_runs(const std::vector<std::string>& p
                            "one, or leave the file out",
                            path.c_str());
     }
-    if (!run->warning.empty()) fmt::print(stderr, "tokensieve: {}\n", run->warning);
+    for (const std::string& warning : run->warnings) {
+      fmt::print(stderr, "tokensieve: {}\n", warning);
+    }
     runs.push_back(std::move(run.value()));
   }
   return runs;

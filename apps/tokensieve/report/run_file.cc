@@ -28,6 +28,12 @@ void read_header(Fields line, EvalRun& run) {
     Fields(line.at("model"), error).read("name", run.model);
     if (!error.empty()) line.fail(error);
   }
+  std::vector<std::string> tasks;
+  std::vector<int32_t> lengths;
+  int32_t cases = 0;
+  line.read("tasks", tasks);
+  line.read("lengths", lengths);
+  line.read("cases", cases);
   line.each("configs", [&](Fields fields) {
     Config config;
     fields.require("name", config.name);
@@ -35,10 +41,12 @@ void read_header(Fields line, EvalRun& run) {
     fields.read("kind", config.kind);
     fields.read("mode", config.mode);
     fields.read("note", config.note);
+    fields.read("gate", config.gated);
     config.profile = fields.at("profile");
     run.configs.push_back(std::move(config));
   });
   if (line.ok() && run.configs.empty()) line.fail("\"configs\" names no configuration");
+  run.planned = static_cast<int64_t>(tasks.size() * lengths.size() * run.configs.size()) * cases;
 }
 
 // What a "result" and a "kept" line begin with.
@@ -186,9 +194,9 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (json.is_discarded() && !complete && header) {
-      run.warning =
+      run.warnings.push_back(
           fmt::format("{}:{}: the last line is incomplete (an interrupted run?) and is left out",
-                      path, line_number);
+                      path, line_number));
       break;
     }
     std::string error;
@@ -208,6 +216,11 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
                          path.c_str());
   }
   drop_repeated(run.results);
+  if (std::ssize(run.results) < run.planned) {
+    run.warnings.push_back(fmt::format(
+        "{} is not finished: {} of {} results; configurations may not have answered the same cases",
+        path, run.results.size(), run.planned));
+  }
   return run;
 }
 

@@ -21,7 +21,8 @@ struct Config {
   std::string kind;  // "stock", "dense", "sparse" or a baseline
   std::string mode;  // "whole", "chunk"; empty: does not apply
   std::string note;
-  Json profile;  // null: none
+  bool gated = true;  // runs dense where dense is predicted to be faster
+  Json profile;       // null: none
 };
 
 struct FollowUp {
@@ -99,10 +100,11 @@ struct EvalRun {
   std::string model;
   std::vector<Config> configs;
   std::vector<CaseResult> results;
+  int64_t planned = 0;  // results that the header announces; 0: it does not say
   std::vector<KeptTokens> kept;
   std::vector<double> drift;
   std::vector<TuneStep> tune;
-  std::string warning;  // e.g. an incomplete last line; empty: none
+  std::vector<std::string> warnings;  // a torn last line, cases that are still to run
 };
 
 // `path` names the file in errors: "path:line: what is wrong". Line breaks end lines; unknown

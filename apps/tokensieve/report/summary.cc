@@ -54,7 +54,7 @@ std::map<Cell, double> dense_means(const Cases& cases, const Value& value) {
 
 struct Scores {
   std::optional<Estimate> score;
-  std::optional<Estimate> loss;
+  std::optional<eval::Loss> loss;
 };
 
 // `value`: a score from 0 to 1.
@@ -75,7 +75,8 @@ Scores score_against_dense(const Cases& cases, const std::string& config, const 
     const auto own = reference == nullptr ? std::nullopt : value(*reference);
     if (own && other) pairs.push_back({result->task, result->length, *own, *other});
   }
-  scores.loss = known(eval::loss_where_dense_solves(pairs).points);
+  const eval::Loss loss = eval::loss_where_dense_solves(pairs);
+  if (loss.points.count > 0) scores.loss = loss;
   return scores;
 }
 
@@ -117,10 +118,15 @@ ConfigSummary summarize_config(const Cases& cases, const Config& config) {
   const Scores scores =
       score_against_dense(cases, config.name, [](const CaseResult& r) { return r.score; });
   summary.score = scores.score;
-  summary.loss = scores.loss;
+  if (scores.loss) {
+    summary.loss = scores.loss->points;
+    summary.broken = known(scores.loss->broken);
+    summary.broken_cases = scores.loss->broken_cases;
+    summary.repaired_cases = scores.loss->repaired_cases;
+  }
   const Scores later = score_against_dense(cases, config.name, follow_up_score);
   summary.follow_up = later.score;
-  summary.follow_up_loss = later.loss;
+  if (later.loss) summary.follow_up_loss = later.loss->points;
   summary.kl = estimate(results, metric(&Metrics::kl));
   summary.top1 = estimate(results, metric(&Metrics::top1));
   summary.perplexity_ratio = perplexity_ratio(results);
@@ -158,6 +164,7 @@ Summary summarize(const EvalRun& run, int32_t length) {
 }
 
 std::string format_points(const Estimate& e) {
+  if (e.count == 1) return fmt::format("{:.1f} (1 case)", e.mean);
   return fmt::format("{:.1f} ({:.1f} to {:.1f})", e.mean, e.low, e.high);
 }
 

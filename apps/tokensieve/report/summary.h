@@ -20,6 +20,11 @@ struct ConfigSummary {
   // Points (0 to 100) on the (task, length) cells that dense solves.
   std::optional<Estimate> score;
   std::optional<Estimate> loss;  // points lost against dense, paired by case; not for dense itself
+  // Cases that dense answers in full and this does not, and their share of what dense answers in
+  // full: an interval that stays honest when nothing was lost.
+  std::optional<Estimate> broken;
+  int32_t broken_cases = 0;
+  int32_t repaired_cases = 0;              // the other way round
   std::optional<Estimate> follow_up;       // as `score`, of later questions
   std::optional<Estimate> follow_up_loss;  // as `loss`
   // On real text, against dense.
@@ -46,6 +51,6 @@ Summary summarize(const EvalRun& run, int32_t length = 0);
 // For the terminal; says which tasks do not count.
 std::string summary_table(const Summary& summary);
 
-std::string format_points(const Estimate& estimate);  // "0.4 (-0.2 to 1.1)"
+std::string format_points(const Estimate& estimate);  // "0.4 (-0.2 to 1.1)", "0.0 (1 case)"
 
 }  // namespace tokensieve::cli::report

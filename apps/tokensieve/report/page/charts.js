@@ -189,7 +189,7 @@ function addKeyboard(canvas, chart) {
 function drawChart(host, spec) {
   const [width, height] = printing ? kPaper[spec.wide ? "wide" : "narrow"] : [];
   const canvas = el("canvas", {width, height, role: "img", tabindex: "0", "aria-label":
-    `${spec.title}. ${spec.description} Arrow keys step through the points; the numbers follow as a table.`});
+    `${spec.title}. ${spec.description} Arrow keys step through the points; a table follows.`});
   const figure = el("figure", {}, el("figcaption", {}, el("h3", {}, spec.title), spec.controls ?? []),
     el("div", {class: spec.wide ? "canvas wide" : "canvas"}, canvas),
     spec.legend ? legend(spec.legend) : [], dataTable(spec.columns, spec.rows));

@@ -137,8 +137,8 @@ class Inspector {
       el("span", {class: "levels"}, "kept by none",
         el("span", {}, Array.from({length: kLevels}, (_, i) => el("i", {class: `k${i + 1}`}))),
         "by all of the chosen layers and sets"),
-      this.answer.size ? el("span", {class: "levels"}, el("b", {style: "color: var(--answer)"}, "underlined"),
-        "the expected answer") : null,
+      this.answer.size ? el("span", {class: "levels"},
+        el("b", {style: "color: var(--answer)"}, "underlined"), "the expected answer") : null,
       el("span", {class: "small soft keys"}, "In the map: ", el("kbd", {}, "arrows"), " choose, ",
         el("kbd", {}, "Esc"), " all. In the text: ", el("kbd", {}, "←"), " ", el("kbd", {}, "→"),
         " step through tokens"));
@@ -176,7 +176,8 @@ class Inspector {
 
   onMapKey(event) {
     const {kept, state} = this;
-    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    const steps = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
+    const step = steps[event.key];
     if (event.key === "Escape") {
       this.choose(null, null);
     } else if (step) {

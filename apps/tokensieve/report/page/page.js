@@ -97,9 +97,9 @@ function overview() {
       c.config === run.dense ? "reference" : withInterval(c.loss, points), kl(meanOf(c.kl)),
       percent(c.work), duration(c.prefill_ms), times(c.speedup)]));
   return [el("section", {id: "runs"}, el("h2", {}, "All runs"),
-    el("p", {class: "intro"}, "All lengths of each run. The sections below show one run: choose it above."),
-    scrolling(table(["Run", el("th", {scope: "col", class: "text"}, "Configuration"), "Loss in points", "KL to dense", "Attention work", "Prefill",
-      "Speed-up"], rows), "All runs"))];
+    el("p", {class: "intro"}, "All lengths of each run. The sections below show the run chosen above."),
+    scrolling(table(["Run", el("th", {scope: "col", class: "text"}, "Configuration"),
+      "Loss in points", "KL to dense", "Attention work", "Prefill", "Speed-up"], rows), "All runs"))];
 }
 
 function makeSection(section) {
@@ -178,11 +178,15 @@ function startPrint() {
 const lead = (runs) => {
   const results = runs.reduce((sum, run) => sum + run.results, 0);
   const models = [...new Set(runs.map((run) => run.model))].join(" and ");
-  return `${count(results)} results of ${models}. Token sparse attention reads a long prompt with fewer ` +
-    "tokens in each layer; this page shows what that does to the answers, beside what it saves.";
+  return `${count(results)} results of ${models}. Token sparse attention reads a long prompt with ` +
+    "fewer tokens in each layer; this page shows what that does to the answers, beside what it saves.";
 };
 
 document.getElementById("lead").textContent = lead(data.runs);
+document.addEventListener("click", ({target}) => {
+  const open = document.querySelector(".shown[open]");
+  if (open && !open.contains(target)) open.open = false;
+});
 startTheme();
 startPrint();
 drawControls();
