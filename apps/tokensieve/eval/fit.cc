@@ -5,12 +5,15 @@
 namespace tokensieve::cli::eval {
 namespace {
 
-constexpr double kGood = 0.97;  // of the wanted length: stop looking
-constexpr double kAim = 0.985;  // between kGood and 1
-constexpr double kLeast = 0.95;
-constexpr double kFirstBytes = 3;      // a token's, in dense text; a guess that seldom overshoots
+// Whole numbers: a fraction that rounds otherwise on another machine would end another document.
+constexpr int64_t kGood = 970;  // thousandths of the wanted length: stop looking
+constexpr int64_t kAim = 985;   // between kGood and all
+constexpr int64_t kLeast = 950;
+constexpr int64_t kFirstBytes = 3;     // a token's, in dense text; a guess that seldom overshoots
 constexpr int kProportionalSteps = 5;  // then halve: lists and tables need not be proportional
 constexpr int kSteps = 24;
+
+int64_t thousandths(int64_t share, int32_t length) { return (share * length + 999) / 1000; }
 
 Status too_short(const std::string& task, int32_t length, int32_t facts) {
   return Status::error(StatusCode::kInvalidArgument,
@@ -38,23 +41,24 @@ Result<size_t> fit(const Draft& draft, const std::string& task, int32_t length,
 
   size_t low = 0, high = draft.most_bytes;  // `low` fits
   int32_t low_tokens = facts;
-  double bytes = kFirstBytes * (length - facts);
+  auto guess = static_cast<size_t>(kFirstBytes * (length - facts));
   for (int step = 0; step < kSteps && low < high; ++step) {
-    auto size = static_cast<size_t>(bytes);
-    if (step >= kProportionalSteps || size <= low || size > high) size = low + (high - low + 1) / 2;
-    if (step < kProportionalSteps && bytes >= static_cast<double>(high)) size = high;
+    const bool halve = step >= kProportionalSteps || guess <= low;
+    const size_t size = halve ? low + (high - low + 1) / 2 : std::min(guess, high);
     const int32_t now = tokens(size);
     if (now <= length) {
       low = size;
       low_tokens = now;
-      if (now >= kGood * length) break;
+      if (now >= thousandths(kGood, length)) break;
     } else {
       high = size - 1;
     }
-    const double per_byte = static_cast<double>(now - facts) / static_cast<double>(size);
-    if (per_byte > 0) bytes = (kAim * length - facts) / per_byte;
+    if (now > facts) {
+      const int64_t wanted = thousandths(kAim, length) - facts;
+      guess = static_cast<size_t>(wanted * static_cast<int64_t>(size) / (now - facts));
+    }
   }
-  if (low_tokens < kLeast * length) return too_long(task, length, low_tokens);
+  if (low_tokens < thousandths(kLeast, length)) return too_long(task, length, low_tokens);
   return low;
 }
 
