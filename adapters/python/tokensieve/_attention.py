@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from tokensieve import _abi, _tensor
+from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import SelectConfig
 from tokensieve._ranks import Gather, gathering
@@ -443,9 +443,13 @@ def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float 
     if given is not None:
         given.check(frame)
     frame.inputs.keep = C.addressof(given.c) if given else None
-    done = frame.run("run", frame.outputs_ref, address, report, wait, gathering(group))
+    measured = _context.reports.get()
+    done = frame.run("run", frame.outputs_ref, address, report, wait or measured is not None,
+                     gathering(group))
     _put(settings, frame)
     del sinks
+    if measured is not None and done is not None:
+        measured.append(done)
     return written.owner if out is None else out, done
 
 

@@ -40,6 +40,10 @@ _entered: contextvars.ContextVar[tuple[Override, ...]] = contextvars.ContextVar(
                                                                                default=())
 
 
+# Of the calls of attention, while somebody measures; waiting for the device is then wanted.
+reports: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("reports", default=None)
+
+
 def current() -> Override | None:
     """The innermost `with`."""
     entered = _entered.get()
