@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Literal, overload
 
 from tokensieve import _abi, _tensor
 from tokensieve._abi import ArgumentError, UnsupportedError
@@ -154,6 +154,11 @@ def set_num_threads(count: int) -> None:
     ----------
     count : int
         0 (default): as many as torch uses, or without torch as the process may.
+
+    Raises
+    ------
+    ArgumentError
+        count is not an integer from 0 to 1024.
     """
     if not isinstance(count, int) or not 0 <= count <= 1024:
         raise ArgumentError(f"count is {count!r}; allowed: 0 to 1024")
@@ -220,7 +225,7 @@ class _Frame:
         """Calls run or select_tokens, writing to `target`; the tensors' data is already set."""
         self.inputs.sink_logits = sinks
         filled = _abi.new(_abi.Report) if report else None
-        self.options.report = C.addressof(filled) if report else None
+        self.options.report = C.addressof(filled) if filled else None
         if self.cuda:
             self._run_cuda(function, target, filled if wait else None)
         elif self.threads == 1:
@@ -326,6 +331,20 @@ def _no_gradients(*tensors: Any) -> None:
             raise ArgumentError(FORWARD_ONLY)
 
 
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[False] = ..., out: Any = ...) -> Any: ...
+
+
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[True], out: Any = ...) -> tuple[Any, Report]: ...
+
+
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               sm_scale: float | None = None, softcap: float = 0.0, sink_logits: Any = None,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
@@ -400,8 +419,9 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
 
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str, out: Any,
-           report: bool, wait: bool) -> tuple[Any, Report | None]:
-    """attention(); without `wait`, a report on CUDA says only what is known at once."""
+           report: bool, wait: bool) -> tuple[Any, Any]:
+    """attention() and the Report, or None without `report`; without `wait`, a report on CUDA says
+    only what is known at once."""
     _no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
@@ -426,13 +446,29 @@ def _sinks(sink_logits: Any, q: _tensor.View, frame: _Frame) -> tuple[Any, int |
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
                   backend: str = "auto") -> KeptTokens:
-    """The tokens that :func:`attention` would keep; parameters and errors are the same.
+    """The tokens that :func:`attention` would keep.
+
+    Parameters
+    ----------
+    q : tensor [batch, seqlen_q, num_q_heads, head_dim]
+        Kinds of tensors, and the other parameters, are those of :func:`attention`.
+    k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
+    select : SelectConfig
+    sm_scale, softcap, sink_logits, layout, backend : optional
+        They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
         current stream. Inside torch.compile the call breaks the graph.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, type, device or value is wrong (also a ValueError).
+    UnsupportedError
+        Nothing in this build or on this device can do it (also a NotImplementedError).
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
