@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Literal, overload
 
 from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError, UnsupportedError
@@ -157,6 +157,11 @@ def set_num_threads(count: int) -> None:
     ----------
     count : int
         0 (default): as many as torch uses, or without torch as the process may.
+
+    Raises
+    ------
+    ArgumentError
+        count is not an integer from 0 to 1024.
     """
     if not isinstance(count, int) or not 0 <= count <= 1024:
         raise ArgumentError(f"count is {count!r}; allowed: 0 to 1024")
@@ -224,12 +229,12 @@ class _Frame:
         self.inputs.sink_logits = sinks
         self.options.all_gather = gather.address if gather else None
         filled = _abi.new(_abi.Report) if report else None
-        self.options.report = C.addressof(filled) if report else None
+        self.options.report = C.addressof(filled) if filled else None
         try:
             self._run(function, target, filled, wait, gather)
         except _abi.Error as error:
             raise error from (gather.problem if gather else None)
-        return _report(filled, self.backend) if report else None
+        return _report(filled, self.backend) if filled else None
 
     def _run(self, function: str, target: Any, filled: Any, wait: bool,
              gather: Gather | None) -> None:
@@ -340,6 +345,22 @@ def _no_gradients(*tensors: Any) -> None:
             raise ArgumentError(FORWARD_ONLY)
 
 
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> Any: ...
+
+
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> tuple[Any, Report]: ...
+
+
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               sm_scale: float | None = None, softcap: float = 0.0, sink_logits: Any = None,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
@@ -405,7 +426,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
-                       return_report or out is not None)
+                       return_report or not (out is keep is group is None))
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
                             backend, out, return_report, True, keep, group)
     return (result, report) if return_report else result
@@ -417,7 +438,8 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
     """attention() inside torch.compile."""
     from tokensieve import ops
     if more:
-        raise ArgumentError("return_report and out are not possible inside torch.compile")
+        raise ArgumentError("return_report, out, keep and group are not possible inside "
+                            "torch.compile")
     return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                          softcap, causal, layout, backend)
 
@@ -425,8 +447,9 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str, out: Any,
            report: bool, wait: bool, keep: KeptTokens | None = None, group: Any = None
-           ) -> tuple[Any, Report | None]:
-    """attention(); without `wait`, a report on CUDA says only what is known at once."""
+           ) -> tuple[Any, Any]:
+    """attention() and the Report, or None without `report`; without `wait`, a report on CUDA says
+    only what is known at once."""
     _no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
@@ -507,19 +530,35 @@ def _takes_sets(select: SelectConfig, most: int) -> SelectConfig:
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
                   backend: str = "auto", group: Any = None) -> KeptTokens:
-    """The tokens that :func:`attention` would keep; parameters and errors are the same.
+    """The tokens that :func:`attention` would keep.
+
+    Parameters
+    ----------
+    q : tensor [batch, seqlen_q, num_q_heads, head_dim]
+        Kinds of tensors, and the other parameters, are those of :func:`attention`.
+    k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
+    select : SelectConfig
+    sm_scale, softcap, sink_logits, layout, backend, group : optional
+        They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
         current stream. Inside torch.compile the call breaks the graph.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, type, device or value is wrong (also a ValueError).
+    UnsupportedError
+        Nothing in this build or on this device can do it (also a NotImplementedError).
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return torch.compiler.disable(select_tokens)(
             q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
-            layout=layout, backend=backend)
+            layout=layout, backend=backend, group=group)
     _no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,

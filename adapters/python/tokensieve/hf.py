@@ -89,8 +89,9 @@ def _say_once(text: str) -> None:
         _log.warning(text)
 
 
-@torch.compiler.assume_constant_result  # said when a graph is traced
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _say_gradients() -> None:
+    """Of a compiled model: when it is traced."""
     _say_once("tokensieve: tensors that need gradients run dense through SDPA, since tokensieve "
               "computes forward only (use torch.no_grad() for inference)")
 
@@ -123,7 +124,8 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     ArgumentError
         The profile is malformed or for another model, or a layer does not exist.
     """
-    config = model.config.get_text_config()
+    config: Any = model.config
+    config = config.get_text_config()
     policy = _default_policy(config) if profile is None else _from_profile(profile, model.config)
     if layers is not None:
         layers = frozenset(layers) - {0}
@@ -163,7 +165,8 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
         if path:
             policy = _from_profile(path, module.config)
         else:
-            config = module.config.get_text_config()
+            config: Any = module.config
+            config = config.get_text_config()
             policy = _default_policy(config)
             _say_once(f"tokensieve: no profile for this {config.model_type} model: layers "
                       f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
@@ -247,13 +250,28 @@ def _group(module: nn.Module, heads: int) -> Any:
 
 
 def stats(model: nn.Module) -> dict[int, LayerStats]:
-    """What each attention layer did, by layer index."""
-    found = {module.layer_idx: _stats[module] for module in model.modules() if module in _stats}
+    """What each attention layer did since the model was made or `reset_stats`.
+
+    Decode steps inside torch.compile are not counted.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Or a part of one.
+
+    Returns
+    -------
+    dict of int to LayerStats
+        By layer index; live: calls to come are counted in the same objects. Layers that were not
+        called yet are absent.
+    """
+    found = {getattr(module, "layer_idx"): _stats[module] for module in model.modules()
+             if module in _stats}
     return dict(sorted(found.items()))
 
 
 def reset_stats(model: nn.Module) -> None:
-    """Forgets what `stats` counted."""
+    """Forgets what `stats` counted for `model`, or for a part of one."""
     for module in model.modules():
         _stats.pop(module, None)
 
@@ -283,7 +301,7 @@ def _count_locked(layer: LayerStats, reason: str, report: _attention.Report | No
 class _Keys(NamedTuple):
     """What causal attention sees: the first `count` keys, of which each sequence has a span."""
 
-    count: int
+    count: int  # type: ignore[assignment]
     spans: tuple[tuple[int, int], ...] = ()  # [begin, end) of each sequence's tokens; (): all
 
 
@@ -309,7 +327,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     count = int(first) + queries
     spans = _spans(kwargs.get("attention_mask"), count)
     if count <= kwargs["kv_length"] and spans is not None:
-        mask.tokensieve_keys = _Keys(count, spans)
+        setattr(mask, "tokensieve_keys", _Keys(count, spans))
     return mask
 
 
@@ -478,7 +496,7 @@ def run_traced(call: _Call, verify: bool) -> torch.Tensor:
     if verify and mask is not None and _compiled.is_causal(mask):
         mask = None
     keys = _causal_keys(call.query, call.key, mask)
-    if _compiled.is_packed(mask):
+    if mask is not None and _compiled.is_packed(mask):
         count = int(mask[0, 0]) + queries
         spans = _spans(mask[:, 1:], count)
         keys = None if spans is None else _Keys(count, spans)
@@ -494,7 +512,7 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
     """Attention by tokensieve, or None if that may not be; counts what was done, or why not."""
     override = _context.parse(call.override) or _context.current()
     reason = _why_dense(call, keys, override)
-    if not reason:
+    if not reason and keys is not None:
         try:
             out, report = _run(call, keys, _policy(call.module, override))
             _count(call.module, "only padding", report)
@@ -546,4 +564,4 @@ def _plain(call: _Call) -> torch.Tensor:
 AttentionInterface.register(NAME, _attention_forward)
 AttentionMaskInterface.register(NAME, _mask)
 # generate() refuses arguments that neither the model's signature nor this list has.
-TransformersKwargs.__optional_keys__ |= {"tokensieve"}  # type: ignore[misc]
+TransformersKwargs.__optional_keys__ |= {"tokensieve"}
