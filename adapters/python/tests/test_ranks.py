@@ -211,3 +211,21 @@ def test_tp_plan_auto(tmp_path):
     for own_logits, own_counts in run_ranks(auto_rank, 2, str(tmp_path)):
         torch.testing.assert_close(own_logits, logits, atol=2e-4, rtol=1e-4)
         assert own_counts == counts
+
+
+def fsdp_rank(rank):
+    from torch.distributed.fsdp import fully_shard
+    model = model_of()
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    tokensieve.hf.configure(model, select=SELECT, layers=range(1, LAYERS), min_tokens=100)
+    return logits_and_counts(model)
+
+
+def test_fsdp():
+    """Weights are split, heads are not: nothing to agree on."""
+    logits, counts = logits_and_counts(model_of())
+    for own_logits, own_counts in run_ranks(fsdp_rank, 2):
+        torch.testing.assert_close(own_logits, logits)
+        assert own_counts == counts
