@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Literal, overload
 
 from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError, UnsupportedError
@@ -157,6 +157,11 @@ def set_num_threads(count: int) -> None:
     ----------
     count : int
         0 (default): as many as torch uses, or without torch as the process may.
+
+    Raises
+    ------
+    ArgumentError
+        count is not an integer from 0 to 1024.
     """
     if not isinstance(count, int) or not 0 <= count <= 1024:
         raise ArgumentError(f"count is {count!r}; allowed: 0 to 1024")
@@ -169,7 +174,7 @@ class _Frame:
 
     def __init__(self, q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
                  sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str,
-                 threads: int, ranks: tuple[int, int]) -> None:
+                 threads: int, ranks: tuple[int, int] = (1, 0)) -> None:
         keys = {"q": q, "k": k, "v": v, "out": out}
         self.device = _one_device(keys)
         self.cuda = self.device is not None
@@ -224,12 +229,12 @@ class _Frame:
         self.inputs.sink_logits = sinks
         self.options.all_gather = gather.address if gather else None
         filled = _abi.new(_abi.Report) if report else None
-        self.options.report = C.addressof(filled) if report else None
+        self.options.report = C.addressof(filled) if filled else None
         try:
             self._run(function, target, filled, wait, gather)
         except _abi.Error as error:
             raise error from (gather.problem if gather else None)
-        return _report(filled, self.backend) if report else None
+        return _report(filled, self.backend) if filled else None
 
     def _run(self, function: str, target: Any, filled: Any, wait: bool,
              gather: Gather | None) -> None:
@@ -340,6 +345,22 @@ def _no_gradients(*tensors: Any) -> None:
             raise ArgumentError(FORWARD_ONLY)
 
 
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> Any: ...
+
+
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> tuple[Any, Report]: ...
+
+
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               sm_scale: float | None = None, softcap: float = 0.0, sink_logits: Any = None,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
@@ -405,7 +426,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
-                       return_report or out is not None)
+                       return_report or not (out is keep is group is None))
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
                             backend, out, return_report, True, keep, group)
     return (result, report) if return_report else result
@@ -417,7 +438,7 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
     """attention() inside torch.compile."""
     from tokensieve import ops
     if more:
-        raise ArgumentError("return_report and out are not possible inside torch.compile")
+        raise ArgumentError("report, out, keep and group are not possible inside torch.compile")
     return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                          softcap, causal, layout, backend)
 
@@ -425,16 +446,17 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str, out: Any,
            report: bool, wait: bool, keep: KeptTokens | None = None, group: Any = None
-           ) -> tuple[Any, Report | None]:
-    """attention(); without `wait`, a report on CUDA says only what is known at once."""
+           ) -> tuple[Any, Any]:
+    """attention() and the Report, or None without `report`; without `wait`, a report on CUDA says
+    only what is known at once."""
     _no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
     if isinstance(keep, KeptTokens) and keep.reason:  # no sets: dense
         select = keep = None
-    given = _given(keep, select, q)
+    given = _given(keep, select, q, k, layout)
     if given is not None:
-        select = given.select(select, q.key, k.key, layout)
+        select = given.select
     settings = _settings(q.key, k.key, v.key, written.key, select, sm_scale, softcap, causal,
                          layout, backend, group)
     frame = _take(settings)
@@ -463,20 +485,18 @@ def _sinks(sink_logits: Any, q: _tensor.View, frame: _Frame) -> tuple[Any, int |
 class _Given:
     """The sets of `keep` beside q, as the C struct that points to them."""
 
-    def __init__(self, keep: KeptTokens, q: _tensor.View) -> None:
+    def __init__(self, keep: KeptTokens, select: SelectConfig, q: _tensor.View, k: _tensor.View,
+                 layout: str) -> None:
         self.indices, address = _tensor.as_integers(keep.indices, q, "keep.indices", 3, 32)
         self.count, count_address = _tensor.as_integers(keep.count, q, "keep.count", 1, 64)
         self.c = _abi.new(_abi.KeepSet)
         self.c.indices, self.c.capacity, self.c.count = (address, self.indices.shape[2],
                                                          count_address)
-
-    def select(self, select: SelectConfig, q: Key, k: Key, layout: str) -> SelectConfig:
-        """The settings of a plan that takes the sets, whatever budget and cost model would say."""
         # The lengths; tensors of fewer dimensions are refused later.
-        queries, keys = (key[2][1 if layout == "bshd" else 2] if len(key[2]) == 4 else 0
-                         for key in (q, k))
+        queries, keys = (shape[1 if layout == "bshd" else 2] if len(shape) == 4 else 0
+                         for shape in (q.key[2], k.key[2]))
         after = queries if select.queries == "all" else select.obs_window
-        return _takes_sets(select, max(1, min(self.c.capacity - after, keys - after - 1)))
+        self.select = _takes_sets(select, max(1, min(self.c.capacity - after, keys - after - 1)))
 
     def check(self, frame: _Frame) -> None:
         batch, sets = frame.q.shape[0], frame.plan.info.num_sets
@@ -486,8 +506,8 @@ class _Given:
                                 f"{sets}, capacity] (batch, sets of the plan) and [{batch}]")
 
 
-def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View
-           ) -> _Given | None:
+def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View,
+           k: _tensor.View, layout: str) -> _Given | None:
     if keep is None:
         return None
     if not isinstance(keep, KeptTokens):
@@ -495,11 +515,12 @@ def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View
     if select is None:
         raise ArgumentError("keep was given without select, whose fill, share and obs_window say "
                             "what to do with the tokens; pass a SelectConfig")
-    return _Given(keep, q)
+    return _Given(keep, select, q, k, layout)
 
 
 @functools.lru_cache(maxsize=64)
 def _takes_sets(select: SelectConfig, most: int) -> SelectConfig:
+    """The settings of a plan that takes given sets, whatever budget and cost model would say."""
     return dataclasses.replace(select, enabled=True, budget="keep_count", keep_count=most,
                                min_keep=0, protect_first=0, min_drop=0.0, dense_policy="never")
 
@@ -507,19 +528,35 @@ def _takes_sets(select: SelectConfig, most: int) -> SelectConfig:
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
                   backend: str = "auto", group: Any = None) -> KeptTokens:
-    """The tokens that :func:`attention` would keep; parameters and errors are the same.
+    """The tokens that :func:`attention` would keep.
+
+    Parameters
+    ----------
+    q : tensor [batch, seqlen_q, num_q_heads, head_dim]
+        Kinds of tensors, and the other parameters, are those of :func:`attention`.
+    k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
+    select : SelectConfig
+    sm_scale, softcap, sink_logits, layout, backend, group : optional
+        They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
         current stream. Inside torch.compile the call breaks the graph.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, type, device or value is wrong (also a ValueError).
+    UnsupportedError
+        Nothing in this build or on this device can do it (also a NotImplementedError).
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return torch.compiler.disable(select_tokens)(
             q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
-            layout=layout, backend=backend)
+            layout=layout, backend=backend, group=group)
     _no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,

@@ -45,7 +45,7 @@ class BlockMask:
         self.blocks = blocks[(None,) * (4 - blocks.ndim)]  # [batch, heads, q_blocks, kv_blocks]
         self.block_size = block_size
 
-    def check(self, batch: int, heads: int, seq: int) -> None:
+    def _check(self, batch: int, heads: int, seq: int) -> None:
         """Raises ArgumentError unless the mask covers such a prompt."""
         b, h, blocks, _ = self.blocks.shape
         if b not in (1, batch) or h not in (1, heads) or blocks * self.block_size < seq:

@@ -20,7 +20,7 @@ _keys: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _next_key = itertools.count()
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def key_of(module: nn.Module) -> int:
     """The operator's name of an attention layer, a constant of the graph."""
     if module not in _keys:
@@ -45,7 +45,7 @@ def traced_mask(**kwargs: Any) -> Tensor | None:
         mask = sdpa_mask(**kwargs)
         # Without a cache transformers cannot tell a prompt from packed sequences while it traces.
         if mask is not None and plain and padding is None and queries == keys:
-            mask.tokensieve_verify = True
+            setattr(mask, "tokensieve_verify", True)
         return mask
     if padding is None and not isinstance(first, Tensor) and first == 0 and queries == keys:
         return None

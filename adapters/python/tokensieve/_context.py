@@ -77,7 +77,13 @@ def parse(text: str) -> Override | None:
 
 def dense() -> Override:
     """`with tokensieve.dense():` models run dense (in this thread); or
-    `model(..., tokensieve=tokensieve.dense())` for one call."""
+    `model(..., tokensieve=tokensieve.dense())` for one call, where False is the same.
+
+    Returns
+    -------
+    Override
+        A context manager; any number of threads may enter it, also at once.
+    """
     return _DENSE
 
 
@@ -95,6 +101,11 @@ def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None
     **select
         Fields of SelectConfig that replace those of the model's policy. ``tau``, ``keep_ratio``
         or ``keep_count`` alone also chooses that budget.
+
+    Returns
+    -------
+    Override
+        A context manager; any number of threads may enter it, also at once.
 
     Raises
     ------

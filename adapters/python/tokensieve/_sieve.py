@@ -57,8 +57,9 @@ def sieve(attn_fn: Callable[..., Any], *, select: SelectConfig | None = None,
         raise ArgumentError(f"fill is {select.fill}, queries {select.queries}; allowed: zero and "
                             "kept (tokensieve.attention has the others)")
     call = functools.partial(_call, attn_fn, select, sm_scale, block_mask)
-    import torch
-    return torch.compiler.disable(call, reason="how many tokens are kept depends on the data")
+    from torch.compiler import disable
+    return disable(  # type: ignore[no-untyped-call]
+        call, reason="how many tokens are kept depends on the data")
 
 
 def _call(attn_fn: Callable[..., Any], select: SelectConfig, sm_scale: float | None,
@@ -70,7 +71,7 @@ def _call(attn_fn: Callable[..., Any], select: SelectConfig, sm_scale: float | N
                             "like k")
     batch, heads, seq, _ = q.shape
     if block_mask is not None:
-        block_mask.check(batch, heads, seq)
+        block_mask._check(batch, heads, seq)
     kept = select_tokens(q, k, select=select, sm_scale=sm_scale, layout="bhsd")
     if kept.reason and block_mask is None:
         return attn_fn(q, k, v)
