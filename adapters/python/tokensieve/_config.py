@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any, ClassVar
 
-from tokensieve import _abi
+from tokensieve import _abi, _files
 from tokensieve._abi import ArgumentError, Error
 
 # Names of the C enumerations, in their order.
@@ -199,7 +199,7 @@ class Profile:
             The file is not a profile; the text names the key and what is allowed.
         """
         file = pathlib.Path(path)
-        shipped = pathlib.Path(__file__).parent / "profiles" / f"{os.fspath(path)}.json"
+        shipped = _files.shipped("profiles") / f"{os.fspath(path)}.json"
         if not file.is_file() and shipped.is_file():
             file = shipped
         if not file.is_file():

