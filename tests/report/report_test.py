@@ -309,7 +309,7 @@ class PageTest(unittest.TestCase):
         self.browser.emulate("dark")
         dark = self.background()
         self.assertNotEqual(dark, light)
-        self.assertNotEqual(self.evaluate(grid), light_grid)
+        self.browser.wait_for(f"{grid} !== {light_grid!r}")
         self.evaluate("document.getElementById('theme').click()")
         self.assertEqual(self.background(), light)
         self.evaluate("document.getElementById('theme').click()")
@@ -318,7 +318,7 @@ class PageTest(unittest.TestCase):
 
     def test_a_narrow_window_scrolls_only_its_tables(self):
         self.browser.resize(360, 800)
-        self.assertLessEqual(self.evaluate("document.documentElement.scrollWidth"), 360)
+        self.browser.wait_for("document.documentElement.scrollWidth <= 360")
 
     def test_a_search_alone_has_its_page(self):
         lines = (self.folder / "cpu.jsonl").read_text().splitlines(keepends=True)
@@ -335,7 +335,7 @@ class PageTest(unittest.TestCase):
         self.browser.emulate("dark")
         self.browser.pdf(self.folder / "report.pdf")
         self.assertGreater((self.folder / "report.pdf").stat().st_size, 20_000)
-        self.assertEqual(self.evaluate("printing"), False)
+        self.browser.wait_for("!printing")
 
 
 def main():
