@@ -123,6 +123,24 @@ TEST(RunFile, KeptRangesLieWithinThePrompt) {
   }
 }
 
+// tests/data/eval_run.jsonl is what `tokensieve eval` wrote for the command in its header.
+TEST(RunFile, ReadsWhatEvalWrites) {
+  const Result<EvalRun> run = read_run(TOKENSIEVE_SOURCE_DIR "/tests/data/eval_run.jsonl");
+  ASSERT_TRUE(run.ok()) << run.status().message();
+  EXPECT_TRUE(run->warnings.empty());
+  EXPECT_EQ(run->model, "smollm2");
+  ASSERT_EQ(run->results.size(), 6u);
+  EXPECT_EQ(run->drift.size(), 30u);
+  ASSERT_EQ(run->kept.size(), 1u);
+  EXPECT_EQ(run->kept[0].layers.size(), 28u);  // layers 2 to 29 of the profile
+  for (const CaseResult& result : run->results) {
+    EXPECT_EQ(result.metrics.has_value(), result.task == "text");
+    EXPECT_EQ(result.score.has_value(), result.task != "text");
+    EXPECT_GT(*result.prefill_ms, 0);
+    EXPECT_EQ(result.layers.size(), result.config == "stock" ? 0u : 30u);
+  }
+}
+
 TEST(RunFile, MissingFile) {
   const Result<EvalRun> run = read_run("/nowhere/run.jsonl");
   ASSERT_FALSE(run.ok());
