@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "hook.h"
-#include "hook.h"
 #include "mask.h"
 #include "node.h"
 #include "policy.h"
