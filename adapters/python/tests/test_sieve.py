@@ -44,8 +44,9 @@ def test_equals_the_library(share, budget, attn_fn):
 FLEX = functools.partial(flex_attention, enable_gqa=True)
 
 
-@pytest.mark.parametrize("share", ["head", "kv", "layer"])
-@pytest.mark.parametrize("heads, keep_ratio", [(None, 0.3), (4, 0.3), (None, 1.0)])
+@pytest.mark.parametrize("share, heads, keep_ratio", [
+    ("head", None, 0.3), ("kv", None, 0.3), ("layer", None, 0.3), ("layer", 4, 0.3),
+    ("layer", None, 1.0)])
 def test_block_masks(share, heads, keep_ratio):
     """Against float64 NumPy: kept, causal and in a block that is seen."""
     q, k, v = tensors()

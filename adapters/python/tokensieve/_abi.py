@@ -67,12 +67,10 @@ class Error(Exception):
     Attributes
     ----------
     code : str
-        The library's name of the error, for example ``"unsupported"``.
+        The library's name of the error, for example ``"unsupported"``; "" if it comes from Python.
     """
 
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+    code: str = ""
 
 
 class ArgumentError(Error, ValueError):
@@ -95,7 +93,7 @@ def library() -> C.CDLL:
     path = library_path()
     if not path.exists():
         raise Error(f"{path} does not exist; install the package with `pip install .`, or set "
-                    "TOKENSIEVE_LIBRARY to a libtokensieve.so", "not found")
+                    "TOKENSIEVE_LIBRARY to a libtokensieve.so")
     c = C.CDLL(str(path))
     for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
                  "stage_name"):
@@ -135,4 +133,6 @@ def call(name: str, *arguments: Any) -> None:
 
 def error(code: int, message: str) -> Error:
     kind = {INVALID_ARGUMENT: ArgumentError, UNSUPPORTED: UnsupportedError}.get(code, Error)
-    return kind(message, library().tokensieve_code_name(code).decode())
+    problem = kind(message)
+    problem.code = library().tokensieve_code_name(code).decode()
+    return problem

@@ -121,8 +121,8 @@ def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None
             raise ArgumentError(f"unknown setting {name!r}; allowed: layers, min_tokens, "
                                 + ", ".join(sorted(known)))
     SelectConfig(**select)  # raises for a bad value
-    return Override(layers=None if layers is None else tuple(sorted({int(n) for n in layers} - {0})),
-                    min_tokens=min_tokens, select=tuple(sorted(select.items())))
+    chosen = None if layers is None else tuple(sorted({int(n) for n in layers} - {0}))
+    return Override(layers=chosen, min_tokens=min_tokens, select=tuple(sorted(select.items())))
 
 
 _DENSE = Override(enabled=False)
