@@ -62,6 +62,13 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
   EXPECT_TRUE(run.tune.at(0).chosen);
 }
 
+TEST(RunFile, APromptThatRanDenseIsNotInspected) {
+  const std::string start =
+      R"({"type":"kept","task":"qa","length":4,"case":0,"config":"sparse","tokens":["a"],"layers":)";
+  EXPECT_TRUE(parsed(std::string(kHeader) + start + "[]}\n").kept.empty());
+  EXPECT_TRUE(parsed(kHeader + start + R"([{"layer":1,"kept":[]}]})" + "\n").kept.empty());
+}
+
 TEST(RunFile, TheLaterOfTwoResultsCounts) {
   const EvalRun run = parsed(std::string(kHeader) + result("qa", 1, 0, "dense", R"("score":0)") +
                              result("qa", 1, 1, "dense", R"("score":0.5)") +
