@@ -1,6 +1,5 @@
 // Tasks that hide facts in real text, and the text itself.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -133,39 +132,6 @@ std::string variable_name(Random& random, std::set<std::string>& drawn) {
   return name;
 }
 
-struct Chain {
-  std::string value;
-  Strings names;
-  Strings assignments;
-};
-
-Chain draw_chain(Setting& setting, const std::string& value, size_t variables,
-                 std::set<std::string>& drawn) {
-  Chain chain{value, {}, {}};
-  for (size_t i = 0; i < variables; ++i) {
-    const std::string source = i == 0 ? value : "VAR " + chain.names.back();
-    chain.names.push_back(variable_name(setting.random, drawn));
-    chain.assignments.push_back(format("VAR {} = {}.", chain.names.back(), source));
-  }
-  return chain;
-}
-
-Question chain_question(const Chain& chain) {
-  return {
-      format("Find all variables that are assigned the value {} in the text above.", chain.value),
-      format("According to the chain of variable assignment in the text above, {} variables are "
-             "assigned the value {}, they are:",
-             chain.names.size(), chain.value),
-      chain.names};
-}
-
-std::string solved_example(const Chain& chain) {
-  const Question question = chain_question(chain);
-  return format("Example text: {}\nQuestion: {}\nAnswer: {} {}.\n\n",
-                fmt::join(chain.assignments, " "), question.text, question.answer_prefix,
-                fmt::join(chain.names, ", "));
-}
-
 }  // namespace
 
 // One phone number at a swept depth; the follow-ups are about other people's work and hobbies.
@@ -256,32 +222,30 @@ Draft multi_query(Setting& setting) {
   return draft;
 }
 
-// Two chains VAR A = 12345, VAR B = VAR A, ...: every variable of one chain is asked, the other
-// chain and a person later. Before the text a solved example shows the form of an answer, as in
-// RULER.
+// One chain of copies, as in RULER, in words: SmolLM2-135M follows them in prose, but not
+// "VAR B = VAR A". All variables are asked, two people later.
 Draft variable_tracking(Setting& setting) {
-  constexpr size_t kVariables = 4;
+  constexpr size_t kVariables = 4, kOthers = 2;
+  const std::string value = draw_numbers(setting, 1)[0];
   std::set<std::string> drawn;
-  const Strings values = draw_numbers(setting, 3);
-  const Chain asked = draw_chain(setting, values[0], kVariables, drawn);
-  const Chain other = draw_chain(setting, values[1], kVariables, drawn);
-  const Chain example = draw_chain(setting, values[2], kVariables, drawn);
-  const auto person = setting.random.sample(kPeople, 1);
-  const PersonFact fact = person_facts(setting, person, setting.random.below(kRelations.size()))[0];
-
+  Strings names;
   std::vector<Fact> facts;
   for (size_t i = 0; i < kVariables; ++i) {
-    for (const Chain* chain : {&asked, &other}) {
-      facts.push_back({spread_depth(setting.random, i, kVariables), chain->assignments[i]});
-    }
+    const std::string source = i == 0 ? value : "of " + names.back();
+    names.push_back(variable_name(setting.random, drawn));
+    facts.push_back({spread_depth(setting.random, i, kVariables),
+                     format("The value {} is copied to {}.", source, names.back())});
   }
-  facts.push_back({setting.random.next32(), fact.sentence});
-  Draft draft = hide(setting, std::move(facts), asked.assignments[0]);
-  draft.document = [text = draft.document, heading = solved_example(example)](size_t size) {
-    return heading + text(size);
-  };
-  draft.question = chain_question(asked);
-  draft.follow_ups = {chain_question(other), fact.question};
+  const std::string landmark = facts[0].sentence;
+  const auto people = setting.random.sample(kPeople, kOthers);
+  const auto others = person_facts(setting, people, setting.random.below(kRelations.size()));
+  for (size_t i = 0; i < kOthers; ++i) {
+    facts.push_back({spread_depth(setting.random, i, kOthers), others[i].sentence});
+  }
+  Draft draft = hide(setting, std::move(facts), landmark);
+  draft.question = {format("Find all variables that hold the value {}.", value),
+                    format("The value {} is copied to", value), names};
+  for (const PersonFact& other : others) draft.follow_ups.push_back(other.question);
   return draft;
 }
 
