@@ -315,11 +315,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     mask = sdpa_mask(*args, **kwargs)
     if mask is None or args:
         return mask
-    position = kwargs.get("cache_position")  # older transformers
-    if position is not None:
-        queries, first = position.shape[0], position[0]
-    else:
-        queries, first = kwargs.get("q_length", 1), kwargs.get("q_offset", 0)
+    queries, first = _compiled.query_rows(kwargs)
     if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
             causal_mask_function or kwargs.get("local_size") is not None
             or int(kwargs.get("kv_offset", 0)) != 0):
@@ -527,9 +523,11 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
 def _dense(call: _Call, **kwargs: Any) -> torch.Tensor:
     """SDPA, or plain PyTorch where SDPA leaves out what the model asks for."""
     if call.softcap is None and call.sinks is None:
+        # Transformers 4 takes is_causal as it is, and SDPA aligns it top left.
+        is_causal = call.causal and call.mask is None and call.query.shape[2] > 1
         return sdpa_attention_forward(call.module, call.query, call.key, call.value, call.mask,
                                       dropout=call.dropout, scaling=call.scaling,
-                                      is_causal=call.causal, **kwargs)[0]
+                                      is_causal=is_causal, **kwargs)[0]
     if call.unknown:
         raise UnsupportedError(f"{call.unknown} together with softcap or sinks; use "
                                "attn_implementation='eager'")
