@@ -20,13 +20,28 @@ _keys: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _next_key = itertools.count()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def key_of(module: nn.Module) -> int:
-    """The operator's name of an attention layer, a constant of the graph."""
+# Older torch cannot call Python code with a module while it traces (2.11 fails, 2.13 does not).
+_NAMES_WHILE_TRACING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
+def name(module: nn.Module) -> int:
+    """The operator's name of an attention layer."""
     if module not in _keys:
         _keys[module] = next(_next_key)
         _modules[_keys[module]] = module
+        if not _NAMES_WHILE_TRACING:
+            setattr(module, "tokensieve_key", _keys[module])
     return _keys[module]
+
+
+_traced_name = torch.compiler.assume_constant_result(name)
+
+
+def key_of(module: nn.Module) -> int | None:
+    """name() as a constant of the graph; None for a layer that old torch did not run before."""
+    if _NAMES_WHILE_TRACING:
+        return _traced_name(module)
+    return getattr(module, "tokensieve_key", None)
 
 
 # ---- Masks ---------------------------------------------------------------------------------------

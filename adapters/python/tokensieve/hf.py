@@ -140,6 +140,7 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
             _policies[module] = policy
+            _compiled.name(module)
             _groups.pop(module, None)
             if group is not None:
                 _groups[module] = group
@@ -172,6 +173,7 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
                       f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
                       "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
         _policies[module] = policy
+        _compiled.name(module)
     return _overridden(policy, override) if override else policy
 
 
@@ -474,10 +476,12 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
         if call.needs_gradients():
             _say_gradients()
         elif query.shape[2] > 1 and dropout == 0.0 and not unknown:
-            return _compiled.layer(
-                query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window, causal,
-                call.override, getattr(attention_mask, "tokensieve_verify", False),
-                _compiled.key_of(module)), None
+            layer = _compiled.key_of(module)
+            if layer is not None:
+                return _compiled.layer(
+                    query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window,
+                    causal, call.override, getattr(attention_mask, "tokensieve_verify", False),
+                    layer), None
         call = call._replace(mask=_compiled.whole_mask(attention_mask, query))
     else:
         out = _sparse(call, _causal_keys(query, key, attention_mask))
