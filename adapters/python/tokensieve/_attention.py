@@ -174,7 +174,7 @@ class _Frame:
 
     def __init__(self, q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
                  sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str,
-                 threads: int, ranks: tuple[int, int]) -> None:
+                 threads: int, ranks: tuple[int, int] = (1, 0)) -> None:
         keys = {"q": q, "k": k, "v": v, "out": out}
         self.device = _one_device(keys)
         self.cuda = self.device is not None
@@ -234,7 +234,7 @@ class _Frame:
             self._run(function, target, filled, wait, gather)
         except _abi.Error as error:
             raise error from (gather.problem if gather else None)
-        return _report(filled, self.backend) if report else None
+        return _report(filled, self.backend) if filled else None
 
     def _run(self, function: str, target: Any, filled: Any, wait: bool,
              gather: Gather | None) -> None:
@@ -455,9 +455,9 @@ def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float 
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
     if isinstance(keep, KeptTokens) and keep.reason:  # no sets: dense
         select = keep = None
-    given = _given(keep, select, q)
-    if given is not None and select is not None:
-        select = given.select(select, q.key, k.key, layout)
+    given = _given(keep, select, q, k, layout)
+    if given is not None:
+        select = given.select
     settings = _settings(q.key, k.key, v.key, written.key, select, sm_scale, softcap, causal,
                          layout, backend, group)
     frame = _take(settings)
@@ -486,20 +486,18 @@ def _sinks(sink_logits: Any, q: _tensor.View, frame: _Frame) -> tuple[Any, int |
 class _Given:
     """The sets of `keep` beside q, as the C struct that points to them."""
 
-    def __init__(self, keep: KeptTokens, q: _tensor.View) -> None:
+    def __init__(self, keep: KeptTokens, select: SelectConfig, q: _tensor.View, k: _tensor.View,
+                 layout: str) -> None:
         self.indices, address = _tensor.as_integers(keep.indices, q, "keep.indices", 3, 32)
         self.count, count_address = _tensor.as_integers(keep.count, q, "keep.count", 1, 64)
         self.c = _abi.new(_abi.KeepSet)
         self.c.indices, self.c.capacity, self.c.count = (address, self.indices.shape[2],
                                                          count_address)
-
-    def select(self, select: SelectConfig, q: Key, k: Key, layout: str) -> SelectConfig:
-        """The settings of a plan that takes the sets, whatever budget and cost model would say."""
         # The lengths; tensors of fewer dimensions are refused later.
-        queries, keys = (key[2][1 if layout == "bshd" else 2] if len(key[2]) == 4 else 0
-                         for key in (q, k))
+        queries, keys = (shape[1 if layout == "bshd" else 2] if len(shape) == 4 else 0
+                         for shape in (q.key[2], k.key[2]))
         after = queries if select.queries == "all" else select.obs_window
-        return _takes_sets(select, max(1, min(self.c.capacity - after, keys - after - 1)))
+        self.select = _takes_sets(select, max(1, min(self.c.capacity - after, keys - after - 1)))
 
     def check(self, frame: _Frame) -> None:
         batch, sets = frame.q.shape[0], frame.plan.info.num_sets
@@ -509,8 +507,8 @@ class _Given:
                                 f"{sets}, capacity] (batch, sets of the plan) and [{batch}]")
 
 
-def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View
-           ) -> _Given | None:
+def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View,
+           k: _tensor.View, layout: str) -> _Given | None:
     if keep is None:
         return None
     if not isinstance(keep, KeptTokens):
@@ -518,11 +516,12 @@ def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View
     if select is None:
         raise ArgumentError("keep was given without select, whose fill, share and obs_window say "
                             "what to do with the tokens; pass a SelectConfig")
-    return _Given(keep, q)
+    return _Given(keep, select, q, k, layout)
 
 
 @functools.lru_cache(maxsize=64)
 def _takes_sets(select: SelectConfig, most: int) -> SelectConfig:
+    """The settings of a plan that takes given sets, whatever budget and cost model would say."""
     return dataclasses.replace(select, enabled=True, budget="keep_count", keep_count=most,
                                min_keep=0, protect_first=0, min_drop=0.0, dense_policy="never")
 

@@ -45,3 +45,16 @@ class Gather:
 def gathering(group: Any) -> Gather | None:
     """What a call over `group` needs; None if all heads are here."""
     return None if group is None or group.size() == 1 else Gather(group)
+
+
+def group_of(module: Any) -> Any:
+    """The group over which tensor parallelism splits a layer, by the mesh of its weights
+    (DTensors); None if there is none or it is not clear which dimension of the mesh it is."""
+    for weight in module.parameters():
+        mesh = getattr(weight, "device_mesh", None)
+        if mesh is None:
+            continue
+        if mesh.ndim == 1:
+            return mesh.get_group()
+        return mesh.get_group("tp") if "tp" in (mesh.mesh_dim_names or ()) else None
+    return None

@@ -30,7 +30,7 @@ except ImportError as problem:
     raise ImportError("tokensieve.hf needs torch and transformers 5 (pip install torch "
                       f"'transformers>=5'): {problem}") from problem
 
-from tokensieve import _attention, _compiled, _context, _models
+from tokensieve import _attention, _compiled, _context, _models, _ranks
 from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import Profile, SelectConfig
 from tokensieve._drift import fingerprint, profile
@@ -77,6 +77,7 @@ class LayerStats:
 
 
 _policies: weakref.WeakKeyDictionary[nn.Module, Policy] = weakref.WeakKeyDictionary()
+_groups: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _stats: weakref.WeakKeyDictionary[nn.Module, LayerStats] = weakref.WeakKeyDictionary()
 _stats_lock = threading.Lock()
 _said: set[str] = set()
@@ -100,7 +101,7 @@ def _say_gradients() -> None:
 
 def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
               select: SelectConfig | None = None, layers: Iterable[int] | None = None,
-              min_tokens: int | None = None) -> None:
+              min_tokens: int | None = None, group: Any = None) -> None:
     """Says which layers of a model run sparse, and how.
 
     Parameters
@@ -114,6 +115,9 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
         Replaces the profile's. Layer 0 is always dense.
     min_tokens : int, optional
         Replaces the profile's: shorter prompts run dense.
+    group : torch.distributed.ProcessGroup, optional
+        Tensor parallel: the ranks that the heads are split over. Needed only where the layers'
+        weights do not tell (they do with transformers' tp_plan and torch's parallelize_module).
 
     Raises
     ------
@@ -136,6 +140,9 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
             _policies[module] = policy
+            _groups.pop(module, None)
+            if group is not None:
+                _groups[module] = group
 
 
 def _from_profile(profile: Profile | str | os.PathLike[str], config: Any) -> Policy:
@@ -218,6 +225,25 @@ def load(name: str = "smollm2-128k", *, file: str | os.PathLike[str] | None = No
     model, tokenizer = _models.read(name, file, dtype, device, attn_implementation)
     configure(model, name)
     return model, tokenizer
+
+
+# ---- Tensor parallel -----------------------------------------------------------------------------
+
+
+def _group(module: nn.Module, heads: int) -> Any:
+    """The ranks that share the layer's heads, of which `heads` are here; None: all are."""
+    group = _groups.get(module)
+    total = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    if group is None:
+        split = isinstance(total, int) and heads < total and torch.distributed.is_initialized()
+        if not split:
+            return None
+        group = _groups[module] = _ranks.group_of(module)
+    if group is None or heads * group.size() != total:
+        ranks = "an unknown group" if group is None else f"{group.size()} ranks"
+        raise UnsupportedError(f"the layer has {heads} of {total} heads here, split over {ranks}; "
+                               "pass the group to tokensieve.hf.configure(model, group=...)")
+    return group
 
 
 # ---- Statistics ----------------------------------------------------------------------------------
@@ -397,6 +423,7 @@ def _run(call: _Call, keys: _Keys, policy: Policy
     batch, heads, queries, dim = query.shape
     out = torch.empty((batch, queries, heads, dim), dtype=query.dtype, device=query.device)
     first = keys.count - queries  # position of the first query
+    group = _group(call.module, heads)
 
     def attend(sequences: slice, begin: int, end: int) -> _attention.Report:
         select = policy.select if end - begin >= policy.min_tokens else None
@@ -406,7 +433,8 @@ def _run(call: _Call, keys: _Keys, policy: Policy
         return _attention.attend(
             query[sequences, :, rows], key[sequences, :, begin:end],
             value[sequences, :, begin:end], select, call.scaling, call.softcap or 0.0, call.sinks,
-            True, "bhsd", "auto", out[sequences, rows].transpose(1, 2), True, False)[1]
+            True, "bhsd", "auto", out[sequences, rows].transpose(1, 2), True, False,
+            group=group)[1]
 
     with torch.no_grad():
         if not keys.spans:
