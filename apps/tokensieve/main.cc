@@ -8,6 +8,7 @@
 #include "bench_command.h"
 #include "command.h"
 #include "eval/eval_command.h"
+#include "eval/tune_command.h"
 #include "exec.h"
 #include "help.h"
 #include "info.h"
@@ -48,6 +49,8 @@ int run(int argc, char** argv) {
                               add_profile_options, run_profile, exit_code);
   add_command<EvalOptions>(app, "eval", "measure what selection does to answers and speed",
                            add_eval_options, run_eval, exit_code);
+  add_command<TuneOptions>(app, "tune", "find the layer profile that saves most within a budget",
+                           add_tune_options, run_tune, exit_code);
   add_command<ReportOptions>(app, "report", "show run files of eval as one page", add_report_options,
                              run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",

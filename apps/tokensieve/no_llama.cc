@@ -2,6 +2,7 @@
 #include "ask.h"
 #include "command.h"
 #include "eval/eval_command.h"
+#include "eval/tune_command.h"
 #include "profile_command.h"
 
 namespace tokensieve::cli {
@@ -20,6 +21,7 @@ int needs_llama(const char* command) {
 
 int run_ask(const AskOptions&) { return needs_llama("ask"); }
 int run_eval(const EvalOptions&) { return needs_llama("eval"); }
+int run_tune(const TuneOptions&) { return needs_llama("tune"); }
 int run_profile(const ProfileOptions&) { return needs_llama("profile"); }
 
 }  // namespace tokensieve::cli

@@ -45,8 +45,11 @@ class ProgramTest(CliCase):
     def test_help_of_every_command(self):
         self.expect(0, "--version", says="tokensieve ")
         self.expect(0, "--help", says="profile")
-        for command in ("ask", "profile", "report", "bench", "verify", "exec", "info"):
+        for command in ("ask", "profile", "eval", "tune", "report", "bench", "verify", "exec", "info"):
             self.expect(0, command, "--help", says="Examples:")
+
+    def test_eval_explains_its_configurations(self):
+        self.expect(0, "eval", "--config", "list", says="forced:keep=")
 
     def test_usage_errors_exit_2(self):
         self.expect(2, says="subcommand")
@@ -58,6 +61,8 @@ class ProgramTest(CliCase):
         self.expect(2, "ask", "m", "--file", "d", "q", "--threads", "0", says="threads")
         self.expect(2, "ask", "m", "--file", "d", "q", "--paper", "--profile", "p")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
+        self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
+        self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")
         self.expect(2, "profile", "m", "--text", "t", "--window", "100", says="multiple of 64")
         self.expect(2, "profile", "m", "--text", "t", "--tau", ".1", "--keep-ratio", ".2")
 

@@ -34,15 +34,22 @@ Result<Tokens> prompt_tokens(const LlamaModel& model, const std::string& system,
   return tokens;
 }
 
+std::string reply_to(const Question& question) {
+  return fmt::format(" {}.", fmt::join(question.expected, ", "));
+}
+
 Tokens turn_tokens(const LlamaModel& model, const std::string& system, const Question& answered,
                    const Question& next) {
-  const std::string reply = fmt::format(" {}.", fmt::join(answered.expected, ", "));
-  Tokens tokens = build_next_turn(model, reply, next.text, system);
+  Tokens tokens = build_next_turn(model, reply_to(answered), next.text, system);
   append(tokens, model.tokenize(next.answer_prefix, false));
   return tokens;
 }
 
 }  // namespace
+
+Tokens right_answer(const LlamaModel& model, const Question& question) {
+  return model.tokenize(reply_to(question), false);
+}
 
 Result<PreparedCase> prepare_case(const LlamaModel& model, const std::string& system,
                                   const std::string& task, int32_t length, int32_t index,

@@ -14,4 +14,7 @@ Result<PreparedCase> prepare_case(const LlamaModel& model, const std::string& sy
                                   const std::string& task, int32_t length, int32_t index,
                                   uint64_t seed);
 
+// What a model that knows the answer goes on with after the prompt.
+Tokens right_answer(const LlamaModel& model, const Question& question);
+
 }  // namespace tokensieve::cli::eval

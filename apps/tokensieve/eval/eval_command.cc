@@ -245,14 +245,6 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   return plan;
 }
 
-// The same name for the same run, so that the same command finds its file again.
-std::string default_output(const Json& header, const std::string& model) {
-  Json identity = header;
-  for (const char* key : {"date", "machine", "tool", "command"}) identity.erase(key);
-  return fmt::format("eval-{}-{:08x}.jsonl", model,
-                     static_cast<uint32_t>(std::hash<std::string>()(identity.dump())));
-}
-
 Status write_cases(const EvalOptions& options, const EvalPlan& plan, const LlamaModel& model,
                    const std::string& system) {
   std::string lines = Json{{"type", "cases"},
@@ -313,7 +305,7 @@ Status evaluate(const EvalOptions& options) {
 
   const Json header = header_line(*plan, *model, system);
   const std::string path =
-      options.output.empty() ? default_output(header, source->name) : options.output;
+      options.output.empty() ? default_output("eval", header) : options.output;
   Result<ResultsFile> file = ResultsFile::open(path, header);
   if (!file.ok()) return file.status();
   fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "results:", path);

@@ -116,6 +116,13 @@ Json header_line(const EvalPlan& plan, const LlamaModel& model, const std::strin
           {"configs", configs}};
 }
 
+std::string default_output(const char* command, const Json& header) {
+  Json identity = header;
+  for (const char* key : {"date", "machine", "tool", "command", "tune"}) identity.erase(key);
+  return fmt::format("{}-{}-{:08x}.jsonl", command, header["model"]["name"].get<std::string>(),
+                     static_cast<uint32_t>(std::hash<std::string>()(identity.dump())));
+}
+
 Json result_line(const PreparedCase& input, const Config& config, const CaseRun& run,
                  const CaseRun* dense, bool reused) {
   const Case& c = input.source;

@@ -21,6 +21,10 @@ Json header_line(const EvalPlan& plan, const LlamaModel& model, const std::strin
 // What decides which model runs: compared when a run goes on.
 Json model_json(const LlamaModel& model, const std::string& system);
 
+// "eval-smollm2-1a2b3c4d.jsonl": the same name for the same run, so that the same command finds its
+// file again.
+std::string default_output(const char* command, const Json& header);
+
 // `dense`: what text is compared with, or null. `reused`: the configuration ran as dense, whose
 // numbers these are.
 Json result_line(const PreparedCase& input, const Config& config, const CaseRun& run,

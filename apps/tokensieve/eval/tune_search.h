@@ -1,0 +1,47 @@
+// The search of `tokensieve tune`: which layers run sparse, and with which selection. Knows nothing
+// of models: it is given a way to measure.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "tokensieve/status.h"
+
+namespace tokensieve::cli::eval {
+
+struct Candidate {
+  size_t rung = 0;              // of the ladder of selections
+  std::vector<int32_t> layers;  // ascending
+  double work = 1;              // computed / causal pairs of the whole model
+  double kl = 0;                // measured
+
+  bool operator==(const Candidate& other) const {
+    return rung == other.rung && layers == other.layers;
+  }
+};
+
+struct TuneProblem {
+  int32_t num_layers = 0;
+  size_t rungs = 1;
+  size_t base_rung = 0;  // single layers are ranked with this one
+  double max_kl = 0;
+  // KL(dense || sparse) of a selection on these layers.
+  std::function<Result<double>(size_t rung, const std::vector<int32_t>& layers)> measure;
+  // Work of one sparse layer, relative to dense.
+  std::function<double(size_t rung)> layer_work;
+};
+
+struct TuneOutcome {
+  std::vector<Candidate> measured;  // in the order of measurement
+  std::vector<Candidate> feasible;  // within max_kl, cheapest first; for every rung its largest set
+};
+
+// Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
+// harmless ones whose joint KL stays within max_kl. Layer 0 is never sparse.
+Result<TuneOutcome> search(const TuneProblem& problem);
+
+// Most measurements that search() makes: for a progress bar.
+int32_t most_measurements(const TuneProblem& problem);
+
+}  // namespace tokensieve::cli::eval

@@ -1,0 +1,69 @@
+// The search of `tokensieve tune`, on a made-up model whose harms are known.
+#include "eval/tune_search.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace tokensieve::cli::eval {
+namespace {
+
+// Layer l alone costs 0.001 * l on rung 0 (keeps more) and twice that on rung 1; harms add up.
+TuneProblem problem(double max_kl, int* calls) {
+  return {.num_layers = 9,
+          .rungs = 2,
+          .base_rung = 0,
+          .max_kl = max_kl,
+          .measure = [calls](size_t rung, const std::vector<int32_t>& layers) -> Result<double> {
+            ++*calls;
+            double kl = 0;
+            for (const int32_t layer : layers) kl += 0.001 * layer * (rung == 0 ? 1 : 2);
+            return kl;
+          },
+          .layer_work = [](size_t rung) { return rung == 0 ? 0.4 : 0.1; }};
+}
+
+TEST(EvalTuneSearch, FindsTheLargestHarmlessSetOfEveryRung) {
+  int calls = 0;
+  const TuneProblem p = problem(0.0101, &calls);
+  const Result<TuneOutcome> outcome = search(p);
+  ASSERT_TRUE(outcome.ok());
+  ASSERT_EQ(outcome->feasible.size(), 2u);
+  // Rung 0: 1+2+3+4 = 10; rung 1: 2+4 = 6, and 12 is too much.
+  const Candidate& cheap = outcome->feasible[0];
+  EXPECT_EQ(cheap.rung, 0u);
+  EXPECT_EQ(cheap.layers, (std::vector<int32_t>{1, 2, 3, 4}));
+  EXPECT_NEAR(cheap.kl, 0.010, 1e-12);
+  EXPECT_NEAR(cheap.work, 1 - 4.0 / 9 * 0.6, 1e-12);
+  EXPECT_EQ(outcome->feasible[1].layers, (std::vector<int32_t>{1, 2}));
+  EXPECT_LE(cheap.work, outcome->feasible[1].work);
+  EXPECT_EQ(outcome->measured.size(), static_cast<size_t>(calls));
+  EXPECT_LE(calls, most_measurements(p));
+}
+
+TEST(EvalTuneSearch, AllLayersOrNone) {
+  int calls = 0;
+  const Result<TuneOutcome> all = search(problem(1, &calls));
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(all->feasible[0].rung, 1u) << "the cheaper rung is first";
+  EXPECT_EQ(all->feasible[0].layers.size(), 8u) << "never layer 0";
+  const Result<TuneOutcome> none = search(problem(1e-6, &calls));
+  ASSERT_TRUE(none.ok());
+  EXPECT_TRUE(none->feasible.empty());
+}
+
+TEST(EvalTuneSearch, AFailedMeasurementEndsIt) {
+  int calls = 0;
+  TuneProblem p = problem(1, &calls);
+  p.measure = [&](size_t, const std::vector<int32_t>&) -> Result<double> {
+    if (++calls < 5) return 0.1;
+    return Status::error(StatusCode::kCancelled, "cancelled");
+  };
+  const Result<TuneOutcome> outcome = search(p);
+  ASSERT_FALSE(outcome.ok());
+  EXPECT_EQ(outcome.status().code(), StatusCode::kCancelled);
+  EXPECT_EQ(calls, 5);
+}
+
+}  // namespace
+}  // namespace tokensieve::cli::eval
