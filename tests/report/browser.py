@@ -159,6 +159,14 @@ class Browser:
             )
         return answer["result"].get("value")
 
+    def wait_for(self, condition):
+        """Until a JavaScript expression holds: what the page does by itself takes a moment."""
+        deadline = time.monotonic() + self.timeout
+        while not self.evaluate(condition):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"still not so: {condition}")
+            time.sleep(0.05)
+
     def press(self, *keys):
         for key in keys:
             event = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}

@@ -146,27 +146,21 @@ class PageTest(unittest.TestCase):
         self.evaluate(f"""(() => {{ const box = document.querySelector({selector!r});
             box.value = {value!r}; box.dispatchEvent(new Event('change')); }})()""")
 
+    def sections(self):
+        return self.evaluate("[...document.querySelectorAll('main > section')].map((s) => s.id)")
+
+    def make_page(self, run, page):
+        subprocess.run([PROGRAM, "report", run, "-o", page], check=True, capture_output=True)
+        self.browser.open(page)
+
     def background(self):
         return self.evaluate("getComputedStyle(document.body).backgroundColor")
 
     def test_has_every_section(self):
-        sections = self.evaluate(
-            "[...document.querySelectorAll('main > section')].map((s) => s.id)"
-        )
+        sections = self.sections()
         self.assertEqual(
-            sections,
-            [
-                "runs",
-                "headline",
-                "frontier",
-                "tasks",
-                "needles",
-                "kl",
-                "layers",
-                "tune",
-                "inspector",
-                "about",
-            ],
+            " ".join(sections),
+            "runs headline frontier tasks needles kl layers tune inspector about",
         )
         links = self.evaluate("""[...document.querySelectorAll('nav a')]
             .map((a) => document.querySelector(a.getAttribute('href')) !== null)""")
@@ -309,7 +303,7 @@ class PageTest(unittest.TestCase):
         self.browser.emulate("dark")
         dark = self.background()
         self.assertNotEqual(dark, light)
-        self.assertNotEqual(self.evaluate(grid), light_grid)
+        self.browser.wait_for(f"{grid} !== {light_grid!r}")
         self.evaluate("document.getElementById('theme').click()")
         self.assertEqual(self.background(), light)
         self.evaluate("document.getElementById('theme').click()")
@@ -318,24 +312,32 @@ class PageTest(unittest.TestCase):
 
     def test_a_narrow_window_scrolls_only_its_tables(self):
         self.browser.resize(360, 800)
-        self.assertLessEqual(self.evaluate("document.documentElement.scrollWidth"), 360)
+        self.browser.wait_for("document.documentElement.scrollWidth <= 360")
+
+    def test_what_eval_wrote_has_its_page(self):
+        page = self.folder / "eval.html"
+        self.make_page(MAKE_RUN.parents[1] / "data" / "eval_run.jsonl", page)
+        self.assertEqual(
+            " ".join(self.sections()),
+            "headline frontier tasks needles kl layers inspector about",
+        )
+        self.assertIn("all 28 sparse layers", self.text(".status"))
+        self.browser.requests.remove(page.resolve().as_uri())
 
     def test_a_search_alone_has_its_page(self):
         lines = (self.folder / "cpu.jsonl").read_text().splitlines(keepends=True)
         tune = self.folder / "tune.jsonl"
         tune.write_text("".join([lines[0], *(line for line in lines if '"type": "tune"' in line)]))
         page = self.folder / "tune.html"
-        subprocess.run([PROGRAM, "report", tune, "-o", page], check=True, capture_output=True)
-        self.browser.open(page)
-        sections = self.evaluate("[...document.querySelectorAll('main > section')].map((s) => s.id)")
-        self.assertEqual(sections, ["tune", "about"])
+        self.make_page(tune, page)
+        self.assertEqual(self.sections(), ["tune", "about"])
         self.browser.requests.remove(page.resolve().as_uri())
 
     def test_prints_in_light(self):
         self.browser.emulate("dark")
         self.browser.pdf(self.folder / "report.pdf")
         self.assertGreater((self.folder / "report.pdf").stat().st_size, 20_000)
-        self.assertEqual(self.evaluate("printing"), False)
+        self.browser.wait_for("!printing")
 
 
 def main():

@@ -62,6 +62,13 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
   EXPECT_TRUE(run.tune.at(0).chosen);
 }
 
+TEST(RunFile, APromptThatRanDenseIsNotInspected) {
+  const std::string start =
+      R"({"type":"kept","task":"qa","length":4,"case":0,"config":"sparse","tokens":["a"],"layers":)";
+  EXPECT_TRUE(parsed(std::string(kHeader) + start + "[]}\n").kept.empty());
+  EXPECT_TRUE(parsed(kHeader + start + R"([{"layer":1,"kept":[]}]})" + "\n").kept.empty());
+}
+
 TEST(RunFile, TheLaterOfTwoResultsCounts) {
   const EvalRun run = parsed(std::string(kHeader) + result("qa", 1, 0, "dense", R"("score":0)") +
                              result("qa", 1, 1, "dense", R"("score":0.5)") +
@@ -120,6 +127,24 @@ TEST(RunFile, KeptRangesLieWithinThePrompt) {
                          range + "]]}]}\n"),
                 HasSubstr("run.jsonl:2: "))
         << range;
+  }
+}
+
+// tests/data/eval_run.jsonl is what `tokensieve eval` wrote for the command in its header.
+TEST(RunFile, ReadsWhatEvalWrites) {
+  const Result<EvalRun> run = read_run(TOKENSIEVE_SOURCE_DIR "/tests/data/eval_run.jsonl");
+  ASSERT_TRUE(run.ok()) << run.status().message();
+  EXPECT_TRUE(run->warnings.empty());
+  EXPECT_EQ(run->model, "smollm2");
+  ASSERT_EQ(run->results.size(), 6u);
+  EXPECT_EQ(run->drift.size(), 30u);
+  ASSERT_EQ(run->kept.size(), 1u);
+  EXPECT_EQ(run->kept[0].layers.size(), 28u);  // layers 2 to 29 of the profile
+  for (const CaseResult& result : run->results) {
+    EXPECT_EQ(result.metrics.has_value(), result.task == "text");
+    EXPECT_EQ(result.score.has_value(), result.task != "text");
+    EXPECT_GT(*result.prefill_ms, 0);
+    EXPECT_EQ(result.layers.size(), result.config == "stock" ? 0u : 30u);
   }
 }
 

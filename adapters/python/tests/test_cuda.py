@@ -209,9 +209,10 @@ def test_sparse_layers_are_those_of_the_cpu():
     assert [s.sparse for s in tokensieve.hf.stats(model).values()] == [0, 0, 1, 1]
     on_cpu = make(head_dim=64).half()
     tokensieve.hf.configure(on_cpu, select=HF_SPARSE, min_tokens=256)
-    near(sparse, logits(on_cpu, tokens(batch=2)), 0.05)
     dense = logits(twin(model, "sdpa"), tokens(batch=2))
-    assert (sparse - dense).float().norm() / dense.float().norm() > 0.1
+    lost = float((sparse - dense).float().norm() / dense.float().norm())
+    assert lost > 0.1
+    near(sparse, logits(on_cpu, tokens(batch=2)), lost / 3)
 
 
 def test_padding_chunks_and_static_caches():
@@ -221,7 +222,7 @@ def test_padding_chunks_and_static_caches():
     together = logits(model, ids, attention_mask=padding)
     for row in range(2):
         real = padding[row].bool()
-        near(together[row, real], logits(model, ids[row:row + 1, real])[0], 0.05)
+        near(together[row, real], logits(model, ids[row:row + 1, real])[0], 0.15)
     tokensieve.hf.configure(model, select=HF_SPARSE, layers=[3], min_tokens=300)
     other = twin(model, "sdpa")
     caches = [DynamicCache(config=model.config) for _ in range(2)]

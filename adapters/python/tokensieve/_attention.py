@@ -438,7 +438,8 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
     """attention() inside torch.compile."""
     from tokensieve import ops
     if more:
-        raise ArgumentError("report, out, keep and group are not possible inside torch.compile")
+        raise ArgumentError("return_report, out, keep and group are not possible inside "
+                            "torch.compile")
     return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                          softcap, causal, layout, backend)
 

@@ -140,6 +140,7 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
             _policies[module] = policy
+            _compiled.name(module)
             _groups.pop(module, None)
             if group is not None:
                 _groups[module] = group
@@ -172,6 +173,7 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
                       f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
                       "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
         _policies[module] = policy
+        _compiled.name(module)
     return _overridden(policy, override) if override else policy
 
 
@@ -315,11 +317,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     mask = sdpa_mask(*args, **kwargs)
     if mask is None or args:
         return mask
-    position = kwargs.get("cache_position")  # older transformers
-    if position is not None:
-        queries, first = position.shape[0], position[0]
-    else:
-        queries, first = kwargs.get("q_length", 1), kwargs.get("q_offset", 0)
+    queries, first = _compiled.query_rows(kwargs)
     if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
             causal_mask_function or kwargs.get("local_size") is not None
             or int(kwargs.get("kv_offset", 0)) != 0):
@@ -478,10 +476,12 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
         if call.needs_gradients():
             _say_gradients()
         elif query.shape[2] > 1 and dropout == 0.0 and not unknown:
-            return _compiled.layer(
-                query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window, causal,
-                call.override, getattr(attention_mask, "tokensieve_verify", False),
-                _compiled.key_of(module)), None
+            layer = _compiled.key_of(module)
+            if layer is not None:
+                return _compiled.layer(
+                    query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window,
+                    causal, call.override, getattr(attention_mask, "tokensieve_verify", False),
+                    layer), None
         call = call._replace(mask=_compiled.whole_mask(attention_mask, query))
     else:
         out = _sparse(call, _causal_keys(query, key, attention_mask))
@@ -527,9 +527,11 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
 def _dense(call: _Call, **kwargs: Any) -> torch.Tensor:
     """SDPA, or plain PyTorch where SDPA leaves out what the model asks for."""
     if call.softcap is None and call.sinks is None:
+        # Transformers 4 takes is_causal as it is, and SDPA aligns it top left.
+        is_causal = call.causal and call.mask is None and call.query.shape[2] > 1
         return sdpa_attention_forward(call.module, call.query, call.key, call.value, call.mask,
                                       dropout=call.dropout, scaling=call.scaling,
-                                      is_causal=call.causal, **kwargs)[0]
+                                      is_causal=is_causal, **kwargs)[0]
     if call.unknown:
         raise UnsupportedError(f"{call.unknown} together with softcap or sinks; use "
                                "attn_implementation='eager'")

@@ -14,8 +14,9 @@ namespace tokensieve::cli::eval {
 
 struct Question {
   std::string text;
-  // The answer's first words, put behind the prompt as RULER does ("The number is"); the model goes
-  // on from there. Small models otherwise chat instead of answering. May be empty.
+  // The answer's first words, put behind the prompt as RULER does ("The phone number of Ravi Menon
+  // is"); the model goes on from there. Small models otherwise chat instead of answering. May be
+  // empty.
   std::string answer_prefix;
   std::vector<std::string> expected;  // every string that a full answer names
 };

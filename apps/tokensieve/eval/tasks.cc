@@ -20,7 +20,7 @@ constexpr std::array<Task, 9> kTasks = {{
     {"multi_key", multi_key, 16},
     {"multi_value", multi_value, 48},
     {"multi_query", multi_query, 48},
-    {"variable_tracking", variable_tracking, 64},
+    {"variable_tracking", variable_tracking, 80},
     {"common_words", common_words, 64},
     {"frequent_words", frequent_words, 48},
     {"qa", qa, 16},

@@ -24,7 +24,7 @@ std::string write_list(const std::string& heading, const Strings& words,
 
 Question top_question(size_t count, const std::string& what, const Strings& words) {
   return {fmt::format("What are the {} most common {} in the list above?", count, what),
-          fmt::format("The {} most common {} in the list are:", count, what),
+          fmt::format("The {} most common {} in the list are:\n1.", count, what),
           {words.begin(), words.begin() + static_cast<std::ptrdiff_t>(count)}};
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <span>
 
 #include "eval/draft.h"
 
@@ -12,13 +13,6 @@ namespace {
 
 using fmt::format;
 using Strings = std::vector<std::string>;
-
-constexpr std::array<std::string_view, 40> kCities = {
-    "Oslo",     "Lima",    "Cairo",    "Quito",   "Hanoi",     "Turin",    "Perth",   "Dakar",
-    "Kyoto",    "Bergen",  "Havana",   "Tunis",   "Bogota",    "Nairobi",  "Osaka",   "Porto",
-    "Seville",  "Leipzig", "Krakow",   "Tampere", "Utrecht",   "Zagreb",   "Manila",  "Jakarta",
-    "Tashkent", "Riga",    "Vilnius",  "Lagos",   "Accra",     "Santiago", "Denver",  "Boston",
-    "Toronto",  "Calgary", "Brisbane", "Naples",  "Marseille", "Gdansk",   "Antwerp", "Bilbao"};
 
 constexpr std::array<std::string_view, 24> kPeople = {
     "Marta Lindqvist", "Tomas Okafor",   "Priya Raman",      "Elena Petrova",   "Kenji Mori",
@@ -92,19 +86,16 @@ Draft hide(const Setting& setting, std::vector<Fact> facts, std::string landmark
   return draft;
 }
 
-std::string number_fact(std::string_view key, const std::string& number) {
-  return format("The special magic number for {} is {}.", key, number);
+// Wordings that a small model follows: full names, which are long keys, and questions in the words
+// of the facts. Of one-word keys ("the number for Oslo") SmolLM2-135M mixed up four in ten.
+std::string phone_fact(std::string_view person, const std::string& number) {
+  return format("The phone number of {} is {}.", person, number);
 }
 
-Question number_question(std::string_view key, const std::string& number) {
-  return {format("What is the special magic number for {}?", key),
-          format("The special magic number for {} is", key),
+Question phone_question(std::string_view person, const std::string& number) {
+  return {format("What is the phone number of {}?", person),
+          format("The phone number of {} is", person),
           {number}};
-}
-
-Question numbers_question(const std::string& keys, Strings numbers) {
-  return {format("What are all the special magic numbers for {}?", keys),
-          format("The special magic numbers for {} are", keys), std::move(numbers)};
 }
 
 struct PersonFact {
@@ -113,13 +104,13 @@ struct PersonFact {
 };
 
 // One fact a person, each of the next relation.
-std::vector<PersonFact> person_facts(Setting& setting, size_t count, size_t first_relation) {
-  const auto people = setting.random.sample(kPeople, count);
+std::vector<PersonFact> person_facts(Setting& setting, std::span<const std::string_view> people,
+                                     size_t first_relation) {
   std::set<std::string_view> used;
   std::vector<PersonFact> facts;
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < people.size(); ++i) {
     const Relation& relation = kRelations[(first_relation + i) % kRelations.size()];
-    auto values = setting.random.sample(relation.values, relation.values.size());
+    const auto values = setting.random.sample(relation.values, relation.values.size());
     const auto value = std::find_if(values.begin(), values.end(), [&](std::string_view word) {
       return !used.contains(word) && setting.filler.text.find(word) == std::string::npos;
     });
@@ -143,132 +134,126 @@ std::string variable_name(Random& random, std::set<std::string>& drawn) {
 
 }  // namespace
 
-// One number at a swept depth; the follow-ups are about people.
+// One phone number at a swept depth; the follow-ups are about other people's work and hobbies.
 Draft single_needle(Setting& setting) {
   constexpr size_t kOthers = 3;
-  const std::string_view key = kCities[setting.random.below(kCities.size())];
+  const auto people = setting.random.sample(kPeople, 1 + kOthers);
   const std::string number = draw_numbers(setting, 1)[0];
-  std::vector<Fact> facts = {{swept_depth(setting.index), number_fact(key, number)}};
-  const auto others = person_facts(setting, kOthers, 0);
+  std::vector<Fact> facts = {{swept_depth(setting.index), phone_fact(people[0], number)}};
+  const auto others = person_facts(setting, std::span(people).subspan(1), 0);
   for (size_t i = 0; i < kOthers; ++i) {
     facts.push_back({spread_depth(setting.random, i, kOthers), others[i].sentence});
   }
-  Draft draft = hide(setting, std::move(facts), number_fact(key, number));
-  draft.question = number_question(key, number);
+  Draft draft = hide(setting, std::move(facts), phone_fact(people[0], number));
+  draft.question = phone_question(people[0], number);
   for (const PersonFact& other : others) draft.follow_ups.push_back(other.question);
   return draft;
 }
 
-// The numbers of four cities; one is asked, the others are asked later.
+// The phone numbers of four people; one is asked, the others are asked later.
 Draft multi_key(Setting& setting) {
   constexpr size_t kKeys = 4;
-  const auto keys = setting.random.sample(kCities, kKeys);
+  const auto people = setting.random.sample(kPeople, kKeys);
   const Strings numbers = draw_numbers(setting, kKeys);
-  std::vector<Fact> facts = {{swept_depth(setting.index), number_fact(keys[0], numbers[0])}};
+  std::vector<Fact> facts = {{swept_depth(setting.index), phone_fact(people[0], numbers[0])}};
   for (size_t i = 1; i < kKeys; ++i) {
     facts.push_back(
-        {spread_depth(setting.random, i - 1, kKeys - 1), number_fact(keys[i], numbers[i])});
+        {spread_depth(setting.random, i - 1, kKeys - 1), phone_fact(people[i], numbers[i])});
   }
-  Draft draft = hide(setting, std::move(facts), number_fact(keys[0], numbers[0]));
-  draft.question = number_question(keys[0], numbers[0]);
+  Draft draft = hide(setting, std::move(facts), phone_fact(people[0], numbers[0]));
+  draft.question = phone_question(people[0], numbers[0]);
   for (size_t i = 1; i < kKeys; ++i) {
-    draft.follow_ups.push_back(number_question(keys[i], numbers[i]));
+    draft.follow_ups.push_back(phone_question(people[i], numbers[i]));
   }
   return draft;
 }
 
-// Several numbers of one city, all asked; two other cities are asked later.
+// Three numbers of one person, all asked; the numbers of two others are asked later.
 Draft multi_value(Setting& setting) {
   constexpr size_t kValues = 3, kOthers = 2, kFacts = kValues + kOthers;
-  const auto keys = setting.random.sample(kCities, 1 + kOthers);
+  const auto people = setting.random.sample(kPeople, 1 + kOthers);
   const Strings numbers = draw_numbers(setting, kFacts);
   Strings sentences;
-  for (size_t i = 0; i < kFacts; ++i) {
-    sentences.push_back(number_fact(keys[i < kValues ? 0 : i - kValues + 1], numbers[i]));
+  for (size_t i = 0; i < kValues; ++i) {
+    sentences.push_back(format("One of the phone numbers of {} is {}.", people[0], numbers[i]));
   }
-  Strings shuffled = sentences;
-  setting.random.shuffle(shuffled);
+  for (size_t i = 0; i < kOthers; ++i) {
+    sentences.push_back(phone_fact(people[1 + i], numbers[kValues + i]));
+  }
+  std::vector<size_t> order = {0, 1, 2, 3, 4};
+  setting.random.shuffle(order);
   std::vector<Fact> facts;
   for (size_t i = 0; i < kFacts; ++i) {
-    facts.push_back({spread_depth(setting.random, i, kFacts), shuffled[i]});
+    facts.push_back({spread_depth(setting.random, i, kFacts), sentences[order[i]]});
   }
-  const auto first = std::find_if(shuffled.begin(), shuffled.end(), [&](const std::string& fact) {
-    return std::find(sentences.begin(), sentences.begin() + kValues, fact) !=
-           sentences.begin() + kValues;
-  });
-  Draft draft = hide(setting, std::move(facts), *first);
-  draft.question =
-      numbers_question(std::string(keys[0]), {numbers.begin(), numbers.begin() + kValues});
+  const size_t first =
+      *std::find_if(order.begin(), order.end(), [](size_t i) { return i < kValues; });
+  Draft draft = hide(setting, std::move(facts), sentences[first]);
+  draft.question = {format("What are all the phone numbers of {}?", people[0]),
+                    format("The phone numbers of {} are", people[0]),
+                    {numbers.begin(), numbers.begin() + kValues}};
   for (size_t i = 0; i < kOthers; ++i) {
-    draft.follow_ups.push_back(number_question(keys[i + 1], numbers[kValues + i]));
+    draft.follow_ups.push_back(phone_question(people[1 + i], numbers[kValues + i]));
   }
   return draft;
 }
 
-// Two of four cities are asked in one question, the other two later.
+// The numbers of two of four people are asked in one question, the other two later.
 Draft multi_query(Setting& setting) {
   constexpr size_t kAsked = 2, kKeys = 4;
-  const auto keys = setting.random.sample(kCities, kKeys);
+  const auto people = setting.random.sample(kPeople, kKeys);
   const Strings numbers = draw_numbers(setting, kKeys);
   std::vector<size_t> order = {0, 1, 2, 3};
   setting.random.shuffle(order);
   std::vector<Fact> facts;
   for (size_t i = 0; i < kKeys; ++i) {
     facts.push_back(
-        {spread_depth(setting.random, i, kKeys), number_fact(keys[order[i]], numbers[order[i]])});
+        {spread_depth(setting.random, i, kKeys), phone_fact(people[order[i]], numbers[order[i]])});
   }
   const size_t first =
       *std::find_if(order.begin(), order.end(), [](size_t i) { return i < kAsked; });
-  Draft draft = hide(setting, std::move(facts), number_fact(keys[first], numbers[first]));
-  draft.question = numbers_question(format("{} and {}", keys[0], keys[1]),
-                                    {numbers.begin(), numbers.begin() + kAsked});
+  Draft draft = hide(setting, std::move(facts), phone_fact(people[first], numbers[first]));
+  draft.question = {format("What are the phone numbers of {} and {}?", people[0], people[1]),
+                    format("The phone number of {} is", people[0]),
+                    {numbers.begin(), numbers.begin() + kAsked}};
   for (size_t i = kAsked; i < kKeys; ++i) {
-    draft.follow_ups.push_back(number_question(keys[i], numbers[i]));
+    draft.follow_ups.push_back(phone_question(people[i], numbers[i]));
   }
   return draft;
 }
 
-// Three chains VAR A = 12345, VAR B = VAR A, ...: every variable of one chain is asked, the other
-// chains later.
+// One chain of copies, as in RULER, in words: SmolLM2-135M follows them in prose, but not
+// "VAR B = VAR A". All variables are asked, two people later.
 Draft variable_tracking(Setting& setting) {
-  constexpr size_t kChains = 3, kVariables = 4;
-  const Strings values = draw_numbers(setting, kChains);
+  constexpr size_t kVariables = 4, kOthers = 2;
+  const std::string value = draw_numbers(setting, 1)[0];
   std::set<std::string> drawn;
-  Draft questions;
+  Strings names;
   std::vector<Fact> facts;
-  std::string landmark;
-  for (size_t chain = 0; chain < kChains; ++chain) {
-    Strings names(kVariables);
-    for (std::string& name : names) name = variable_name(setting.random, drawn);
-    for (size_t i = 0; i < kVariables; ++i) {
-      const std::string source = i == 0 ? values[chain] : "VAR " + names[i - 1];
-      facts.push_back(
-          {spread_depth(setting.random, i, kVariables), format("VAR {} = {}.", names[i], source)});
-      if (chain == 0 && i == 0) landmark = facts.back().sentence;
-    }
-    Question question{
-        format("Find all variables that are assigned the value {} in the text above.",
-               values[chain]),
-        format("According to the chains of variable assignment in the text above, {} variables are "
-               "assigned the value {}, they are:",
-               kVariables, values[chain]),
-        names};
-    if (chain == 0) {
-      questions.question = std::move(question);
-    } else {
-      questions.follow_ups.push_back(std::move(question));
-    }
+  for (size_t i = 0; i < kVariables; ++i) {
+    const std::string source = i == 0 ? value : "of " + names.back();
+    names.push_back(variable_name(setting.random, drawn));
+    facts.push_back({spread_depth(setting.random, i, kVariables),
+                     format("The value {} is copied to {}.", source, names.back())});
   }
-  Draft draft = hide(setting, std::move(facts), std::move(landmark));
-  draft.question = std::move(questions.question);
-  draft.follow_ups = std::move(questions.follow_ups);
+  const std::string landmark = facts[0].sentence;
+  const auto people = setting.random.sample(kPeople, kOthers);
+  const auto others = person_facts(setting, people, setting.random.below(kRelations.size()));
+  for (size_t i = 0; i < kOthers; ++i) {
+    facts.push_back({spread_depth(setting.random, i, kOthers), others[i].sentence});
+  }
+  Draft draft = hide(setting, std::move(facts), landmark);
+  draft.question = {format("Find all variables that hold the value {}.", value),
+                    format("The value {} is copied to", value), names};
+  for (const PersonFact& other : others) draft.follow_ups.push_back(other.question);
   return draft;
 }
 
 // Facts about eight people, two of each sort; one is asked at a swept depth, three later.
 Draft qa(Setting& setting) {
   constexpr size_t kPeopleInText = 8, kFollowUps = 3;
-  const auto people = person_facts(setting, kPeopleInText, setting.random.below(kRelations.size()));
+  const auto names = setting.random.sample(kPeople, kPeopleInText);
+  const auto people = person_facts(setting, names, setting.random.below(kRelations.size()));
   std::vector<Fact> facts = {{swept_depth(setting.index), people[0].sentence}};
   Strings others;
   for (size_t i = 1; i < kPeopleInText; ++i) others.push_back(people[i].sentence);

@@ -130,9 +130,10 @@ void read_kept(Fields line, EvalRun& run) {
         set.emplace_back(range[0], range[1]);
       }
     }
-    kept.layers.push_back(std::move(layer));
+    if (!layer.sets.empty()) kept.layers.push_back(std::move(layer));
   });
-  run.kept.push_back(std::move(kept));
+  // A prompt that ran dense has nothing to inspect.
+  if (!kept.layers.empty()) run.kept.push_back(std::move(kept));
 }
 
 void read_tune(Fields line, EvalRun& run) {

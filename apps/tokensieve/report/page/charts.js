@@ -143,7 +143,7 @@ function logAxis(title, values) {
     const decade = Math.log10(value / digit);
     return Math.abs(decade - Math.round(decade)) < 1e-9;
   });
-  return axis(title, {type: "logarithmic", format: (value) => String(Number(value.toPrecision(2))),
+  return axis(title, {type: "logarithmic", format: plain,
     min: Math.min(...positive) / 1.25, max: Math.max(...positive) * 1.25,
     afterBuildTicks: (scale) => {
       scale.ticks = scale.ticks.filter(({value}) => isRound(value));

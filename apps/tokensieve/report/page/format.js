@@ -10,6 +10,7 @@ const formatWith = (digits) => {
 };
 const points = formatWith(1);
 const count = formatWith(0);
+const plain = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 const kl = (value) => value === null || value === undefined
   ? kNone : value === 0 ? "0" : value < 1e-6 ? "<0.000001" : value.toPrecision(2);
 const percent = (value) => value === null || value === undefined

@@ -58,9 +58,9 @@ function drawFrontier(view, host) {
     ].map((d) => d.passive ? {...d, data: d.data.map(({x, y}) => ({x, y}))} : d),
     scales: {x: axis(costName, {grace: "12%", format: costFormat}),
       y: damage === "kl" ? logAxis(damageName, all.flatMap((p) => [p.low, p.high]))
-        : axis(damageName, {format: count,
-          suggestedMin: Math.min(...all.map((p) => p.low)),
-          suggestedMax: Math.max(...all.map((p) => p.high))})},
+        : axis(damageName, {format: plain,
+          suggestedMin: Math.min(0, ...all.map((p) => p.low)),
+          suggestedMax: Math.max(1, ...all.map((p) => p.high))})},
     tooltip: ({raw}) => [raw.name, `${costName}: ${costFormat(raw.x)}`,
       `${damageName}: ${damageFormat(raw.y)} (${interval(raw, damageFormat)})`],
     columns: ["Configuration", costName, damageName, "95 % interval", "On the frontier"],

@@ -7,10 +7,10 @@ const shownSummaries = (view) => summaryOf(view).configs.filter((c) => view.show
 const lengthName = (view) => view.length === "all" ? "all lengths" : tokens(view.length);
 const configOf = (run, name) => run.configs.find((config) => config.name === name);
 
-function configHeader(view, name, details = true) {
+function configHeader(view, name) {
   const config = configOf(view.run, name);
   return el("th", {scope: "row"}, swatch(view.styles.get(name)), name,
-    details ? el("small", {}, config.kind === "sparse" && config.family || config.note) : null);
+    el("small", {}, config.kind === "sparse" && config.family || config.note));
 }
 
 function estimateCell(estimate, format, more = null) {
@@ -35,7 +35,7 @@ function tiles(view, summary) {
     el("h3", {}, swatch(view.styles.get(subject.config)), `${subject.config}, ${lengthName(view)}`),
     el("dl", {class: "tiles"},
       tile("Loss in points", points(meanOf(subject.loss)),
-        subject.loss ? `${interval(subject.loss, points)}, ${brokenText(subject)}` : "not measured"),
+        [interval(subject.loss, points), brokenText(subject)].filter(Boolean).join(", ") || "not measured"),
       tile("KL to dense", kl(meanOf(subject.kl)),
         subject.kl ? `same best token ${percent(meanOf(subject.top1))}` : "not measured"),
       tile("Attention work", percent(subject.work), "of the causal query-key pairs"),

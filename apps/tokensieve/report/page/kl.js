@@ -15,7 +15,7 @@ function drawKlBars(view, host, lines, length) {
       backgroundColor: names.map((name) => view.styles.get(name).color),
       data: values.map((e, x) => ({...e, x, y: e.mean}))}],
     scales: {x: axis("", {type: "category", labels: names, grid: {display: false},
-      format: (index) => names[index]}),
+      format: (index) => names[index], ticks: {autoSkip: false, maxRotation: 60}}),
       y: logAxis("KL(dense || configuration), nats", values.flatMap((e) => [e.low, e.high]))},
     tooltip: ({label, dataIndex}) => [label, `KL ${withInterval(values[dataIndex], kl)}`],
     columns: ["Configuration", "KL"],
