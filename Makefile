@@ -28,6 +28,7 @@ demo: build  ## ask SmolLM2 about a long document: stock, dense and sparse side 
 	@build/bin/tokensieve ask smollm2 --file $(DOCUMENT) "$(QUESTION)" --compare
 
 test: build  ## build, then run all tests, sanitizer builds and a short fuzz run
+	@setup/packages.sh --browser
 	@JOBS=$(JOBS) setup/test.sh
 
 bench: build  ## time every stage against llama.cpp's flash attention

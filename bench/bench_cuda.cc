@@ -337,7 +337,7 @@ class CudaBench {
     };
     using cuda::Selection;
     TOKENSIEVE_RETURN_IF_ERROR(stage("score", "select", [&](Call& call, const Selection&) {
-      return call.score(layout.token_score);
+      return call.score();
     }));
     const auto select = [](Call& call, const Selection& s) { return call.select(s, nullptr); };
     const auto compact = [](Call& call, const Selection& s) { return call.compact(s); };

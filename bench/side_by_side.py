@@ -17,114 +17,69 @@ import argparse
 import ctypes as C
 import json
 import math
+import os
+import pathlib
 import random
 import site
 import statistics
 import sys
 
-BF16, CUDA = 2, 3
+# The Python package declares the C structs; TOKENSIEVE_LIBRARY says which library it loads.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "adapters/python"))
+from tokensieve import _abi
+
+BF16, CUDA = _abi.DTYPES.index("bfloat16"), _abi.BACKENDS.index("cuda")
 OBS_WINDOW, POOL_WIDTH = 128, 7
 # Kept rows of the paper's layer on the design's measured input (docs/kernels/cuda.md).
 PAPER_KEEP = {8192: 0.406, 16384: 0.43, 32768: 0.462, 65536: 0.438, 131072: 0.478}
 
 
-def struct(name, fields):
-    return type(name, (C.Structure,), {"_fields_": [("struct_size", C.c_uint32)] + fields})
-
-
-I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
-Status = struct("Status", [("code", I32), ("message", C.c_char * 320)])
-Tensor = struct("Tensor", [("dtype", I32), ("data", PTR), ("shape", I64 * 4), ("strides", I64 * 4)])
-Shape = struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("seqlen_kv", I64),
-                         ("num_q_heads", I32), ("num_kv_heads", I32), ("head_dim", I32),
-                         ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32), ("sm_scale", F32),
-                         ("softcap", F32), ("packed", I32), ("reserved", I32)])
-Select = struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), ("fill", I32),
-                           ("queries", I32), ("arithmetic", I32), ("dense_policy", I32),
-                           ("tau", F64), ("keep_ratio", F64), ("min_drop", F64),
-                           ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
-                           ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
-                           ("sinks", I32), ("reserved", I32)])
-Options = struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32)])
-Inputs = struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
-                           ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
-                           ("bias_slopes", PTR), ("cu_seqlens_q", PTR), ("cu_seqlens_kv", PTR)])
-Outputs = struct("Outputs", [("out", PTR), ("lse", PTR)])
-Report = struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
-                           ("keep_ratio", F64), ("attention_pairs", F64), ("stage_ns", I64 * 6)])
-RunOptions = struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
-                                   ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
-KeepSet = struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
-PlanInfo = struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
-                               ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
-                               ("workspace_bytes", C.c_uint64)])
-
-
-class Library:
-    """The C ABI; errors become exceptions."""
-
-    def __init__(self, path):
-        self.c = C.CDLL(path)
-        self.c.tokensieve_workspace_bytes.restype = C.c_size_t
-        self.c.tokensieve_version.restype = C.c_char_p
-
-    def new(self, kind, init):
-        value = kind()
-        getattr(self.c, f"tokensieve_{init}_init")(C.byref(value))
-        return value
-
-    def call(self, name, *arguments):
-        status = self.new(Status, "status")
-        if getattr(self.c, f"tokensieve_{name}")(*arguments, C.byref(status)) != 0:
-            raise RuntimeError(f"{name}: {status.message.decode()}")
-
-
 class Layer:
     """A plan on torch tensors: calling it enqueues one run on torch's current stream."""
 
-    def __init__(self, library, q, k, v, **select):
-        self.library, self.tensors = library, [q, k, v, torch.empty_like(q)]
+    def __init__(self, q, k, v, **select):
+        self.tensors = [q, k, v, torch.empty_like(q)]
         batch, seqlen_q, q_heads, dim = q.shape
-        shape = library.new(Shape, "shape")
+        shape = _abi.new(_abi.Shape)
         shape.batch, shape.seqlen_q, shape.seqlen_kv = batch, seqlen_q, k.shape[1]
         shape.num_q_heads, shape.num_kv_heads, shape.head_dim = q_heads, k.shape[2], dim
         shape.dtype = shape.kv_dtype = shape.out_dtype = BF16
-        config = library.new(Select, "select")
+        config = _abi.new(_abi.Select)
         config.enabled = int(bool(select))
         for field, value in select.items():
             setattr(config, field, value)
-        options = library.new(Options, "options")
+        options = _abi.new(_abi.Options)
         options.backend = CUDA
-        self.plan = PTR()
-        library.call("make_plan", C.byref(shape), C.byref(config), C.byref(options),
-                     C.byref(self.plan))
-        self.info = library.new(PlanInfo, "plan_info")
-        library.call("plan_get_info", self.plan, C.byref(self.info))
+        self.plan = _abi.PTR()
+        _abi.call("make_plan", C.byref(shape), C.byref(config), C.byref(options),
+                  C.byref(self.plan))
+        self.info = _abi.new(_abi.PlanInfo)
+        _abi.call("plan_get_info", self.plan, C.byref(self.info))
         self.workspace = torch.empty(self.info.workspace_bytes, dtype=torch.uint8, device="cuda")
         self.views = [self.view(t) for t in self.tensors]
-        self.inputs = library.new(Inputs, "inputs")
+        self.inputs = _abi.new(_abi.Inputs)
         self.inputs.q, self.inputs.k, self.inputs.v = (C.addressof(v) for v in self.views[:3])
-        self.outputs = library.new(Outputs, "outputs")
+        self.outputs = _abi.new(_abi.Outputs)
         self.outputs.out = C.addressof(self.views[3])
-        self.options = library.new(RunOptions, "run_options")
+        self.options = _abi.new(_abi.RunOptions)
 
     def view(self, t):
-        view = Tensor(struct_size=C.sizeof(Tensor), dtype=BF16, data=t.data_ptr())
+        view = _abi.Tensor(struct_size=C.sizeof(_abi.Tensor), dtype=BF16, data=t.data_ptr())
         view.shape[:], view.strides[:] = t.shape, t.stride()
         return view
 
     def space(self):
-        return PTR(self.workspace.data_ptr()), C.c_size_t(self.workspace.numel())
+        return _abi.PTR(self.workspace.data_ptr()), C.c_size_t(self.workspace.numel())
 
     def __call__(self):
         self.options.stream = torch.cuda.current_stream().cuda_stream
-        self.library.call("run", self.plan, C.byref(self.inputs), C.byref(self.outputs),
-                          *self.space(), C.byref(self.options))
+        _abi.call("run", self.plan, C.byref(self.inputs), C.byref(self.outputs),
+                  *self.space(), C.byref(self.options))
 
     def keep_ratio(self):
-        report = self.library.new(Report, "report")
-        stream = PTR(torch.cuda.current_stream().cuda_stream)
-        self.library.call("read_report", self.plan, *self.space(), stream, C.byref(report))
+        report = _abi.new(_abi.Report)
+        stream = _abi.PTR(torch.cuda.current_stream().cuda_stream)
+        _abi.call("read_report", self.plan, *self.space(), stream, C.byref(report))
         return report.keep_ratio
 
     def select_only(self):
@@ -133,20 +88,20 @@ class Layer:
         capacity = self.info.keep_capacity
         indices = torch.empty(batch * sets * capacity, dtype=torch.int32, device="cuda")
         count = torch.empty(batch, dtype=torch.int64, device="cuda")
-        keep = self.library.new(KeepSet, "keep_set")
+        keep = _abi.new(_abi.KeepSet)
         keep.indices, keep.capacity, keep.count = indices.data_ptr(), capacity, count.data_ptr()
 
         def select(hold=(indices, count)):
             self.options.stream = torch.cuda.current_stream().cuda_stream
-            self.library.call("select_tokens", self.plan, C.byref(self.inputs), C.byref(keep),
-                              *self.space(), C.byref(self.options))
+            _abi.call("select_tokens", self.plan, C.byref(self.inputs), C.byref(keep),
+                      *self.space(), C.byref(self.options))
         return select
 
     def out(self):
         return self.tensors[3]
 
     def free(self):
-        self.library.c.tokensieve_plan_free(self.plan)
+        _abi.library().tokensieve_plan_free(self.plan)
 
 
 def paper(keep=None, **more):
@@ -162,12 +117,12 @@ def local(keep, **more):
                 obs_window=OBS_WINDOW, pool_width=POOL_WIDTH, dense_policy=1, **more)
 
 
-def tuned_paper_layer(library, q, k, v, target):
+def tuned_paper_layer(q, k, v, target):
     """The paper's layer with the tau that keeps `target` of these tokens."""
     low, high = 0.0, 0.999
     for _ in range(12):
         tau = (low + high) / 2
-        layer = Layer(library, q, k, v, **paper(budget=0, tau=tau, min_keep=64))
+        layer = Layer(q, k, v, **paper(budget=0, tau=tau, min_keep=64))
         layer()
         ratio = layer.keep_ratio()
         if abs(ratio - target) < 0.002:
@@ -226,8 +181,8 @@ class Arm:
 
 
 class Bench:
-    def __init__(self, options, library):
-        self.options, self.library, self.rows = options, library, []
+    def __init__(self, options):
+        self.options, self.rows = options, []
         self.random = random.Random(1)
 
     def tensors(self, seqlen, q_heads=32, kv_heads=8, batch=1, dim=128):
@@ -252,7 +207,7 @@ class Bench:
         arms = []
         for name in names:
             if name == "ours":
-                layer = Layer(self.library, q, k, v)
+                layer = Layer(q, k, v)
                 arms.append(Arm("ours dense", layer))
             elif name in calls:
                 try:
@@ -286,7 +241,7 @@ class Bench:
 
     def check(self, q, k, v):
         """Ours against torch before anything is timed."""
-        layer = Layer(self.library, q, k, v)
+        layer = Layer(q, k, v)
         layer()
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             expected = F.scaled_dot_product_attention(
@@ -300,8 +255,8 @@ class Bench:
         q, k, v = self.tensors(seqlen, batch=batch)
         self.check(q, k, v)
         keep = PAPER_KEEP.get(seqlen, 0.45)
-        zero = tuned_paper_layer(self.library, q, k, v, keep)
-        own_local = Layer(self.library, q, k, v, **local(0.2))
+        zero = tuned_paper_layer(q, k, v, keep)
+        own_local = Layer(q, k, v, **local(0.2))
         own_local()
         dense = self.dense_arms(q, k, v)
         layers = [Arm(f"layer zero keep {zero.keep_ratio():.3f}", zero),
@@ -328,9 +283,9 @@ class Bench:
         for seqlen in (512, 1024, 1536, 2048, 3072, 4096):
             q, k, v = self.tensors(seqlen)
             dense = self.dense_arms(q, k, v)
-            layer = Layer(self.library, q, k, v, **paper(0.5 - OBS_WINDOW / seqlen))
+            layer = Layer(q, k, v, **paper(0.5 - OBS_WINDOW / seqlen))
             arms = [Arm("layer zero keep .5", layer),
-                    Arm("layer local keep .5", Layer(self.library, q, k, v, **local(0.5)))]
+                    Arm("layer local keep .5", Layer(q, k, v, **local(0.5)))]
             self.measure(dense + arms, 0.1)
             best = self.best_dense(dense)
             self.report("breakeven", seqlen, dense + arms, best)
@@ -339,7 +294,7 @@ class Bench:
         seqlen = 1 << 20
         q, k, v = self.tensors(seqlen)
         for keep in (0.1, 0.2):
-            layer = Layer(self.library, q, k, v, **local(keep))
+            layer = Layer(q, k, v, **local(keep))
             arm = Arm(f"layer local keep {keep}", layer, graph=False)
             arm.measure(0.4)
             self.report("long", seqlen, [arm], arm,
@@ -357,10 +312,10 @@ def main():
     parser.add_argument("--json", help="file for one JSON object a row")
     options = parser.parse_args()
     load_torch(options.site)
-    library = Library(options.library)
-    print(f"tokensieve {library.c.tokensieve_version().decode()}, torch {torch.__version__}, "
+    os.environ["TOKENSIEVE_LIBRARY"] = options.library
+    print(f"tokensieve {_abi.library().tokensieve_version().decode()}, torch {torch.__version__}, "
           f"{torch.cuda.get_device_name()}, FA4 {'yes' if fa4 else 'no'}", flush=True)
-    bench = Bench(options, library)
+    bench = Bench(options)
     for part in options.parts.split(","):
         if part.isdigit():
             bench.dense_and_layers(int(part))

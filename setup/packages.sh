@@ -11,13 +11,18 @@ readonly kPackages=(
   libhwy-dev libcli11-dev nlohmann-json3-dev libfmt-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 
+# Names of a browser that tests/report can drive.
+readonly kBrowsers=(chromium chromium-browser google-chrome google-chrome-stable)
+
 usage() {
   cat <<'TEXT'
-usage: setup/packages.sh [--list]
+usage: setup/packages.sh [--list | --browser]
 
 Installs the missing apt packages for building and testing tokensieve (Debian 12, Ubuntu 24.04).
 Needs root or sudo only when something is missing; uses no network when nothing is.
-  --list   only print the missing packages, one a line
+  --list      only print the missing packages, one a line
+  --browser   only install Chromium, in which the report's page is tested; where that is not
+              possible, say so and go on (the test is skipped then, except in CI)
 TEXT
 }
 
@@ -90,6 +95,21 @@ Run as root: apt-get update && apt-get install -y --no-install-recommends ${pack
     die "apt-get could not install ${packages[*]} (see above)"
 }
 
+install_browser() {
+  local name
+  for name in "${kBrowsers[@]}"; do
+    if command -v "$name" > /dev/null; then return; fi
+  done
+  say "installing chromium"
+  # Ubuntu's package of that name is only a pointer to a snap, which containers cannot run.
+  if as_root apt-get update -q >&2 && ! apt-cache show chromium 2> /dev/null | grep -qi snap &&
+    as_root env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -q --no-install-recommends chromium >&2; then
+    return
+  fi
+  say "no Chromium could be installed: the report's page will not be tested in a browser"
+}
+
 check_cmake() {
   local version
   version="$(cmake --version | sed -n '1s/cmake version //p')"
@@ -102,6 +122,7 @@ main() {
   case "${1:-}" in
     '') ;;
     --list) missing; exit 0 ;;
+    --browser) install_browser; exit 0 ;;
     -h | --help) usage; exit 0 ;;
     *) say "unknown argument '$1'"; usage >&2; exit 2 ;;
   esac

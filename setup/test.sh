@@ -22,7 +22,7 @@ TEXT
 part_release() { ctest --test-dir build -j "$kJobs" --no-tests=error --output-on-failure; }
 part_asan() { sanitizer asan '.*'; }
 # What runs on several threads; the oracle's own tests would take half an hour here.
-part_tsan() { sanitizer tsan 'Threads|Executor|BadMemory|c_api|example|Mask'; }
+part_tsan() { sanitizer tsan 'Threads|Executor|BadMemory|Ranks|c_api|example|Mask'; }
 
 # sanitizer PRESET REGEX: builds what the tests of that name need, and runs them.
 sanitizer() {

@@ -129,7 +129,10 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
   Choice choice = choose(settings, node, segment);
   RunReport run;
   if (choice.sparse) {
-    const Status status = plan_and_run(shape, choice.select, settings, inputs, outputs, run);
+    const Status status =
+        settings.select != nullptr
+            ? plan_ask_and_run(shape, choice.select, settings, node.layer, inputs, outputs, run)
+            : plan_and_run(shape, choice.select, settings, inputs, outputs, run);
     if (status.code() == StatusCode::kCancelled) return status;
     if (!status.ok()) {
       log_line(GGML_LOG_LEVEL_WARN, "tokensieve: layer %d runs dense: %s", node.layer,
@@ -247,11 +250,41 @@ Status Computer::plan_and_run(const AttentionShape& shape, const SelectConfig& s
       shape, select,
       {.backend = settings.backend, .num_threads = executor_->num_threads()});
   if (!plan.ok()) return plan.status();
-  return run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)),
-             {.executor = executor_.get(),
-              .should_cancel = abort_ != nullptr ? call_computer : nullptr,
-              .cancel_context = this,
-              .report = &report});
+  RunOptions options = run_options();
+  options.report = &report;
+  return run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
+}
+
+Status Computer::plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
+                                  const Settings& settings, int32_t layer, AttentionInputs inputs,
+                                  const AttentionOutputs& outputs, RunReport& report) {
+  const Result<Plan> plan = make_plan(
+      shape, select,
+      {.backend = settings.backend, .num_threads = executor_->num_threads()});
+  if (!plan.ok()) return plan.status();
+  RunOptions options = run_options();
+  DenseReason reason = plan->reason;
+  if (plan->path == Path::kSparse) {
+    KeepSet keep;
+    const HookCall call{.plan = *plan,
+                        .inputs = inputs,
+                        .workspace = [this](size_t size) { return workspace_.bytes(size); },
+                        .options = options,
+                        .layer = layer};
+    TOKENSIEVE_RETURN_IF_ERROR(hook_.ask(call, settings, keep, reason));
+    inputs.keep = keep;
+  }
+  options.report = &report;
+  const Status status =
+      run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
+  if (reason != DenseReason::kNone) report.reason = reason;
+  return status;
+}
+
+RunOptions Computer::run_options() {
+  return {.executor = executor_.get(),
+          .should_cancel = abort_ != nullptr ? call_computer : nullptr,
+          .cancel_context = this};
 }
 
 std::span<const int32_t> Computer::cells_of(const MaskSegment& segment) const {

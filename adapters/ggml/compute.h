@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "hook.h"
 #include "mask.h"
 #include "node.h"
 #include "policy.h"
@@ -56,6 +57,11 @@ class Computer {
   Status plan_and_run(const AttentionShape& shape, const SelectConfig& select,
                       const Settings& settings, const AttentionInputs& inputs,
                       const AttentionOutputs& outputs, RunReport& report);
+  // The same, after the host's hook had its say.
+  Status plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
+                          const Settings& settings, int32_t layer, AttentionInputs inputs,
+                          const AttentionOutputs& outputs, RunReport& report);
+  RunOptions run_options();
   std::span<const int32_t> cells_of(const MaskSegment& segment) const;
 
   std::unique_ptr<Executor> executor_;
@@ -66,6 +72,7 @@ class Computer {
   Scratch workspace_;
   Scratch unpacked_k_;
   Scratch unpacked_v_;
+  SelectHook hook_;
 };
 
 }  // namespace tokensieve::ggml

@@ -53,6 +53,7 @@ Choice choose(const Settings& settings, const Node& node, const MaskSegment& seg
   choice.sparse = true;
   choice.select = settings.profile->select;
   choice.select.enabled = true;
+  if (settings.always_sparse) choice.select.dense_policy = DensePolicy::kNever;
   if (segment.num_rows == segment.num_cells) {
     choice.select.queries = Queries::kKept;
   } else {

@@ -23,6 +23,11 @@ Shared& shared() {
   return instance;
 }
 
+// Older hosts pass a shorter config.
+bool has_field(const tokensieve_ggml_config& config, size_t offset, size_t size) {
+  return config.struct_size >= offset + size;
+}
+
 const char* environment(const char* name) {
   const char* value = std::getenv(name);
   return value != nullptr && value[0] != '\0' ? value : nullptr;
@@ -150,6 +155,13 @@ Status apply_config(const tokensieve_ggml_config* config) {
     if (!profile.ok()) return profile.status();
     settings.profile = std::move(profile).value();
     settings.profile_name = settings.profile->model;
+  }
+  if (has_field(*config, offsetof(tokensieve_ggml_config, select_user), sizeof(void*))) {
+    settings.select = config->select;
+    settings.select_user = config->select_user;
+  }
+  if (has_field(*config, offsetof(tokensieve_ggml_config, always_sparse), sizeof(int32_t))) {
+    settings.always_sparse = config->always_sparse != 0;
   }
   set_current_settings(std::move(settings));
   return {};

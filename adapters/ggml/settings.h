@@ -21,6 +21,9 @@ struct Settings {
   Backend backend = Backend::kCpu;
   bool disabled = false;     // report no device at all
   bool print_stats = false;  // print the table at exit
+  bool always_sparse = false;  // DensePolicy::kNever
+  tokensieve_ggml_select_fn select = nullptr;
+  void* select_user = nullptr;
 
   // llama.cpp probes flash attention with one token per sequence, at most 256 sequences, and
   // switches it off if the probe does not stay on the CPU backend: 257 is the least safe value.

@@ -20,11 +20,40 @@ enum tokensieve_ggml_mode {
   TOKENSIEVE_GGML_WHOLE = 3, /* the full method; the caller promises that a prompt is one ubatch */
 };
 
+/* What one sparse layer is about to keep: the selection of one run of rows of one attention node.
+ * Tokens are numbered by age among those that the rows see; 0 is the oldest. */
+typedef struct tokensieve_ggml_selection {
+  uint32_t struct_size; /* sizeof(tokensieve_ggml_selection) of the plug-in */
+  int32_t layer;
+  int64_t tokens;     /* visible tokens */
+  int64_t queries;    /* rows of this run, the newest tokens */
+  int64_t prefix;     /* tokens that may be dropped; every set ends with all newer ones */
+  int32_t sets;       /* one per query head, one per kv head, or one for all heads */
+  int32_t obs_window; /* last rows, whose attention chose the tokens */
+  int64_t capacity;   /* most tokens of a set, and entries of a row of `kept` */
+  int64_t count;      /* tokens that every set keeps; may be changed */
+  int32_t* kept;      /* i32 [sets, capacity]: ascending tokens, `count` a set; may be changed */
+  /* Puts the library's choice among `num_candidates` tokens into `count` and `kept`, as if there
+   * were no others: ascending, all tokens after the prefix included. `keep` of them are kept, those
+   * after the prefix included. Whole prompts only. Returns 0, or -1 and nothing is changed. */
+  int (*choose_among)(struct tokensieve_ggml_selection* selection, const int32_t* candidates,
+                      int64_t num_candidates, int64_t keep);
+  void* plugin; /* the plug-in's own */
+} tokensieve_ggml_selection;
+
+/* Called with the library's choice, on the thread that computes the graph. Returns 1 to run sparse
+ * with what `kept` then holds, 0 to run this layer dense. Sets that are not valid run dense, with a
+ * warning. */
+typedef int (*tokensieve_ggml_select_fn)(tokensieve_ggml_selection* selection, void* user);
+
 typedef struct tokensieve_ggml_config {
-  uint32_t struct_size; /* sizeof(tokensieve_ggml_config) */
+  uint32_t struct_size; /* sizeof(tokensieve_ggml_config); a shorter one keeps what it lacks */
   int32_t mode;         /* enum tokensieve_ggml_mode */
   /* JSON text of a layer profile (include/tokensieve/profile.h); NULL keeps the present one. */
   const char* profile_json;
+  tokensieve_ggml_select_fn select; /* reads or replaces what sparse layers keep; NULL: nobody */
+  void* select_user;
+  int32_t always_sparse; /* 1: also where the cost model says that dense is faster (for studies) */
 } tokensieve_ggml_config;
 
 /* Applies to graphs computed from now on (mode OFF and back: to contexts created from now on).

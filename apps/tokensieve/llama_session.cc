@@ -27,14 +27,6 @@ llama_rope_scaling_type to_llama(RopeScaling scaling) {
   return LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
 }
 
-bool on_eval(ggml_tensor* node, bool ask, void* data) {
-  NodeWatcher* watcher = *static_cast<NodeWatcher**>(data);
-  if (watcher == nullptr) return !ask;
-  if (ask) return watcher->wants(*node);
-  watcher->computed(*node);
-  return true;
-}
-
 Status cancelled() { return Status::error(StatusCode::kCancelled, "cancelled"); }
 
 }  // namespace
@@ -147,7 +139,7 @@ Result<LlamaContext> LlamaContext::create(const LlamaModel& model, const Context
   LlamaContext context;
   context.model_ = &model;
   context.ubatch_ = std::min(options.ubatch, options.context);
-  context.watcher_ = std::make_unique<NodeWatcher*>(nullptr);
+  context.callbacks_ = std::make_unique<Callbacks>();
   const ModelOptions& source = model.source().options;
   llama_context_params params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(options.context);
@@ -160,8 +152,11 @@ Result<LlamaContext> LlamaContext::create(const LlamaModel& model, const Context
   if (source.rope_scale > 0) params.rope_freq_scale = static_cast<float>(1 / source.rope_scale);
   params.yarn_orig_ctx = static_cast<uint32_t>(source.yarn_orig_ctx);
   params.cb_eval = on_eval;
-  params.cb_eval_user_data = context.watcher_.get();
-  params.abort_callback = [](void*) { return interrupted(); };
+  params.cb_eval_user_data = context.callbacks_.get();
+  params.abort_callback = [](void* data) {
+    return interrupted() || static_cast<const Callbacks*>(data)->stop;
+  };
+  params.abort_callback_data = context.callbacks_.get();
   context.context_.reset(llama_init_from_model(model.get(), params));
   if (!context.context_) {
     return Status::error(StatusCode::kInternal,
@@ -176,7 +171,16 @@ Result<LlamaContext> LlamaContext::create(const LlamaModel& model, const Context
   return context;
 }
 
+bool LlamaContext::on_eval(ggml_tensor* node, bool ask, void* data) {
+  NodeWatcher* watcher = static_cast<const Callbacks*>(data)->watcher;
+  if (watcher == nullptr) return !ask;
+  if (ask) return watcher->wants(*node);
+  watcher->computed(*node);
+  return true;
+}
+
 Status LlamaContext::decode(const llama_batch& batch) {
+  callbacks_->stop = false;
   const int32_t code = llama_decode(context_.get(), batch);
   if (interrupted() || code == 2) return cancelled();
   if (code == 0) return {};
@@ -193,7 +197,28 @@ Status LlamaContext::warm_up() {
   return {};
 }
 
-Status LlamaContext::prefill(const Tokens& tokens, bool all_outputs,
+void LlamaContext::clear() {
+  // The cells' contents may stay: no mask shows a cell that is not in use.
+  llama_memory_clear(llama_get_memory(context_.get()), /*data=*/false);
+  position_ = 0;
+}
+
+void LlamaContext::rollback(int32_t position) {
+  forget(position, -1);
+  position_ = position;
+}
+
+void LlamaContext::forget(int32_t first, int32_t last) {
+  llama_memory_seq_rm(llama_get_memory(context_.get()), 0, first, last);
+}
+
+std::span<const float> LlamaContext::logits(int32_t index) const {
+  const float* row = llama_get_logits_ith(context_.get(), index);
+  if (row == nullptr) return {};
+  return {row, static_cast<size_t>(llama_vocab_n_tokens(model_->vocab()))};
+}
+
+Status LlamaContext::prefill(std::span<const llama_token> tokens, bool all_outputs,
                              const std::function<void(int32_t)>& on_ubatch) {
   llama_batch batch = llama_batch_init(ubatch_, 0, 1);
   const std::unique_ptr<llama_batch, void (*)(llama_batch*)> guard(

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,12 +75,24 @@ class LlamaContext {
   // One token through every layer, then forget it: weights are paged in and threads started, so
   // that the first run of a comparison pays nothing that the others do not.
   Status warm_up();
-  void watch(NodeWatcher* watcher) { *watcher_ = watcher; }
+  void watch(NodeWatcher* watcher) { callbacks_->watcher = watcher; }
 
-  // Decodes `tokens` ubatch by ubatch; on_ubatch(number done) after each. `outputs`: logits of
-  // every token, else of the last one. Error: kCancelled after Ctrl-C.
-  Status prefill(const Tokens& tokens, bool all_outputs,
+  // Decodes `tokens` ubatch by ubatch after what the memory holds; on_ubatch(number done) after
+  // each. all_outputs: logits of every token, else of the last one. Error: kCancelled after Ctrl-C
+  // or stop().
+  Status prefill(std::span<const llama_token> tokens, bool all_outputs,
                  const std::function<void(int32_t)>& on_ubatch);
+
+  // Forgets everything, or the tokens from `position` on, or those in [first, last).
+  void clear();
+  void rollback(int32_t position);
+  void forget(int32_t first, int32_t last);
+
+  // Logits of output `index` of the last decode; -1: the last one.
+  std::span<const float> logits(int32_t index) const;
+
+  // Ends the decode that is running, before its next node; from a callback. For one decode.
+  void stop() { callbacks_->stop = true; }
 
   // Samples until the end of the turn or max_tokens; on_piece streams text. temperature 0: greedy.
   Result<std::string> generate(int32_t max_tokens, double temperature,
@@ -90,13 +103,20 @@ class LlamaContext {
     void operator()(llama_context* context) const { llama_free(context); }
   };
 
+  // What libllama's callbacks look at, through its address.
+  struct Callbacks {
+    NodeWatcher* watcher = nullptr;
+    bool stop = false;
+  };
+
   LlamaContext() = default;
+  static bool on_eval(ggml_tensor* node, bool ask, void* data);
   Status decode(const llama_batch& batch);
 
   const LlamaModel* model_ = nullptr;
   int32_t ubatch_ = 0;
   int32_t position_ = 0;
-  std::unique_ptr<NodeWatcher*> watcher_;  // its address is libllama's callback argument
+  std::unique_ptr<Callbacks> callbacks_;
   std::unique_ptr<llama_context, FreeContext> context_;
 };
 

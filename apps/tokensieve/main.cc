@@ -7,11 +7,13 @@
 #include "ask.h"
 #include "bench_command.h"
 #include "command.h"
+#include "eval/eval_command.h"
 #include "exec.h"
 #include "help.h"
 #include "info.h"
 #include "options.h"
 #include "profile_command.h"
+#include "report/report_command.h"
 #include "signals.h"
 #include "tokensieve/version.h"
 #include "verify.h"
@@ -44,6 +46,10 @@ int run(int argc, char** argv) {
                           run_ask, exit_code);
   add_command<ProfileOptions>(app, "profile", "measure a model and write its layer profile",
                               add_profile_options, run_profile, exit_code);
+  add_command<EvalOptions>(app, "eval", "measure what selection does to answers and speed",
+                           add_eval_options, run_eval, exit_code);
+  add_command<ReportOptions>(app, "report", "show run files of eval as one page", add_report_options,
+                             run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
   add_command<VerifyOptions>(app, "verify",

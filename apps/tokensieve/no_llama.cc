@@ -1,6 +1,7 @@
 // The llama.cpp commands of a build without llama.cpp: they say how to get it.
 #include "ask.h"
 #include "command.h"
+#include "eval/eval_command.h"
 #include "profile_command.h"
 
 namespace tokensieve::cli {
@@ -18,6 +19,7 @@ int needs_llama(const char* command) {
 }  // namespace
 
 int run_ask(const AskOptions&) { return needs_llama("ask"); }
+int run_eval(const EvalOptions&) { return needs_llama("eval"); }
 int run_profile(const ProfileOptions&) { return needs_llama("profile"); }
 
 }  // namespace tokensieve::cli

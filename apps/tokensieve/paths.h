@@ -20,7 +20,8 @@ std::optional<fs::path> find_plugin();
 // The preload shim, beside the plug-in.
 std::optional<fs::path> find_preload_shim();
 
-// Folders that hold profiles/ and models/: TOKENSIEVE_SHARE, the install's share, the source tree.
+// Folders that hold profiles/, models/ and data/: TOKENSIEVE_SHARE, the install's share, the source
+// tree.
 std::vector<fs::path> share_folders();
 // First share folder's file `relative` that exists.
 std::optional<fs::path> find_shared(const fs::path& relative);

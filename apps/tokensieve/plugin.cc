@@ -50,12 +50,15 @@ Result<Plugin> Plugin::load() {
   return plugin;
 }
 
-Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile) {
+Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile, const PluginHook& hook) {
   const std::string json = profile != nullptr ? profile_to_json(*profile) : "";
   tokensieve_ggml_config config = {};
   config.struct_size = sizeof(config);
   config.mode = mode;
   config.profile_json = profile != nullptr ? json.c_str() : nullptr;
+  config.select = hook.select;
+  config.select_user = hook.user;
+  config.always_sparse = hook.always_sparse;
   char error[256] = {};
   if (configure_(&config, error, sizeof(error)) == 0) return {};
   return Status::error(StatusCode::kInvalidArgument, "the plug-in refused its settings: %s", error);

@@ -21,14 +21,21 @@ struct LayerStats {
   std::string dense_reason;
 };
 
+// Who sees what sparse layers keep.
+struct PluginHook {
+  tokensieve_ggml_select_fn select = nullptr;  // null: nobody is asked
+  void* user = nullptr;
+  bool always_sparse = false;  // also where dense is predicted to be faster
+};
+
 class Plugin {
  public:
   // Loads it into this process's ggml. Error: missing, wrong llama.cpp, too old.
   static Result<Plugin> load();
 
   const std::string& path() const { return path_; }
-  // For contexts made from now on.
-  Status configure(tokensieve_ggml_mode mode, const Profile* profile);
+  // For contexts made from now on. `hook` sees what sparse layers keep until the next call.
+  Status configure(tokensieve_ggml_mode mode, const Profile* profile, const PluginHook& hook = {});
   void reset_stats() { reset_stats_(); }
   std::vector<LayerStats> stats() const;
 

@@ -3,15 +3,22 @@
 namespace tokensieve::cli {
 namespace {
 
-// Stands for the user's text while the template is applied, so that only the template's own
-// pieces are read for special tokens.
+// Stand for texts while the template is applied, so that only the template's own pieces are read
+// for special tokens.
 constexpr char kPlaceholder[] = "@@tokensieve-user-text@@";
+constexpr char kReply[] = "@@tokensieve-reply@@";
+constexpr char kNextQuestion[] = "@@tokensieve-next-question@@";
 
-// Empty when llama.cpp does not know the template.
-std::string apply_template(const char* chat_template, const std::string& system) {
-  std::vector<llama_chat_message> messages;
+using Messages = std::vector<llama_chat_message>;
+
+// Empty when llama.cpp does not know the model's template.
+std::string apply_template(const LlamaModel& model, const std::string& system,
+                           const Messages& turns) {
+  const char* chat_template = llama_model_chat_template(model.get(), nullptr);
+  if (chat_template == nullptr) return "";
+  Messages messages;
   if (!system.empty()) messages.push_back({"system", system.c_str()});
-  messages.push_back({"user", kPlaceholder});
+  messages.insert(messages.end(), turns.begin(), turns.end());
   std::string text(1024 + 2 * system.size(), '\0');
   for (int attempt = 0; attempt < 2; ++attempt) {
     const int32_t size =
@@ -42,8 +49,7 @@ void append(Tokens& tokens, const Tokens& more) {
 
 Result<Prompt> build_prompt(const LlamaModel& model, const std::vector<Document>& documents,
                             const std::string& question, const std::string& system) {
-  const char* chat_template = llama_model_chat_template(model.get(), nullptr);
-  const std::string text = chat_template != nullptr ? apply_template(chat_template, system) : "";
+  const std::string text = apply_template(model, system, {{"user", kPlaceholder}});
   const size_t at = text.find(kPlaceholder);
   Prompt prompt;
   prompt.uses_template = at != std::string::npos;
@@ -66,6 +72,25 @@ Result<Prompt> build_prompt(const LlamaModel& model, const std::vector<Document>
     prompt.tokens.insert(prompt.tokens.begin(), bos);
   }
   return prompt;
+}
+
+Tokens build_next_turn(const LlamaModel& model, const std::string& reply,
+                       const std::string& question, const std::string& system) {
+  const std::string text = apply_template(
+      model, system,
+      {{"user", kPlaceholder}, {"assistant", kReply}, {"user", kNextQuestion}});
+  const size_t reply_at = text.find(kReply);
+  const size_t question_at = text.find(kNextQuestion);
+  Tokens tokens = model.tokenize(reply, false);
+  if (reply_at == std::string::npos || question_at == std::string::npos) {
+    append(tokens, model.tokenize("\n\nQuestion: " + question + "\nAnswer:", false));
+    return tokens;
+  }
+  const size_t reply_end = reply_at + sizeof(kReply) - 1;
+  append(tokens, model.tokenize(text.substr(reply_end, question_at - reply_end), true));
+  append(tokens, model.tokenize(question, false));
+  append(tokens, model.tokenize(text.substr(question_at + sizeof(kNextQuestion) - 1), true));
+  return tokens;
 }
 
 }  // namespace tokensieve::cli

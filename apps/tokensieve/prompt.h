@@ -23,4 +23,9 @@ struct Prompt {
 Result<Prompt> build_prompt(const LlamaModel& model, const std::vector<Document>& documents,
                             const std::string& question, const std::string& system);
 
+// Tokens that continue a prompt of build_prompt: the assistant's `reply`, then the user's next
+// `question`, up to where the next reply begins.
+Tokens build_next_turn(const LlamaModel& model, const std::string& reply,
+                       const std::string& question, const std::string& system);
+
 }  // namespace tokensieve::cli

@@ -148,6 +148,12 @@ double Progress::elapsed_ms() const {
   return std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
 }
 
+// Empty for what takes seconds each: a time says more than "0 runs/s".
+std::string Progress::rate(int64_t done, double elapsed_ms) const {
+  const double per_second = static_cast<double>(done) / elapsed_ms * 1000;
+  return per_second < 1 ? "" : fmt::format(", {:.0f} {}/s", per_second, unit_);
+}
+
 void Progress::update(double fraction) {
   if (!terminal_ || Clock::now() - last_draw_ < kRedraw) return;
   draw(fraction);
@@ -157,11 +163,12 @@ void Progress::draw(double fraction) {
   last_draw_ = Clock::now();
   const double elapsed = elapsed_ms();
   const int64_t done = std::llround(fraction * static_cast<double>(total_));
-  std::string line = fmt::format("{} ▕{}▏ {}/{} {}", label_, bar(fraction, kProgressCells),
-                                 format_count(done), format_count(total_), unit_);
+  std::string line =
+      fmt::format("{}{}{} ▕{}▏ {}/{} {}", label_, detail_.empty() ? "" : " ", detail_,
+                  bar(fraction, kProgressCells), format_count(done), format_count(total_), unit_);
   if (fraction > 0 && elapsed > 0) {
-    line += fmt::format(", {:.0f} {}/s, {} left", static_cast<double>(done) / elapsed * 1000, unit_,
-                        format_duration(elapsed * (1 - fraction) / fraction));
+    line += rate(done, elapsed) +
+            fmt::format(", {} left", format_duration(elapsed * (1 - fraction) / fraction));
   }
   winsize size = {};
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 &&
@@ -176,8 +183,8 @@ void Progress::draw(double fraction) {
 void Progress::finish() {
   const double elapsed = elapsed_ms();
   clear();
-  fmt::print(stderr, "{}: {} {} in {}, {:.0f} {}/s\n", label_, format_count(total_), unit_,
-             format_duration(elapsed), static_cast<double>(total_) / elapsed * 1000, unit_);
+  fmt::print(stderr, "{}: {} {} in {}{}\n", label_, format_count(total_), unit_,
+             format_duration(elapsed), rate(total_, elapsed));
 }
 
 void Progress::clear() {

@@ -46,15 +46,19 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(double fraction);
+  // What is going on right now, between the label and the bar.
+  void set_detail(std::string detail) { detail_ = std::move(detail); }
   // Replaces the bar by a summary line.
   void finish();
   void clear();
 
  private:
   double elapsed_ms() const;
+  std::string rate(int64_t done, double elapsed_ms) const;
   void draw(double fraction);
 
   std::string label_;
+  std::string detail_;
   int64_t total_;
   std::string unit_;
   bool terminal_;

@@ -50,6 +50,12 @@ struct PlanOptions {
   Backend backend = Backend::kAuto;
   Isa isa = Isa::kAuto;  // CPU backend
   int num_threads = 1;   // most threads of the executors that run() will get, >= 1
+  // Tensor parallel: a layer's heads are split over num_ranks calls. The shape has this rank's,
+  // which are those from rank * num_q_heads on; all ranks have equally many. Budget, share = layer
+  // and dense-or-sparse then follow from all heads, exactly as if one call had them: see
+  // RunOptions::all_gather.
+  int32_t num_ranks = 1;
+  int32_t rank = 0;
 };
 
 // Which path a call took.
@@ -100,7 +106,7 @@ struct KeepSet {
   // i32 [batch, num_sets, capacity]: ascending original positions; the first `count[b]` of a row
   // count.
   int32_t* indices = nullptr;
-  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len
+  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len; given sets: >= count
   int64_t* count = nullptr;  // i64 [batch]: kept tokens, those after the prefix included
 };
 
@@ -122,6 +128,13 @@ struct AttentionInputs {
   // cu_seqlens[b] to cu_seqlens[b + 1] - 1. Its queries are its last tokens.
   const int32_t* cu_seqlens_q = nullptr;
   const int32_t* cu_seqlens_kv = nullptr;
+  // Given sets (indices not null; only read): run() skips score, budget and select and keeps these
+  // tokens. Every set ends with all tokens after the prefix (see Plan::prefix_len) and has at most
+  // plan.max_keep before; min_keep, protect_first and min_drop bound the library's own choice only.
+  // count = the sequence's length: dense, no indices. The plan must be sparse; to be free in what
+  // to keep make it with BudgetPolicy::kKeepCount, keep_count = the most prefix tokens of a set,
+  // min_keep = 0 and DensePolicy::kNever.
+  KeepSet keep;
 };
 
 struct AttentionOutputs {
@@ -150,6 +163,14 @@ struct RunOptions {
   void* cancel_context = nullptr;
   RunReport* report = nullptr;
   void* stream = nullptr;  // CUDA: the cudaStream_t to enqueue on; null: the default stream
+  // Plans with num_ranks > 1 that choose tokens need it: run() and select_tokens() call it once per
+  // sequence, between score and budget, on the caller's thread. `data` is num_ranks parts of
+  // `bytes`, of which part `rank` is filled; it fills the others with those of the other ranks (an
+  // all-gather in place) and returns true. CUDA: device memory inside the workspace; it enqueues on
+  // `stream` and returns. Ranks must make the same calls in the same order: one that cancels or
+  // fails leaves the others waiting.
+  bool (*all_gather)(void* context, void* data, size_t bytes, void* stream) = nullptr;
+  void* gather_context = nullptr;
 };
 
 // Computes out. Never allocates, prints or keeps a reference. Bit-identical for equal inputs,
@@ -170,7 +191,8 @@ TOKENSIEVE_API Status read_report(const Plan& plan, std::span<std::byte> workspa
 // gets count = seqlen_kv and no indices, and the reason is in the report. Engines that bring their
 // own attend use select_tokens -> compact -> attend -> scatter. These three do not take packed
 // plans. CUDA: keep.indices and keep.count are written, and later read, on the device; their
-// contents are not checked.
+// contents are not checked (nor are those of AttentionInputs::keep; a count that no set of the plan
+// can have runs dense).
 TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs,
                                     const KeepSet& keep, std::span<std::byte> workspace,
                                     const RunOptions& options = {});

@@ -214,6 +214,9 @@ typedef struct tokensieve_options {
   int32_t backend;     /* enum tokensieve_backend; default auto */
   int32_t isa;         /* enum tokensieve_isa; default auto */
   int32_t num_threads; /* most threads of the executors that runs will get, >= 1; default 1 */
+  int32_t num_ranks;   /* tensor parallel: calls that a layer's heads are split over; the shape has
+                          this rank's heads, from rank * num_q_heads on; 0 is 1; default 1 */
+  int32_t rank;        /* 0..num_ranks-1; default 0 */
 } tokensieve_options;
 
 TOKENSIEVE_API void tokensieve_shape_init(tokensieve_shape* shape);
@@ -268,6 +271,14 @@ TOKENSIEVE_API int32_t tokensieve_plan_get_info(const tokensieve_plan* plan,
 
 /* ---- Run -------------------------------------------------------------------------------- */
 
+/* Kept tokens, in the caller's memory. */
+typedef struct tokensieve_keep_set {
+  uint32_t struct_size;
+  int32_t* indices; /* i32 [batch, num_sets, capacity]: ascending positions, count[b] per set */
+  int64_t capacity; /* >= keep_capacity of the plan's info; given sets: >= count */
+  int64_t* count;   /* i64 [batch] */
+} tokensieve_keep_set;
+
 typedef struct tokensieve_inputs {
   uint32_t struct_size;
   const tokensieve_tensor* q; /* [batch, seqlen_q, num_q_heads, head_dim] */
@@ -282,6 +293,10 @@ typedef struct tokensieve_inputs {
   const float* bias_slopes;   /* f32 [num_q_heads]: factor of the bias per head, or NULL */
   const int32_t* cu_seqlens_q;  /* packed plans: i32 [batch + 1], first row of every sequence in q */
   const int32_t* cu_seqlens_kv; /* likewise in k and v */
+  const tokensieve_keep_set* keep; /* given sets: run keeps these tokens and chooses none; every
+                                      set ends with all tokens after prefix_len and has at most
+                                      keep_capacity; min_keep does not bound them; count = length:
+                                      dense. NULL: run chooses */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {
@@ -322,8 +337,15 @@ typedef struct tokensieve_run_options {
   void* cancel_context;
   tokensieve_report* report; /* NULL: none */
   void* stream;              /* CUDA: the cudaStream_t to enqueue on; NULL: the default stream */
+  /* Plans with num_ranks > 1: fills the other ranks' parts of `data`, num_ranks parts of `bytes`
+   * in rank order of which the own one is filled (an all-gather in place); 0: success. Called once
+   * per sequence on the caller's thread. CUDA: device memory inside the workspace; enqueue on
+   * `stream`. All ranks must make the same calls in the same order. */
+  int32_t (*all_gather)(void* context, void* data, size_t bytes, void* stream);
+  void* gather_context;
 } tokensieve_run_options;
 
+TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
 TOKENSIEVE_API void tokensieve_inputs_init(tokensieve_inputs* inputs);
 TOKENSIEVE_API void tokensieve_outputs_init(tokensieve_outputs* outputs);
 TOKENSIEVE_API void tokensieve_report_init(tokensieve_report* report);
@@ -345,16 +367,6 @@ TOKENSIEVE_API int32_t tokensieve_read_report(const tokensieve_plan* plan, void*
                                               tokensieve_status* status);
 
 /* ---- Bring your own attend: select_tokens -> compact -> attend -> scatter ------------------ */
-
-/* Kept tokens, in the caller's memory. */
-typedef struct tokensieve_keep_set {
-  uint32_t struct_size;
-  int32_t* indices; /* i32 [batch, num_sets, capacity]: ascending positions, count[b] per set */
-  int64_t capacity; /* >= keep_capacity of the plan's info */
-  int64_t* count;   /* i64 [batch] */
-} tokensieve_keep_set;
-
-TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
 
 /* Stages score, budget and select; inputs->v is not read. A sequence that should run dense gets
  * count = seqlen_kv and no indices. Needs a plan whose path is sparse. CUDA: indices and count are

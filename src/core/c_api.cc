@@ -72,6 +72,13 @@ class CallOptions {
       };
       options_.cancel_context = this;
     }
+    if (c_.all_gather != nullptr) {
+      options_.all_gather = [](void* self, void* data, size_t bytes, void* stream) {
+        const tokensieve_run_options& c = static_cast<CallOptions*>(self)->c_;
+        return c.all_gather(c.gather_context, data, bytes, stream) == 0;
+      };
+      options_.gather_context = this;
+    }
     if (c_.report != nullptr) options_.report = &report_;
     options_.stream = c_.stream;
     return {};

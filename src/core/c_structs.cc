@@ -117,7 +117,9 @@ Status from_c(const tokensieve_options* in, PlanOptions& out) {
   TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "options", o));
   out = {.backend = static_cast<Backend>(o.backend),
          .isa = static_cast<Isa>(o.isa),
-         .num_threads = o.num_threads};
+         .num_threads = o.num_threads,
+         .num_ranks = o.num_ranks == 0 ? 1 : o.num_ranks,  // an older program's
+         .rank = o.rank};
   return {};
 }
 
@@ -144,7 +146,11 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.bias_slopes = i.bias_slopes;
   out.cu_seqlens_q = i.cu_seqlens_q;
   out.cu_seqlens_kv = i.cu_seqlens_kv;
-  return {};
+  if (i.keep == nullptr) return {};
+  TOKENSIEVE_RETURN_IF_ERROR(from_c(i.keep, out.keep));
+  if (out.keep.indices != nullptr) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "keep.indices is NULL; pass the sets, or leave inputs.keep NULL");
 }
 
 Status from_c(const tokensieve_outputs* in, AttentionOutputs& out) {
@@ -203,7 +209,9 @@ tokensieve_options to_c(const PlanOptions& in) {
   return {.struct_size = sizeof(tokensieve_options),
           .backend = static_cast<int32_t>(in.backend),
           .isa = static_cast<int32_t>(in.isa),
-          .num_threads = in.num_threads};
+          .num_threads = in.num_threads,
+          .num_ranks = in.num_ranks,
+          .rank = in.rank};
 }
 
 tokensieve_report to_c(const RunReport& in) {

@@ -26,6 +26,8 @@ inline constexpr size_t kBornSize<tokensieve_shape> = offsetof(tokensieve_shape,
 template <>
 inline constexpr size_t kBornSize<tokensieve_inputs> = offsetof(tokensieve_inputs, cu_seqlens_q);
 template <>
+inline constexpr size_t kBornSize<tokensieve_options> = offsetof(tokensieve_options, num_ranks);
+template <>
 inline constexpr size_t kBornSize<tokensieve_run_options> =
     offsetof(tokensieve_run_options, stream);
 

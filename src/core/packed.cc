@@ -41,8 +41,18 @@ struct Counts {
   }
 };
 
-// The plan of one sequence: what the packed plan decided for all stays decided.
-Result<Plan> plan_of_sequence(const Plan& packed, int64_t seqlen_q, int64_t seqlen_kv) {
+constexpr int64_t kChooses = -1;  // the library chooses the kept tokens
+
+// Kept prefix tokens of the sets that the caller gives for sequence b.
+int64_t given_prefix(const Plan& packed, const KeepSet& keep, int64_t b) {
+  if (keep.indices == nullptr) return kChooses;
+  return keep.count[b] - (packed.shape.seqlen_kv - packed.prefix_len);
+}
+
+// The plan of one sequence: what the packed plan decided for all stays decided. `given`: kept
+// prefix tokens, or kChooses.
+Result<Plan> plan_of_sequence(const Plan& packed, int64_t seqlen_q, int64_t seqlen_kv,
+                              int64_t given) {
   AttentionShape shape = packed.shape;
   shape.packed = false;
   shape.batch = 1;
@@ -50,7 +60,20 @@ Result<Plan> plan_of_sequence(const Plan& packed, int64_t seqlen_q, int64_t seql
   shape.seqlen_kv = seqlen_kv;
   SelectConfig select = packed.select;
   if (packed.path == Path::kDense) select.enabled = false;
+  if (given != kChooses) {
+    select.budget = BudgetPolicy::kKeepCount;
+    select.keep_count = std::max<int64_t>(1, given);
+    select.min_keep = select.protect_first = 0;
+    select.min_drop = 0.0;
+    select.dense_policy = DensePolicy::kNever;
+  }
   return make_plan(shape, select, packed.options);
+}
+
+// Sequence b's part; none if it runs dense.
+KeepSet sets_of(const Plan& packed, const KeepSet& keep, int64_t b, int64_t seqlen_kv) {
+  if (keep.indices == nullptr || keep.count[b] == seqlen_kv) return {};
+  return {keep.indices + b * packed.num_sets * keep.capacity, keep.capacity, keep.count + b};
 }
 
 // From [num_q_heads, rows] to rows of a [num_q_heads, stride] tensor.
@@ -83,13 +106,15 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
     const int64_t q = inputs.cu_seqlens_q[b], q_end = inputs.cu_seqlens_q[b + 1];
     const int64_t kv = inputs.cu_seqlens_kv[b], kv_end = inputs.cu_seqlens_kv[b + 1];
     if (q == q_end) continue;
-    const Result<Plan> sequence = plan_of_sequence(plan, q_end - q, kv_end - kv);
+    const Result<Plan> sequence = plan_of_sequence(plan, q_end - q, kv_end - kv,
+                                                   given_prefix(plan, inputs.keep, b));
     if (!sequence.ok()) return sequence.status();
     AttentionInputs in = inputs;
     in.q = rows_of(inputs.q, q, q_end);
     in.k = rows_of(inputs.k, kv, kv_end);
     in.v = rows_of(inputs.v, kv, kv_end);
     in.cu_seqlens_q = in.cu_seqlens_kv = nullptr;
+    in.keep = sets_of(plan, inputs.keep, b, kv_end - kv);
     TOKENSIEVE_RETURN_IF_ERROR(run(*sequence, in,
                                    {.out = rows_of(outputs.out, q, q_end),
                                     .lse = outputs.lse != nullptr ? lse : nullptr},

@@ -33,7 +33,7 @@ double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   return score + kept * sets_per_head * cost.gather_row +
          (sparse_pairs(plan, keep) - local_pairs(plan)) * cost.sparse_pair +
          local_pairs(plan) * cost.local_pair + cost.fixed +
-         cost.call * 128.0 / s.head_dim / (static_cast<double>(s.batch) * s.num_q_heads);
+         cost.call * 128.0 / s.head_dim / static_cast<double>(s.batch * layer_heads(plan));
 }
 
 // The reason to run every call of this plan dense, or kNone.
@@ -52,6 +52,11 @@ DenseReason dense_at_plan_time(const Plan& plan) {
 }
 
 }  // namespace
+
+SetHeads set_heads(const Plan& plan) {
+  if (plan.select.share == Share::kLayer) return {0, layer_heads(plan)};
+  return {first_head(plan), plan.shape.num_q_heads / plan.num_sets};
+}
 
 double dense_pairs(const AttentionShape& s) {
   const double q = static_cast<double>(s.seqlen_q);
@@ -135,7 +140,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                        const PlanOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(validate_shape(shape));
   TOKENSIEVE_RETURN_IF_ERROR(validate_select(select));
-  TOKENSIEVE_RETURN_IF_ERROR(validate_options(options));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_options(shape, options));
 
   Plan plan;
   plan.shape = shape;

@@ -5,6 +5,22 @@
 
 namespace tokensieve {
 
+// Query heads of the layer, those of all ranks, and the first of this rank's.
+inline int64_t layer_heads(const Plan& plan) {
+  return int64_t{plan.shape.num_q_heads} * plan.options.num_ranks;
+}
+inline int64_t first_head(const Plan& plan) {
+  return int64_t{plan.shape.num_q_heads} * plan.options.rank;
+}
+
+// Heads whose smoothed scores a set averages, out of the layer's: set s takes heads_per_set from
+// first + s * heads_per_set on.
+struct SetHeads {
+  int64_t first;
+  int64_t heads_per_set;
+};
+SetHeads set_heads(const Plan& plan);
+
 // The dense path's reason if a sequence that keeps `keep` prefix tokens should run dense, else
 // kNone.
 DenseReason dense_after_budget(const Plan& plan, int64_t keep);

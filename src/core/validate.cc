@@ -9,6 +9,7 @@ namespace tokensieve {
 namespace {
 
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
+constexpr int kMaxHeads = 4096;
 constexpr int64_t kMaxBatchTokens = int64_t{1} << 36;
 
 Status invalid(const char* name, double value, const char* allowed) {
@@ -36,10 +37,10 @@ Status validate_shape(const AttentionShape& s) {
                          "tokens of the keys",
                          (long long)s.seqlen_q, (long long)s.seqlen_kv);
   }
-  if (s.num_kv_heads < 1 || s.num_kv_heads > 4096) {
+  if (s.num_kv_heads < 1 || s.num_kv_heads > kMaxHeads) {
     return invalid("num_kv_heads", s.num_kv_heads, "1..4096");
   }
-  if (s.num_q_heads < 1 || s.num_q_heads > 4096 || s.num_q_heads % s.num_kv_heads != 0) {
+  if (s.num_q_heads < 1 || s.num_q_heads > kMaxHeads || s.num_q_heads % s.num_kv_heads != 0) {
     return Status::error(StatusCode::kInvalidArgument,
                          "num_q_heads is %d; allowed: a multiple of num_kv_heads (%d), at most "
                          "4096",
@@ -108,15 +109,24 @@ Status validate_select(const SelectConfig& c) {
   return {};
 }
 
-Status validate_options(const PlanOptions& o) {
+Status validate_options(const AttentionShape& shape, const PlanOptions& o) {
   if (o.num_threads < 1 || o.num_threads > 4096) {
     return invalid("num_threads", o.num_threads, "1..4096");
   }
   if (o.backend < Backend::kAuto || o.backend > Backend::kCuda) {
     return invalid("backend", static_cast<int>(o.backend), "auto, ref, cpu, cuda");
   }
+  if (o.num_ranks < 1 || o.num_ranks > 1024) return invalid("num_ranks", o.num_ranks, "1..1024");
+  if (o.rank < 0 || o.rank >= o.num_ranks) {
+    return invalid("rank", o.rank, "0..num_ranks - 1");
+  }
   if (o.isa < Isa::kAuto || o.isa > Isa::kBaseline) {
     return invalid("isa", static_cast<int>(o.isa), "auto, avx512, avx2, sse4, neon, baseline");
+  }
+  if (int64_t{shape.num_q_heads} * o.num_ranks > kMaxHeads) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "num_q_heads * num_ranks is %lld; allowed: at most %d",
+                         (long long)(int64_t{shape.num_q_heads} * o.num_ranks), kMaxHeads);
   }
   return {};
 }

@@ -11,7 +11,7 @@ namespace tokensieve {
 bool valid_dtype(DType dtype);
 Status validate_shape(const AttentionShape& shape);
 Status validate_select(const SelectConfig& select);
-Status validate_options(const PlanOptions& options);
+Status validate_options(const AttentionShape& shape, const PlanOptions& options);
 
 // The pointers, shapes, dtypes, strides and overlaps of a run.
 Status validate_run(const Plan& plan, const AttentionInputs& inputs,

@@ -1,4 +1,5 @@
 // The memory of a call: pointers, shapes, strides, alignment, overlaps, indices.
+#include <algorithm>
 #include <initializer_list>
 #include <utility>
 
@@ -119,6 +120,16 @@ Status check_no_self_overlap(const char* name, const TensorView& view) {
   return {};
 }
 
+// Ranks that choose tokens need each other's scores.
+Status check_ranks(const Plan& plan, const AttentionInputs& in, const RunOptions& options) {
+  const bool chooses = plan.path == Path::kSparse && in.keep.indices == nullptr;
+  if (plan.options.num_ranks == 1 || !chooses || options.all_gather != nullptr) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "options.all_gather is null; the plan's heads are split over %d ranks, "
+                       "whose scores decide together",
+                       plan.options.num_ranks);
+}
+
 Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
                        const RunOptions& options) {
   const size_t bytes = workspace.data() == nullptr ? 0 : workspace.size();
@@ -229,18 +240,34 @@ int64_t capacity_needed(const Plan& plan) {
   return plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
 }
 
-Status check_keep_memory(const Plan& plan, const KeepSet& keep) {
+// `least`: of its capacity.
+Status check_keep_memory(const Plan& plan, const KeepSet& keep, int64_t least) {
   if (keep.indices == nullptr || keep.count == nullptr) {
     return Status::error(StatusCode::kInvalidArgument,
                          "keep.%s is null; pass i32 [batch, %d, capacity] indices and i64 [batch] "
                          "count",
                          keep.indices == nullptr ? "indices" : "count", plan.num_sets);
   }
-  if (keep.capacity < capacity_needed(plan) || keep.capacity > kMaxExtent) {
+  if (keep.capacity < least || keep.capacity > kMaxExtent) {
     return Status::error(StatusCode::kInvalidArgument,
                          "keep.capacity is %lld; allowed: at least %lld, what the plan may keep "
                          "in a set",
-                         (long long)keep.capacity, (long long)capacity_needed(plan));
+                         (long long)keep.capacity, (long long)least);
+  }
+  return {};
+}
+
+// One set: `count` ascending positions below seqlen.
+Status check_set(const Plan& plan, const KeepSet& keep, int64_t b, int64_t set, int64_t count,
+                 int64_t seqlen) {
+  const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+  for (int64_t r = 0; r < count; ++r) {
+    if (row[r] > (r == 0 ? -1 : row[r - 1]) && row[r] < seqlen) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "keep.indices[%lld, %lld, %lld] is %d; allowed: ascending positions "
+                         "from 0 to %lld",
+                         (long long)b, (long long)set, (long long)r, row[r],
+                         (long long)(seqlen - 1));
   }
   return {};
 }
@@ -260,16 +287,66 @@ Status check_keep_contents(const Plan& plan, const KeepSet& keep) {
                            (long long)seqlen);
     }
     for (int64_t set = 0; set < plan.num_sets; ++set) {
-      const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
-      for (int64_t r = 0; r < count; ++r) {
-        if (row[r] > (r == 0 ? -1 : row[r - 1]) && row[r] < seqlen) continue;
-        return Status::error(StatusCode::kInvalidArgument,
-                             "keep.indices[%lld, %lld, %lld] is %d; allowed: ascending positions "
-                             "from 0 to %lld",
-                             (long long)b, (long long)set, (long long)r, row[r],
-                             (long long)(seqlen - 1));
-      }
+      TOKENSIEVE_RETURN_IF_ERROR(check_set(plan, keep, b, set, count, seqlen));
     }
+  }
+  return {};
+}
+
+// Sets of sequence b that the caller gives: they end with everything after the prefix.
+Status check_given_sets(const Plan& plan, const KeepSet& keep, int64_t b, int64_t seqlen) {
+  const int64_t count = keep.count[b];
+  if (count == seqlen) return {};  // runs dense: no indices
+  const int64_t after = plan.shape.seqlen_kv - plan.prefix_len;
+  const int64_t most = std::min({capacity_needed(plan), keep.capacity, seqlen});
+  if (count < after || count > most) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "keep.count[%lld] is %lld; allowed: %lld (what follows the prefix is "
+                         "always kept) to %lld (the most of plan and keep.capacity), or %lld, all "
+                         "tokens, for dense; plan with a larger keep_count for larger sets",
+                         (long long)b, (long long)count, (long long)after, (long long)most,
+                         (long long)seqlen);
+  }
+  for (int64_t set = 0; set < plan.num_sets; ++set) {
+    TOKENSIEVE_RETURN_IF_ERROR(check_set(plan, keep, b, set, count, seqlen));
+    const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+    // They ascend below seqlen, so the rest follows from the first.
+    if (row[count - after] == seqlen - after) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "keep.indices[%lld, %lld] does not end with the last %lld tokens, which "
+                         "are always kept: entry %lld is %d, not %lld",
+                         (long long)b, (long long)set, (long long)after,
+                         (long long)(count - after), row[count - after],
+                         (long long)(seqlen - after));
+  }
+  return {};
+}
+
+// inputs.keep of a run.
+Status check_given(const Plan& plan, const AttentionInputs& in) {
+  const KeepSet& keep = in.keep;
+  if (keep.indices == nullptr) {
+    if (keep.count == nullptr) return {};
+    return check_keep_memory(plan, keep, 1);
+  }
+  if (plan.path == Path::kDense) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "keep was given, but the plan is dense: %s; plan with budget keep_count, "
+                         "keep_count below the prefix's length, min_keep 0 and dense_policy never",
+                         dense_reason_text(plan.reason));
+  }
+  const AttentionShape& s = plan.shape;
+  if (s.packed && plan.select.queries == Queries::kAll) {
+    return Status::error(StatusCode::kUnsupported,
+                         "keep does not go with packed sequences and queries = all; run the "
+                         "sequences one by one");
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, 1));
+  if (on_device(plan)) return {};
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t seqlen =
+        s.packed ? int64_t{in.cu_seqlens_kv[b + 1]} - in.cu_seqlens_kv[b] : s.seqlen_kv;
+    TOKENSIEVE_RETURN_IF_ERROR(check_given_sets(plan, keep, b, seqlen));
   }
   return {};
 }
@@ -278,7 +355,7 @@ Status check_keep_contents(const Plan& plan, const KeepSet& keep) {
 Status check_gather(const Plan& plan, const char* full_name, const TensorView& full,
                     const TensorView& rows, const KeepSet& keep, bool writes_rows) {
   const AttentionShape& s = plan.shape;
-  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep));
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, capacity_needed(plan)));
   const int64_t heads = rows.shape[2];
   const int64_t full_heads = full.shape[2];
   const bool heads_ok = full_heads >= 1 && heads >= 1 && heads <= s.num_q_heads &&
@@ -332,6 +409,8 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
       check_tensor("out", outputs.out, s.out_dtype, batch, rows_q, s.num_q_heads, s.head_dim));
   TOKENSIEVE_RETURN_IF_ERROR(check_no_self_overlap("out", outputs.out));
   TOKENSIEVE_RETURN_IF_ERROR(check_bias(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_given(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
 
   const size_t heads = static_cast<size_t>(s.num_q_heads);
@@ -351,6 +430,9 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
        {"kv_indices", in.kv_indices, tokens * 4},
        {"bias", in.bias, in.bias ? bias_elements * 2 : 0},
        {"bias_slopes", in.bias_slopes, heads * 4},
+       {"keep.indices", in.keep.indices,
+        static_cast<size_t>(s.batch * plan.num_sets * in.keep.capacity) * 4},
+       {"keep.count", in.keep.count, static_cast<size_t>(s.batch) * 8},
        {"cu_seqlens_q", in.cu_seqlens_q, cu_seqlens},
        {"cu_seqlens_kv", in.cu_seqlens_kv, cu_seqlens}}));
   const int64_t rows = in.k.shape[1] < in.v.shape[1] ? in.k.shape[1] : in.v.shape[1];
@@ -364,7 +446,12 @@ Status validate_select_tokens(const Plan& plan, const AttentionInputs& in, const
       check_tensor("q", in.q, s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim));
   TOKENSIEVE_RETURN_IF_ERROR(check_tensor("k", in.k, s.kv_dtype, s.batch, s.seqlen_kv,
                                           s.num_kv_heads, s.head_dim, in.kv_indices != nullptr));
-  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep));
+  if (in.keep.indices != nullptr) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "inputs.keep was given to select_tokens, which chooses; give it to run");
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, capacity_needed(plan)));
+  TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
   const size_t indices = static_cast<size_t>(s.batch * plan.num_sets * keep.capacity);
   TOKENSIEVE_RETURN_IF_ERROR(

@@ -60,6 +60,9 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
 Status finish(Context& context) {
   context.report.isa = context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
+  if (context.gather_failed) {
+    return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");
+  }
   if (context.cancelled.load()) {
     return Status::error(StatusCode::kCancelled, "cancelled by the caller");
   }
@@ -83,6 +86,24 @@ void finish_counts(Context& context) {
   context.report.attention_pairs /= static_cast<double>(s.batch) * dense_pairs(s);
 }
 
+// Kept prefix tokens of sequence b, -1 for dense; its sets become those of the layout.
+int64_t choose_tokens(Context& context, int64_t b, DenseReason* reason) {
+  score_sequence(context, b);
+  return select_sequence(context, context.layout.indices, context.layout.capacity, reason);
+}
+
+int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
+  const Plan& plan = context.plan;
+  const KeepSet& keep = context.in.keep;
+  if (keep.count[b] == plan.shape.seqlen_kv) {
+    *reason = DenseReason::kNothingToDrop;
+    return -1;
+  }
+  context.layout.indices = keep.indices + b * plan.num_sets * keep.capacity;
+  context.layout.capacity = keep.capacity;
+  return keep.count[b] - (plan.shape.seqlen_kv - plan.prefix_len);
+}
+
 Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
            std::span<std::byte> workspace, const RunOptions& options) {
   Context context = make_context(plan, in, out, workspace, options);
@@ -90,8 +111,8 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
     DenseReason reason = plan.reason;
     int64_t keep = -1;
     if (plan.path == Path::kSparse) {
-      score_sequence(context, b);
-      keep = select_sequence(context, context.layout.indices, context.layout.capacity, &reason);
+      keep = in.keep.indices != nullptr ? take_given_tokens(context, b, &reason)
+                                        : choose_tokens(context, b, &reason);
     }
     if (context.cancelled) break;
     if (keep >= 0) {
@@ -114,7 +135,7 @@ Status score(const Plan& plan, const AttentionInputs& in, float* token_score,
   const int64_t size = plan.shape.num_q_heads * plan.prefix_len;
   for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
     score_sequence(context, b);
-    std::memcpy(token_score + b * size, context.layout.token_score,
+    std::memcpy(token_score + b * size, context.layout.own_score,
                 static_cast<size_t>(size) * sizeof(float));
   }
   return finish(context);

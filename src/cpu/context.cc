@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/plan.h"
+
 namespace tokensieve::cpu {
 namespace {
 
@@ -101,7 +103,8 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
       static_cast<int64_t>(scratch_bytes(plan.shape.head_dim)) * plan.options.num_threads);
   if (plan.path == Path::kSparse) {
     layout.capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
-    layout.token_score = arena.take<float>(plan.shape.num_q_heads * plan.prefix_len);
+    layout.token_score = arena.take<float>(layer_heads(plan) * plan.prefix_len);
+    if (base) layout.own_score = layout.token_score + first_head(plan) * plan.prefix_len;
     layout.indices = arena.take<int32_t>(plan.num_sets * layout.capacity);
     layout.spans = arena.take<int32_t>(plan.num_sets * (num_blocks(plan) + 1));
   }
@@ -111,7 +114,7 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     layout.score = take_score(arena, plan, kernels.panel_cols);
     most = std::max(most, arena.used());
     arena.rewind(phase);
-    layout.select.pooled = arena.take<float>(plan.shape.num_q_heads * plan.prefix_len);
+    layout.select.pooled = arena.take<float>(layer_heads(plan) * plan.prefix_len);
     layout.select.mean = arena.take<double>(plan.prefix_len);
     layout.select.scratch =
         arena.take<float>(plan.options.num_threads * plan.prefix_len);
@@ -119,6 +122,13 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     arena.rewind(phase);
   }
   layout.panels = take_panels(arena, plan);
+  if (plan.shape.packed) {
+    // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
+    // panels or exponentials (with their maxima and sums), and all queries.
+    const int64_t queries = query_blocks(plan, kernels.panel_cols) * kernels.panel_cols *
+                            plan.shape.num_q_heads * plan.shape.head_dim;
+    most = std::max(most, phase + 2 * kPhaseBytes + static_cast<size_t>(queries) * sizeof(float));
+  }
   // The base may start up to kAlign - 1 bytes into the caller's buffer.
   layout.bytes = std::max(most, arena.used()) + (base ? 0 : Arena::kAlign);
   return layout;

@@ -63,7 +63,7 @@ struct ScoreBuffers {
   int64_t unit_keys;  // seqlen_kv, padded to whole panels
 };
 struct SelectBuffers {
-  float* pooled;    // [num_q_heads][prefix_len]
+  float* pooled;    // [layer_heads][prefix_len]
   double* mean;     // [prefix_len]
   float* scratch;   // [threads][prefix_len]
 };
@@ -77,7 +77,8 @@ struct PanelBuffers {
 
 struct Layout {
   std::byte* threads;
-  float* token_score;  // [num_q_heads][prefix_len] of one sequence
+  float* token_score;  // [layer_heads][prefix_len] of one sequence
+  float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
   int32_t* indices;    // [num_sets][capacity] of one sequence
   int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
   int64_t capacity;
@@ -101,6 +102,7 @@ struct Context {
   Layout layout;
   RunReport report;
   std::atomic<bool> cancelled{false};
+  bool gather_failed = false;
 
   ThreadScratch scratch(int thread) const;
   Rows rows(const TensorView& x, int64_t batch, int64_t head) const;
@@ -112,16 +114,23 @@ struct Context {
   // thread 0 only.
   template <typename F>
   void parallel(Stage stage, int64_t count, F&& task) {
-    const auto start = std::chrono::steady_clock::now();
-    executor.parallel_for(count, [&](int64_t index, int thread) {
-      if (cancelled.load(std::memory_order_relaxed)) return;
-      if (thread == 0 && options.should_cancel != nullptr &&
-          options.should_cancel(options.cancel_context)) {
-        cancelled.store(true, std::memory_order_relaxed);
-        return;
-      }
-      task(index, thread);
+    timed(stage, [&] {
+      executor.parallel_for(count, [&](int64_t index, int thread) {
+        if (cancelled.load(std::memory_order_relaxed)) return;
+        if (thread == 0 && options.should_cancel != nullptr &&
+            options.should_cancel(options.cancel_context)) {
+          cancelled.store(true, std::memory_order_relaxed);
+          return;
+        }
+        task(index, thread);
+      });
     });
+  }
+
+  template <typename F>
+  void timed(Stage stage, F&& body) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
     report.stage_ns[static_cast<int>(stage)] +=
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() -
                                                              start)
@@ -129,10 +138,11 @@ struct Context {
   }
 };
 
-// Stage score of one sequence: fills layout.token_score.
+// Stage score of one sequence: fills layout.own_score.
 void score_sequence(Context& context, int64_t batch);
 
-// Stages budget and select of one sequence, from layout.token_score. Returns kept prefix tokens,
+// Stages budget and select of one sequence, from layout.token_score, of which other ranks' rows are
+// gathered first. Returns kept prefix tokens,
 // or -1 with the reason to run dense. indices [num_sets][capacity].
 int64_t select_sequence(Context& context, int32_t* indices, int64_t capacity,
                         DenseReason* reason);

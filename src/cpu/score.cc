@@ -116,7 +116,7 @@ class Scorer {
     const int64_t first = block * kBlockKeys;
     const int count = static_cast<int>(std::min<int64_t>(kBlockKeys, prefix - first));
     if (count <= 0) return;
-    float* score = c_.layout.token_score + (pass_.first_head + head_in_pass) * prefix + first;
+    float* score = c_.layout.own_score + (pass_.first_head + head_in_pass) * prefix + first;
     if (pass_.first_block == 0) std::fill_n(score, count, 0.0f);
     for (int64_t b = 0; b < pass_.blocks; ++b) {
       const int64_t unit = head_in_pass * pass_.blocks + b;

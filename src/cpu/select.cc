@@ -12,11 +12,23 @@ namespace {
 
 constexpr int64_t kChunk = 4096;  // tokens of a task that works across heads
 
-// Smooths every head; false if a score is NaN or infinite.
+// Fills in the scores of other ranks' heads.
+void gather_scores(Context& c) {
+  if (c.plan.options.num_ranks == 1 || c.cancelled) return;
+  const size_t bytes =
+      static_cast<size_t>(c.plan.shape.num_q_heads * c.plan.prefix_len) * sizeof(float);
+  c.timed(Stage::kBudget, [&] {
+    c.gather_failed = !c.options.all_gather(c.options.gather_context, c.layout.token_score, bytes,
+                                            c.options.stream);
+  });
+  if (c.gather_failed) c.cancelled.store(true);
+}
+
+// Smooths every head of the layer; false if a score is NaN or infinite.
 bool smooth_heads(Context& c) {
   const int64_t prefix = c.plan.prefix_len;
   std::atomic<bool> finite{true};
-  c.parallel(Stage::kBudget, c.plan.shape.num_q_heads, [&](int64_t head, int) {
+  c.parallel(Stage::kBudget, layer_heads(c.plan), [&](int64_t head, int) {
     const std::span<const float> score(c.layout.token_score + head * prefix,
                                        static_cast<size_t>(prefix));
     if (!all_finite(score)) finite.store(false, std::memory_order_relaxed);
@@ -40,7 +52,7 @@ void mean_heads(Context& c, Stage stage, int64_t head, int64_t count, double* me
 int64_t tokens_to_drop(Context& c) {
   if (c.plan.select.budget != BudgetPolicy::kTau) return 0;
   double* mean = c.layout.select.mean;
-  mean_heads(c, Stage::kBudget, 0, c.plan.shape.num_q_heads, mean);
+  mean_heads(c, Stage::kBudget, 0, layer_heads(c.plan), mean);
   int64_t drop = 0;
   c.parallel(Stage::kBudget, 1, [&](int64_t, int) {
     drop = drop_count({mean, static_cast<size_t>(c.plan.prefix_len)}, c.plan.select.tau,
@@ -53,14 +65,15 @@ int64_t tokens_to_drop(Context& c) {
 void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t capacity) {
   const SelectConfig& select = c.plan.select;
   const int64_t prefix = c.plan.prefix_len;
-  const int64_t heads_per_set = c.plan.shape.num_q_heads / c.plan.num_sets;
+  const auto [first, heads_per_set] = set_heads(c.plan);
   const bool own = heads_per_set == 1;
-  float* ranked = c.layout.select.pooled;
+  float* ranked = c.layout.select.pooled + (own ? first * prefix : 0);
   if (!own) {
-    // Set s reads rows s * heads_per_set onwards and writes row s: never one still to be read.
+    // Set s reads rows first + s * heads_per_set onwards and writes row s: never one still to be
+    // read.
     for (int64_t set = 0; set < c.plan.num_sets; ++set) {
       double* mean = c.layout.select.mean;
-      mean_heads(c, Stage::kSelect, set * heads_per_set, heads_per_set, mean);
+      mean_heads(c, Stage::kSelect, first + set * heads_per_set, heads_per_set, mean);
       std::transform(mean, mean + prefix, ranked + set * prefix,
                      [](double value) { return static_cast<float>(value); });
     }
@@ -82,6 +95,7 @@ void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t capacity) {
 int64_t select_sequence(Context& context, int32_t* indices, int64_t capacity,
                         DenseReason* reason) {
   *reason = DenseReason::kNone;
+  gather_scores(context);
   if (!smooth_heads(context)) {
     *reason = DenseReason::kNonFiniteScore;
     return -1;

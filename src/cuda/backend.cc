@@ -72,8 +72,14 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
   Call call(plan, in, layout, device->num_multiprocessors, options.stream);
   if (plan.path == Path::kSparse) {
     const Selection selection = call.own_selection();
-    TOKENSIEVE_RETURN_IF_ERROR(call.score(layout.token_score));
-    TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, nullptr));
+    if (in.keep.indices != nullptr) {
+      TOKENSIEVE_RETURN_IF_ERROR(check_keep(in.keep));
+      TOKENSIEVE_RETURN_IF_ERROR(call.take_given(selection));
+    } else {
+      TOKENSIEVE_RETURN_IF_ERROR(call.score());
+      TOKENSIEVE_RETURN_IF_ERROR(call.gather_scores(options));
+      TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, nullptr));
+    }
     TOKENSIEVE_RETURN_IF_ERROR(call.keep_lengths());
     TOKENSIEVE_RETURN_IF_ERROR(call.compact(selection));
     TOKENSIEVE_RETURN_IF_ERROR(call.attend(out, selection));
@@ -92,14 +98,19 @@ Status score_op(const Plan& plan, const AttentionInputs& in, float* token_score,
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
   Call call(plan, in, layout, device->num_multiprocessors, options.stream);
-  TOKENSIEVE_RETURN_IF_ERROR(call.score(layout.token_score));
+  TOKENSIEVE_RETURN_IF_ERROR(call.score());
   const size_t row = static_cast<size_t>(plan.prefix_len) * sizeof(float);
-  const size_t rows = static_cast<size_t>(plan.shape.batch * plan.shape.num_q_heads);
-  return launched("copy of scores",
-                  cudaMemcpy2DAsync(token_score, row, layout.token_score,
-                                    static_cast<size_t>(layout.prefix_stride) * sizeof(float), row,
-                                    rows, cudaMemcpyDeviceToDevice,
-                                    static_cast<cudaStream_t>(options.stream)));
+  const int64_t heads = plan.shape.num_q_heads;
+  for (int64_t b = 0; b < plan.shape.batch; ++b) {
+    TOKENSIEVE_RETURN_IF_ERROR(launched(
+        "copy of scores",
+        cudaMemcpy2DAsync(token_score + b * heads * plan.prefix_len, row,
+                          call.own_scores() + b * layer_heads(plan) * layout.prefix_stride,
+                          static_cast<size_t>(layout.prefix_stride) * sizeof(float), row,
+                          static_cast<size_t>(heads), cudaMemcpyDeviceToDevice,
+                          static_cast<cudaStream_t>(options.stream))));
+  }
+  return {};
 }
 
 Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet& keep,
@@ -115,7 +126,8 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   Selection selection = call.own_selection();
   selection.indices = keep.indices;
   selection.capacity = static_cast<int32_t>(keep.capacity);
-  TOKENSIEVE_RETURN_IF_ERROR(call.score(layout.token_score));
+  TOKENSIEVE_RETURN_IF_ERROR(call.score());
+  TOKENSIEVE_RETURN_IF_ERROR(call.gather_scores(options));
   TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, keep.count));
   if (options.report != nullptr) *options.report = early_report(plan);
   return {};

@@ -1,5 +1,6 @@
 #include "cuda/call.h"
 
+#include "core/plan.h"
 #include "cuda/sm90/attend/attend.h"
 #include "cuda/stages/stages.h"
 #include "cuda/tensor_map.h"
@@ -21,7 +22,7 @@ Tensor tensor_of(const TensorView& view) {
   return {view.data, view.strides[0], view.strides[1], view.strides[2]};
 }
 
-Status Call::score(float* token_score) {
+Status Call::score() {
   const AttentionShape& s = plan_.shape;
   CUtensorMap k_map;
   TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.k, kScoreBox, k_map));
@@ -31,11 +32,43 @@ Status Call::score(float* token_score) {
                               .q = tensor_of(in_.q),
                               .obs_window = plan_.select.obs_window,
                               .suffix = static_cast<int32_t>(s.seqlen_kv - plan_.prefix_len),
-                              .token_score = token_score,
+                              .token_score = own_scores(),
                               .prefix_stride = layout_.prefix_stride,
+                              .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,
                               .split_stats = layout_.split_stats,
-                              .splits = layout_.splits};
+                              .splits = layout_.splits,
+                              .max_ctas = plan_.options.num_ranks > 1 ? num_multiprocessors_ : 0};
   return launched("score", cuda::score(params, k_map, s.head_dim, bf16(), stream_));
+}
+
+float* Call::own_scores() const {
+  return layout_.token_score + first_head(plan_) * layout_.prefix_stride;
+}
+
+Status Call::gather_scores(const RunOptions& options) {
+  if (plan_.options.num_ranks == 1) return {};
+  const int64_t bytes = plan_.shape.num_q_heads * layout_.prefix_stride * int64_t{sizeof(float)};
+  for (int64_t b = 0; b < plan_.shape.batch; ++b) {
+    float* scores = layout_.token_score + b * layer_heads(plan_) * layout_.prefix_stride;
+    if (!options.all_gather(options.gather_context, scores, static_cast<size_t>(bytes),
+                            options.stream)) {
+      return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");
+    }
+  }
+  return {};
+}
+
+Status Call::take_given(const Selection& selection) {
+  const int64_t suffix = plan_.shape.seqlen_kv - plan_.prefix_len;
+  const GivenParams params = {.sequences = sequences(),
+                              .indices = in_.keep.indices,
+                              .count = in_.keep.count,
+                              .capacity = in_.keep.capacity,
+                              .suffix = static_cast<int32_t>(suffix),
+                              .max_count = static_cast<int32_t>(plan_.max_keep + suffix),
+                              .selection = selection,
+                              .tile_counters = layout_.tile_counters};
+  return launched("given sets", cuda::take_given(params, stream_));
 }
 
 Status Call::select(const Selection& selection, int64_t* public_count) {

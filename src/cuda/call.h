@@ -14,8 +14,8 @@ Status launched(const char* stage, cudaError_t error);
 
 Tensor tensor_of(const TensorView& view);
 
-// What the launches of a call share. The stages must be called in order: score, select, compact,
-// attend; each may be repeated before the next one is called.
+// What the launches of a call share. The stages must be called in order: score, gather_scores and
+// select, or take_given; compact; attend. Each may be repeated before the next one is called.
 class Call {
  public:
   Call(const Plan& plan, const AttentionInputs& in, const Layout& layout, int num_multiprocessors,
@@ -27,9 +27,16 @@ class Call {
         stream_(static_cast<cudaStream_t>(stream)) {}
 
   // Sparse plans.
-  Status score(float* token_score);
+  Status score();
+  // This rank's [batch, num_q_heads, prefix_stride] in layout.token_score; sequences lie
+  // layer_heads rows apart.
+  float* own_scores() const;
+  // Other ranks' rows of layout.token_score.
+  Status gather_scores(const RunOptions& options);
   // Stages budget and select, from layout.token_score; clears attend's tile counters.
   Status select(const Selection& selection, int64_t* public_count);
+  // In their place: the sets of AttentionInputs::keep.
+  Status take_given(const Selection& selection);
   Status compact(const Selection& selection);
   // Stages attend and scatter.
   Status attend(const AttentionOutputs& out, const Selection& selection);

@@ -4,6 +4,9 @@
 
 #include <limits>
 
+#include "core/plan.h"
+#include "cuda/params.h"
+
 namespace tokensieve::cuda {
 namespace {
 
@@ -65,6 +68,12 @@ Status check_plan(const Plan& plan) {
     return Status::error(StatusCode::kUnsupported,
                          "batch is %lld; backend cuda allows 1 to 65535; split the batch",
                          (long long)s.batch);
+  }
+  if (plan.path == Path::kSparse && layer_heads(plan) > kMaxLayerHeads) {
+    return Status::error(StatusCode::kUnsupported,
+                         "the layer has %lld query heads; backend cuda selects for at most %d; use "
+                         "backend cpu",
+                         (long long)layer_heads(plan), kMaxLayerHeads);
   }
   if (s.packed && plan.path == Path::kSparse && plan.select.queries == Queries::kAll) {
     return Status::error(StatusCode::kUnsupported,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/plan.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda {
@@ -33,7 +34,7 @@ class Arena {
 uintptr_t lay_out_scores(const Plan& plan, uintptr_t from, Layout& layout) {
   const AttentionShape& s = plan.shape;
   Arena arena(from);
-  layout.token_score = arena.take<float>(s.batch * s.num_q_heads * layout.prefix_stride);
+  layout.token_score = arena.take<float>(s.batch * layer_heads(plan) * layout.prefix_stride);
   layout.ranked = arena.take<float>(s.batch * plan.num_sets * layout.prefix_stride);
   layout.mean = arena.take<float>(s.batch * layout.prefix_stride);
   layout.split_stats =
@@ -60,7 +61,10 @@ SelectParams select_params(const Plan& plan) {
   const SelectConfig& c = plan.select;
   SelectParams params = {};
   params.sequences = sequences_of(plan, {});
-  params.heads = heads_of(plan);
+  const SetHeads set = set_heads(plan);
+  params.layer_heads = static_cast<int32_t>(layer_heads(plan));
+  params.first_head = static_cast<int32_t>(set.first);
+  params.heads_per_set = static_cast<int32_t>(set.heads_per_set);
   params.suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len);
   params.budget = static_cast<int32_t>(c.budget);
   params.tau = c.tau;
@@ -92,8 +96,10 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     layout.words = static_cast<int32_t>((s.seqlen_kv + 31) / 32);
     layout.compact_heads = std::max(plan.num_sets, s.num_kv_heads);
     layout.prefix_stride = round_up(plan.prefix_len, 64);
-    layout.splits =
-        score_splits(sequences_of(plan, {}), heads_of(plan), num_multiprocessors);
+    // As one device would split the keys of all ranks' heads: then scores have its bits.
+    const Heads all = {heads_of(plan).num_q_heads * plan.options.num_ranks,
+                       heads_of(plan).num_kv_heads * plan.options.num_ranks};
+    layout.splits = score_splits(sequences_of(plan, {}), all, num_multiprocessors);
     const int64_t sets = s.batch * plan.num_sets;
     layout.indices = arena.take<int32_t>(sets * layout.capacity);
     layout.mask = arena.take<uint32_t>(sets * layout.words);

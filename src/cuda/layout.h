@@ -31,7 +31,7 @@ struct Layout {
   void* compact_k = nullptr;         // [batch, compact_heads, capacity, head_dim]
   void* compact_v = nullptr;         // [batch, compact_heads, capacity, head_dim]
   float* lse = nullptr;              // [batch, num_q_heads, seqlen_q] local fill
-  float* token_score = nullptr;      // [batch, num_q_heads, prefix_stride]
+  float* token_score = nullptr;      // [batch, layer_heads, prefix_stride], those of all ranks
   float* mean = nullptr;             // [batch, prefix_stride]
   float* ranked = nullptr;           // [batch, num_sets, prefix_stride]
   float2* split_stats = nullptr;     // [splits, batch, num_q_heads, obs_window]

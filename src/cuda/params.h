@@ -63,18 +63,26 @@ struct ScoreParams {
   Tensor q;            // [batch, seqlen_q, num_q_heads, head_dim]
   int32_t obs_window;  // the last obs_window queries score, <= seqlen_q
   int32_t suffix;      // newest tokens that are always kept; prefix_len = seqlen_kv - suffix
-  float* token_score;  // [batch, num_q_heads, prefix_stride] mean attention from the window
-  int64_t prefix_stride;  // >= longest prefix_len
+  float* token_score;  // [batch, num_q_heads, prefix_stride] mean attention from the window;
+                       // batch entries lie score_batch_stride apart
+  int64_t prefix_stride;       // >= longest prefix_len
+  int64_t score_batch_stride;  // other ranks' heads lie between
   // [splits, batch, num_q_heads, obs_window] running max and sum of a key range, base 2.
   float2* split_stats;
   int32_t splits;
+  // Fewer heads per CTA while there are no more CTAs than this (0: as many heads as fit), which
+  // changes no bit.
+  int32_t max_ctas;
 };
 
-// Stages budget and select.
+// Stages budget and select. Scores are those of the layer, sets those of this rank: set s ranks the
+// mean of heads_per_set heads from first_head + s * heads_per_set on.
 struct SelectParams {
   Sequences sequences;
-  Heads heads;
-  const float* token_score;  // [batch, num_q_heads, prefix_stride]
+  int32_t layer_heads;
+  int32_t first_head;
+  int32_t heads_per_set;
+  const float* token_score;  // [batch, layer_heads, prefix_stride]
   int64_t prefix_stride;
   int32_t suffix;
   int32_t budget;             // BudgetPolicy
@@ -88,7 +96,7 @@ struct SelectParams {
   // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
   // capacity rows runs dense, as does one with a NaN or infinite score.
   double keep_limit;
-  float* mean;       // [batch, prefix_stride] mean over heads (tau budget only)
+  float* mean;       // [batch, prefix_stride] mean over layer_heads (tau budget only)
   float* ranked;     // [batch, num_sets, prefix_stride] what select ranks
   void* scratch;     // select_scratch_bytes()
   Selection selection;
@@ -96,6 +104,19 @@ struct SelectParams {
   int32_t* tile_counters; // cleared for attend: kTileCounters entries, or null
 };
 inline constexpr int kTileCounters = 8;
+inline constexpr int kMaxLayerHeads = 384;  // smoothed tiles of all heads in shared memory
+
+// Sets that the caller gives, in place of score and select.
+struct GivenParams {
+  Sequences sequences;
+  const int32_t* indices;  // [batch, num_sets, capacity] ascending
+  const int64_t* count;    // [batch]; the sequence's length: dense
+  int64_t capacity;
+  int32_t suffix;
+  int32_t max_count;       // of a set of the plan
+  Selection selection;     // filled
+  int32_t* tile_counters;  // cleared for attend
+};
 
 // Stage compact: K and V rows of every set, push order.
 struct CompactParams {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/plan.h"
 #include "ref/elements.h"
 
 namespace tokensieve::ref {
@@ -97,7 +98,7 @@ int64_t drop_count(std::vector<double> x, double tau, Arithmetic arithmetic) {
 
 Budget budget(const Plan& plan, std::span<const double> token_score) {
   const SelectConfig& select = plan.select;
-  const int64_t heads = plan.shape.num_q_heads;
+  const int64_t heads = layer_heads(plan);
   Budget result;
   for (int64_t h = 0; h < heads; ++h) {
     const std::vector<double> head =

@@ -10,7 +10,7 @@
 namespace tokensieve::ref {
 
 struct Budget {
-  std::vector<double> pooled;  // [num_q_heads, prefix_len]: each head's smoothed token_score
+  std::vector<double> pooled;  // [layer_heads, prefix_len]: each head's smoothed token_score
   std::vector<double> layer;   // [prefix_len]: mean of pooled over the heads, normalised
   int64_t drop = 0;            // tokens whose running mass stays below tau (before the one more)
   int64_t keep = 0;            // kept prefix tokens; prefix_len: nothing is dropped

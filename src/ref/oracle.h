@@ -14,7 +14,8 @@ namespace tokensieve::ref {
 // What stages score, budget and select chose for one sequence. All empty if the plan is dense.
 struct Selection {
   DenseReason reason = DenseReason::kNone;  // not kNone: the sequence runs dense
-  std::vector<double> token_score;          // [num_q_heads, prefix_len]
+  bool gather_failed = false;               // the caller's all_gather did; nothing else counts
+  std::vector<double> token_score;          // [layer_heads, prefix_len], those of all ranks
   Budget budget;
   // [num_sets][keep + seqlen_kv - prefix_len], ascending; empty if the sequence runs dense.
   std::vector<std::vector<int32_t>> kept;
@@ -36,7 +37,7 @@ struct OracleResult {
 Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOptions& options,
                   OracleResult& result);
 
-// Stages score, budget and select of sequence b.
+// Stages score, budget and select of sequence b, or the sets that inputs.keep gives.
 Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                           const RunOptions& options);
 

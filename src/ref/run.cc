@@ -63,14 +63,54 @@ void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunR
 
 }  // namespace
 
+namespace {
+
+Selection given_sets(const Plan& plan, const KeepSet& keep, int64_t b) {
+  Selection result;
+  const int64_t count = keep.count[b];
+  if (count == plan.shape.seqlen_kv) {
+    result.reason = DenseReason::kNothingToDrop;
+    return result;
+  }
+  result.budget.keep = count - (plan.shape.seqlen_kv - plan.prefix_len);
+  for (int64_t set = 0; set < plan.num_sets; ++set) {
+    const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
+    result.kept.emplace_back(row, row + count);
+  }
+  return result;
+}
+
+// [layer_heads, prefix_len]; empty if the caller's all_gather failed.
+std::vector<double> score_of_layer(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                                   const RunOptions& options) {
+  const std::vector<double> own = score(plan, inputs, b, executor_of(options));
+  if (plan.options.num_ranks == 1) return own;
+  std::vector<double> all(own.size() * plan.options.num_ranks);
+  std::copy(own.begin(), own.end(), all.begin() + first_head(plan) * plan.prefix_len);
+  const bool gathered = options.all_gather(options.gather_context, all.data(),
+                                           own.size() * sizeof(double), options.stream);
+  return gathered ? all : std::vector<double>();
+}
+
+Status gather_failed() {
+  return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");
+}
+
+}  // namespace
+
 Selection select_sequence(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                           const RunOptions& options) {
   Selection result;
   result.reason = plan.reason;
   if (plan.path == Path::kDense) return result;
+  if (inputs.keep.indices != nullptr) return given_sets(plan, inputs.keep, b);
   {
     const StageTimer timer(options.report, Stage::kScore);
-    result.token_score = score(plan, inputs, b, executor_of(options));
+    result.token_score = score_of_layer(plan, inputs, b, options);
+  }
+  if (result.token_score.empty()) {
+    result.gather_failed = true;
+    return result;
   }
   const auto finite = [](double x) { return std::isfinite(x); };
   if (!std::all_of(result.token_score.begin(), result.token_score.end(), finite)) {
@@ -99,6 +139,7 @@ Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOpti
   result.lse.resize(static_cast<size_t>(s.batch * rows));
   for (int64_t b = 0; b < s.batch; ++b) {
     result.sequences.push_back(select_sequence(plan, inputs, b, timed));
+    if (result.sequences.back().gather_failed) return gather_failed();
     const StageTimer timer(timed.report, Stage::kAttend);
     TOKENSIEVE_RETURN_IF_ERROR(attend(plan, inputs, b, result.sequences.back(), timed,
                                       &result.out[b * rows * s.head_dim], &result.lse[b * rows]));
@@ -154,6 +195,7 @@ Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const Keep
     }
     sequences.push_back(select_sequence(plan, inputs, b, timed));
     const Selection& chosen = sequences.back();
+    if (chosen.gather_failed) return gather_failed();
     keep.count[b] = plan.shape.seqlen_kv;
     for (size_t set = 0; set < chosen.kept.size(); ++set) {
       keep.count[b] = static_cast<int64_t>(chosen.kept[set].size());

@@ -3,18 +3,20 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/plan.h"
 #include "ref/budget.h"
 
 namespace tokensieve::ref {
 
 std::vector<std::vector<int32_t>> select(const Plan& plan, std::span<const double> pooled,
                                          int64_t keep) {
-  const int64_t heads_per_set = plan.shape.num_q_heads / plan.num_sets;
+  const auto [first, heads_per_set] = set_heads(plan);
   const Arithmetic arithmetic = plan.select.arithmetic;
   std::vector<std::vector<int32_t>> sets;
   for (int64_t set = 0; set < plan.num_sets; ++set) {
     std::vector<double> rank =
-        mean_of_rows(pooled, plan.prefix_len, set * heads_per_set, heads_per_set, arithmetic);
+        mean_of_rows(pooled, plan.prefix_len, first + set * heads_per_set, heads_per_set,
+                     arithmetic);
     // A head's own normalisation changes the order of its tokens only where it rounds.
     if (plan.select.share == Share::kHead) rank = normalise(rank, arithmetic);
 

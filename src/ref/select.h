@@ -11,7 +11,7 @@ namespace tokensieve::ref {
 
 // [num_sets][keep + seqlen_kv - prefix_len] original positions, ascending: the `keep` best prefix
 // tokens (ties to the lowest index, the first protect_first always among them) and all tokens
-// after the prefix. pooled is [num_q_heads, prefix_len].
+// after the prefix. pooled is [layer_heads, prefix_len].
 std::vector<std::vector<int32_t>> select(const Plan& plan, std::span<const double> pooled,
                                          int64_t keep);
 

@@ -6,7 +6,11 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstddef>
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -55,7 +59,7 @@ class Plugin : public testing::Test {
   }
 
   static std::string configure(int mode, const char* profile = nullptr) {
-    tokensieve_ggml_config config = {sizeof(config), mode, profile};
+    tokensieve_ggml_config config = {sizeof(config), mode, profile, nullptr, nullptr, 0};
     char error[400] = "";
     const int rc = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(
         &config, error, sizeof(error));
@@ -391,6 +395,140 @@ TEST_F(Plugin, SparseOnlyWhereTheProfileSaysSo) {
   ASSERT_EQ(first_chunk.compute(backend_.get()), GGML_STATUS_SUCCESS);
   EXPECT_STREQ(stats()[0].reason, "first chunk");
   EXPECT_EQ(stats()[0].sparse_nodes, 0);
+}
+
+// ---- the host's hook ----------------------------------------------------------------------------
+
+// What one node chose, and what the host did about it.
+struct Host {
+  std::vector<tokensieve_ggml_selection> seen;
+  std::vector<int32_t> kept;  // of the first set, before any change
+  std::function<int(tokensieve_ggml_selection&)> change;
+
+  static int select(tokensieve_ggml_selection* selection, void* user) {
+    Host& host = *static_cast<Host*>(user);
+    host.seen.push_back(*selection);
+    host.kept.assign(selection->kept, selection->kept + selection->count);
+    return host.change ? host.change(*selection) : 1;
+  }
+};
+
+class HookTest : public Plugin {
+ protected:
+  void SetUp() override {
+    Plugin::SetUp();
+    if (HasFatalFailure()) return;
+    graph_ = std::make_unique<OpGraph>(sparse_graph(case_, cells_in_order(case_)));
+    configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+    expected_ = compute();
+    configure_hook(&host_);
+  }
+  void TearDown() override { configure_hook(nullptr); }
+
+  void configure_hook(Host* host) {
+    tokensieve_ggml_config config = {sizeof(config), TOKENSIEVE_GGML_WHOLE, nullptr,
+                                     host ? Host::select : nullptr, host, 0};
+    EXPECT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&config, nullptr, 0),
+              0);
+  }
+
+  std::vector<float> compute() {
+    reset_stats();
+    EXPECT_EQ(graph_->compute(backend_.get()), GGML_STATUS_SUCCESS);
+    return graph_->result();
+  }
+
+  const SparseCase case_{"hook", 2000, 0, 2304};
+  std::unique_ptr<OpGraph> graph_;
+  std::vector<float> expected_;  // without a hook
+  Host host_;
+};
+
+TEST_F(HookTest, ReadingChangesNothing) {
+  EXPECT_EQ(compute(), expected_);
+  ASSERT_EQ(host_.seen.size(), 1u);
+  const tokensieve_ggml_selection& s = host_.seen[0];
+  EXPECT_EQ(s.layer, 7);
+  EXPECT_EQ(s.tokens, 2000);
+  EXPECT_EQ(s.queries, 2000);
+  EXPECT_EQ(s.obs_window, 32);
+  EXPECT_EQ(s.prefix, 2000 - 32);
+  EXPECT_EQ(s.sets, 1);
+  EXPECT_EQ(s.count, s.capacity);
+  EXPECT_NEAR(stats()[0].keep_ratio, static_cast<double>(s.count) / 2000, 1e-9);
+  EXPECT_TRUE(std::is_sorted(host_.kept.begin(), host_.kept.end()));
+  EXPECT_EQ(host_.kept.back(), 1999);
+}
+
+TEST_F(HookTest, OtherSetsAreRun) {
+  host_.change = [](tokensieve_ggml_selection& s) {
+    s.count = s.tokens - s.prefix;  // only the observation window
+    for (int64_t i = 0; i < s.count; ++i) s.kept[i] = static_cast<int32_t>(s.prefix + i);
+    return 1;
+  };
+  const std::vector<float> fewer = compute();
+  EXPECT_NE(fewer, expected_);
+  EXPECT_EQ(stats()[0].sparse_nodes, 1);
+  EXPECT_NEAR(stats()[0].keep_ratio, 32.0 / 2000, 1e-9);
+}
+
+TEST_F(HookTest, ZeroRunsDense) {
+  host_.change = [](tokensieve_ggml_selection&) { return 0; };
+  EXPECT_LT(worst_error(compute(), graph_->expected()), 2e-5);
+  EXPECT_EQ(stats()[0].sparse_nodes, 0);
+}
+
+TEST_F(HookTest, SetsThatAreNotValidRunDense) {
+  host_.change = [](tokensieve_ggml_selection& s) {
+    std::swap(s.kept[0], s.kept[1]);
+    return 1;
+  };
+  EXPECT_LT(worst_error(compute(), graph_->expected()), 2e-5);
+  EXPECT_STREQ(stats()[0].reason, "sparse run failed");
+}
+
+TEST_F(HookTest, ChoosesAmongCandidates) {
+  host_.change = [](tokensieve_ggml_selection& s) {
+    // All tokens: the library's own choice, again.
+    std::vector<int32_t> all(static_cast<size_t>(s.tokens));
+    std::iota(all.begin(), all.end(), 0);
+    EXPECT_EQ(s.choose_among(&s, all.data(), s.tokens, s.count), 0);
+    return 1;
+  };
+  EXPECT_EQ(compute(), expected_);
+
+  std::vector<int32_t> candidates, chosen;
+  host_.change = [&](tokensieve_ggml_selection& s) {
+    for (int32_t t = 0; t < s.tokens; ++t) {
+      if (t % 3 == 0 || t >= s.prefix) candidates.push_back(t);
+    }
+    const auto n = static_cast<int64_t>(candidates.size());
+    EXPECT_EQ(s.choose_among(&s, candidates.data(), n, 100), 0);
+    EXPECT_EQ(s.count, 100);
+    chosen.assign(s.kept, s.kept + s.count);
+    EXPECT_EQ(s.choose_among(&s, candidates.data(), n, s.capacity + 1), -1) << "too many";
+    EXPECT_EQ(s.choose_among(&s, candidates.data() + 1, 5, 5), -1) << "not the newest";
+    EXPECT_EQ(s.count, 100) << "refused calls change nothing";
+    return 1;
+  };
+  compute();
+  EXPECT_TRUE(
+      std::includes(candidates.begin(), candidates.end(), chosen.begin(), chosen.end()));
+  EXPECT_EQ(chosen.back(), 1999);
+  EXPECT_EQ(stats()[0].sparse_nodes, 1) << stats()[0].reason;
+}
+
+TEST_F(HookTest, OlderHostsKeepTheHook) {
+  configure(TOKENSIEVE_GGML_WHOLE);  // a full config without hook: nobody is asked any more
+  compute();
+  EXPECT_TRUE(host_.seen.empty());
+  configure_hook(&host_);
+  tokensieve_ggml_config old = {};
+  old.struct_size = offsetof(tokensieve_ggml_config, select);
+  old.mode = TOKENSIEVE_GGML_WHOLE;
+  EXPECT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&old, nullptr, 0), 0);
+  compute();
+  EXPECT_EQ(host_.seen.size(), 1u);
 }
 
 }  // namespace

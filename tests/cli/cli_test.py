@@ -45,7 +45,7 @@ class ProgramTest(CliCase):
     def test_help_of_every_command(self):
         self.expect(0, "--version", says="tokensieve ")
         self.expect(0, "--help", says="profile")
-        for command in ("ask", "profile", "bench", "verify", "exec", "info"):
+        for command in ("ask", "profile", "report", "bench", "verify", "exec", "info"):
             self.expect(0, command, "--help", says="Examples:")
 
     def test_usage_errors_exit_2(self):

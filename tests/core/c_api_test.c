@@ -343,6 +343,111 @@ static void test_stages(int32_t backend) {
   free(p);
 }
 
+/* The chosen sets, given back, are the same run; fewer tokens than min_keep may be given too. */
+static void test_given_sets(int32_t backend) {
+  problem* p = make_problem();
+  tokensieve_plan* plan = plan_of(p, backend, 1);
+  enum { kKept = 40 + kWindow };
+  static int32_t indices[kHeads * kKept];
+  int64_t count = 0;
+  tokensieve_keep_set keep;
+  tokensieve_keep_set_init(&keep);
+  keep.indices = indices;
+  keep.capacity = kKept;
+  keep.count = &count;
+  const size_t bytes = tokensieve_workspace_bytes(plan);
+  void* workspace = malloc(bytes + 1);
+  EXPECT_OK(tokensieve_select_tokens(plan, &p->inputs, &keep, workspace, bytes, NULL, &status));
+  free(workspace);
+  EXPECT_OK(run_problem(p, plan, NULL, &status));
+  float* chosen = malloc(sizeof(p->out));
+  memcpy(chosen, p->out, sizeof(p->out));
+  p->inputs.keep = &keep;
+  memset(p->out, 0xff, sizeof(p->out));
+  EXPECT_OK(run_problem(p, plan, NULL, &status));
+  EXPECT(memcmp(chosen, p->out, sizeof(p->out)) == 0);
+
+  for (int set = 0; set < kHeads; ++set) {
+    indices[set * kKept] = 5;
+    for (int i = 0; i < kWindow; ++i) indices[set * kKept + 1 + i] = kTokens - kWindow + i;
+  }
+  count = 1 + kWindow;
+  tokensieve_report report;
+  tokensieve_report_init(&report);
+  tokensieve_run_options options;
+  tokensieve_run_options_init(&options);
+  options.report = &report;
+  EXPECT_OK(run_problem(p, plan, &options, &status));
+  EXPECT(report.keep_count == 1 + kWindow && p->out[4 * kHeads * kDim] == 0.0f);
+  EXPECT(p->out[5 * kHeads * kDim] == p->v[5 * kKvHeads * kDim]); /* it sees itself only */
+
+  count = kWindow;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "does not end with the last 16 tokens");
+  keep.indices = NULL;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "keep.indices is NULL");
+  keep.struct_size = 0;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "keep.struct_size is 0");
+  /* An older program's inputs end before `keep`. */
+  p->inputs.struct_size = offsetof(tokensieve_inputs, keep);
+  EXPECT_OK(run_problem(p, plan, NULL, &status));
+  EXPECT(memcmp(chosen, p->out, sizeof(p->out)) == 0);
+  free(chosen);
+  tokensieve_plan_free(plan);
+  free(p);
+}
+
+/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's part. */
+static int32_t copy_to_other(void* context, void* data, size_t bytes, void* stream) {
+  (void)stream;
+  memcpy((char*)data + bytes, data, bytes);
+  return ++*(int*)context < 0;
+}
+static int32_t refuse_gather(void* context, void* data, size_t bytes, void* stream) {
+  (void)context, (void)data, (void)bytes, (void)stream;
+  return 1;
+}
+
+static void test_ranks(int32_t backend) {
+  problem* p = make_problem();
+  p->select.share = TOKENSIEVE_SHARE_LAYER;
+  tokensieve_plan* alone = plan_of(p, backend, 1);
+  EXPECT_OK(run_problem(p, alone, NULL, &status));
+  float* expected = malloc(sizeof(p->out));
+  memcpy(expected, p->out, sizeof(p->out));
+  tokensieve_plan_free(alone);
+
+  tokensieve_options plan_options;
+  tokensieve_options_init(&plan_options);
+  EXPECT(plan_options.num_ranks == 1 && plan_options.rank == 0);
+  plan_options.backend = backend;
+  plan_options.num_ranks = 2;
+  tokensieve_plan* plan = NULL;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &plan_options, &plan, &status));
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "all_gather is null");
+  int calls = 0;
+  tokensieve_run_options options;
+  tokensieve_run_options_init(&options);
+  options.all_gather = copy_to_other;
+  options.gather_context = &calls;
+  memset(p->out, 0xff, sizeof(p->out));
+  EXPECT_OK(run_problem(p, plan, &options, &status));
+  EXPECT(calls == 1 && memcmp(expected, p->out, sizeof(p->out)) == 0);
+  options.all_gather = refuse_gather;
+  EXPECT_ERROR(run_problem(p, plan, &options, &status), TOKENSIEVE_INTERNAL, "all_gather failed");
+  tokensieve_plan_free(plan);
+  /* An older program's options end before the ranks. */
+  plan_options.struct_size = offsetof(tokensieve_options, num_ranks);
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &plan_options, &plan, &status));
+  EXPECT_OK(run_problem(p, plan, NULL, &status));
+  tokensieve_plan_free(plan);
+  free(expected);
+  free(p);
+}
+
 /* One plan, two threads at once. */
 typedef struct thread_job {
   problem* p;
@@ -403,6 +508,8 @@ int main(void) {
     test_run(backends[i]);
     test_run_errors(backends[i]);
     test_stages(backends[i]);
+    test_given_sets(backends[i]);
+    test_ranks(backends[i]);
     test_shared_plan(backends[i]);
   }
   test_backends_agree();

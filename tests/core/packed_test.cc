@@ -124,6 +124,29 @@ TEST(Packed, RefusesBadSequences) {
   refuse([](Packed& p) { p.shape.seqlen_q = p.shape.seqlen_kv = 178; }, "longest");
 }
 
+// Shorter sequences may want more memory than the longest.
+TEST(Packed, WorkspaceIsEnoughForEverySequence) {
+  for (const bool sparse : {false, true}) {
+    SelectConfig select = keep_third(Fill::kLocal);
+    select.enabled = sparse;
+    AttentionShape shape = test::self_attention(30000, 4, 2, 64);
+    for (const int64_t longest : {30000, 9000, 700}) {
+      shape.packed = true;
+      shape.batch = 2;
+      shape.seqlen_q = shape.seqlen_kv = longest;
+      const Plan packed = make_plan(shape, select, {.num_threads = 4}).value();
+      AttentionShape one = shape;
+      one.packed = false;
+      one.batch = 1;
+      for (one.seqlen_kv = 40; one.seqlen_kv <= longest; one.seqlen_kv += longest / 60) {
+        one.seqlen_q = one.seqlen_kv;
+        const Plan plan = make_plan(one, select, {.num_threads = 4}).value();
+        EXPECT_LE(plan.workspace, packed.workspace) << one.seqlen_kv << " of " << longest;
+      }
+    }
+  }
+}
+
 TEST(Packed, SelectionStagesNeedPlainPlans) {
   Packed packed(keep_third(Fill::kZero));
   const Plan plan = make_plan(packed.shape, packed.rows.select).value();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <sstream>
 
 #include "cuda/backend_cases.h"
@@ -60,11 +61,59 @@ class CaseTest {
     const std::vector<double> second = data_.out_values();
     check("rerun_bits", same_values(out, second) && device_.lse_bits() == lse
                             ? "" : "a second run gives other bits");
+    if (plan_.path != Path::kSparse) return;
+    check("given", text_of(device_.run_given(sets_)));
+    check("given_bits", device_.out_bits() == out && device_.lse_bits() == lse
+                            ? "" : "the chosen sets, given, give other bits");
+  }
+
+  // Sets that select would not choose.
+  void run_free(int64_t prefix) {
+    sets_ = random_sets(plan_, prefix, 11);
+    const Status status = device_.run_given(sets_);
+    check("run", text_of(status));
+    if (!status.ok()) return;
+    device_.fetch();
+    check("attention", check_attention());
+    check("report", check_report());
+    if (c_.shape.batch == 1) return;
+    // Counts that no set can have run dense.
+    const std::vector<uint16_t> out = device_.out_bits();
+    sets_.kept.back().assign(plan_.num_sets, {0, 1, 2});
+    for (const int64_t count : {int64_t{3}, int64_t{-1}, c_.shape.seqlen_kv - 1, int64_t{1} << 40}) {
+      sets_.count.back() = count;
+      check("bad_count", text_of(device_.run_given(sets_)));
+      check("bad_count_bits", device_.out_bits() == out ? "" : text(count, " is not dense"));
+    }
   }
 
  private:
   void check(const char* what, const std::string& problem) {
     runner_.check(c_.name + "/" + what, problem);
+  }
+
+  // `prefix` random tokens of every set and all after the prefix; the last of several sequences
+  // dense.
+  static DeviceSets random_sets(const Plan& plan, int64_t prefix, uint64_t seed) {
+    const AttentionShape& s = plan.shape;
+    tokensieve::test::Random random(seed);
+    DeviceSets sets;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const bool dense = b > 0 && b == s.batch - 1;
+      sets.count.push_back(dense ? s.seqlen_kv : prefix + s.seqlen_kv - plan.prefix_len);
+      sets.kept.emplace_back();
+      for (int64_t set = 0; set < (dense ? 0 : plan.num_sets); ++set) {
+        std::vector<int32_t> tokens(s.seqlen_kv);
+        std::iota(tokens.begin(), tokens.end(), 0);
+        for (int64_t i = 0; i < prefix; ++i) {
+          std::swap(tokens[i], tokens[i + random.below(plan.prefix_len - i)]);
+        }
+        tokens.erase(tokens.begin() + prefix, tokens.begin() + plan.prefix_len);
+        std::sort(tokens.begin(), tokens.end());
+        sets.kept.back().push_back(std::move(tokens));
+      }
+    }
+    return sets;
   }
 
   // The first run's bits in `out` against values of the second.
@@ -231,6 +280,14 @@ class CaseTest {
   DeviceSets sets_;
 };
 
+// Fill x share x queries with sets of few and of many random tokens.
+void test_free_sets(Runner& runner, const AttentionCase& c, int64_t prefix) {
+  const Result<Plan> plan = make_plan(c.shape, c.select, {.backend = Backend::kCuda});
+  if (!plan.ok()) return runner.check(c.name + "/plan", plan.status().message());
+  CaseData data = make_data(c, 23);
+  CaseTest(runner, c, *plan, data).run_free(prefix);
+}
+
 void test_case(Runner& runner, const AttentionCase& c) {
   const Result<Plan> plan = make_plan(c.shape, c.select, {.backend = Backend::kCuda});
   if (!plan.ok()) return runner.check(c.name + "/plan", plan.status().message());
@@ -239,6 +296,28 @@ void test_case(Runner& runner, const AttentionCase& c) {
 }
 
 }  // namespace
+
+void test_given_sets(Runner& runner) {
+  for (const Fill fill : {Fill::kZero, Fill::kLocal}) {
+    for (const Share share : {Share::kHead, Share::kKv, Share::kLayer}) {
+      for (const int64_t prefix : {0, 1, 700}) {
+        AttentionCase c = {.shape = tokensieve::test::self_attention(1500, 4, 2, 128),
+                           .select = matrix_select(fill, share, BudgetPolicy::kKeepCount, 0)};
+        c.name = text("given_", fill == Fill::kZero ? "zero" : "local", "_share",
+                      static_cast<int>(share), "_", prefix);
+        set_dtype(c.shape, DType::kBF16);
+        c.shape.batch = 2;
+        c.select.keep_count = std::max<int64_t>(1, prefix);
+        c.select.min_keep = 0;
+        test_free_sets(runner, c, prefix);
+        c.name += "_chunk";
+        c.select.queries = Queries::kAll;
+        c.shape.seqlen_q = 500;
+        test_free_sets(runner, c, prefix);
+      }
+    }
+  }
+}
 
 void test_cases(Runner& runner, int num_threads, const char* filter) {
   std::vector<AttentionCase> cases;

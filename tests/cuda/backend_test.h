@@ -10,6 +10,12 @@ namespace tokensieve::cuda::test {
 // their own.
 void test_cases(Runner& runner, int num_threads, const char* filter);
 
+// Sets that the caller gives (AttentionInputs::keep).
+void test_given_sets(Runner& runner);
+
+// Heads split over ranks, which share this device.
+void test_ranks(Runner& runner);
+
 // What is not a row of a table: packed lengths, graphs, streams, errors, the C ABI, workspaces.
 void test_behaviour(Runner& runner);
 

@@ -132,6 +132,45 @@ void test_graph(Runner& runner, Fill fill) {
   if (graph != nullptr) cudaGraphDestroy(graph);
 }
 
+// A captured run with given sets follows what lies in them at the replay.
+void test_given_graph(Runner& runner) {
+  const AttentionCase c = small_case(Fill::kLocal);
+  const Plan plan = plan_of(c);
+  CaseData data = make_data(c, 5);
+  DeviceCase device(plan, data);
+  DeviceSets chosen, fewer;
+  runner.check("given_graph/select", device.select(chosen).message());
+  fewer = chosen;
+  for (auto& set : fewer.kept[0]) set.erase(set.begin(), set.begin() + 7);
+  fewer.count[0] -= 7;
+  GivenSets given(plan, chosen);
+  for (auto& set : fewer.kept[0]) set.resize(set.size() + 7, -1);  // the same capacity
+  const GivenSets later(plan, fewer);
+  device.poison(0xff);
+  Status status = device.enqueue_given(later.view());
+  if (status.ok()) status = device.wait();
+  runner.check("given_graph/eager", status.message());
+  const std::vector<uint16_t> expected = device.out_bits();
+
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  cudaStreamBeginCapture(device.stream(), cudaStreamCaptureModeThreadLocal);
+  status = device.enqueue_given(given.view());
+  cudaStreamEndCapture(device.stream(), &graph);
+  runner.check("given_graph/capture", status.message());
+  cudaError_t error = cudaGraphInstantiate(&replay, graph, 0);
+  given.assign(later);
+  device.poison(0xff);
+  if (error == cudaSuccess) error = cudaGraphLaunch(replay, device.stream());
+  if (error == cudaSuccess) error = cudaStreamSynchronize(device.stream());
+  runner.check("given_graph/replay", error != cudaSuccess ? cudaGetErrorString(error)
+                                     : device.out_bits() == expected
+                                         ? ""
+                                         : "a replay gives other bits");
+  if (replay != nullptr) cudaGraphExecDestroy(replay);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+}
+
 // Two calls in flight at once give what each gives alone, 20 times.
 void test_streams(Runner& runner) {
   const AttentionCase zero = small_case(Fill::kZero), local = small_case(Fill::kLocal, 2300);
@@ -321,6 +360,7 @@ void test_behaviour(Runner& runner) {
   test_plan_errors(runner);
   test_run_errors(runner);
   for (Fill fill : {Fill::kZero, Fill::kLocal}) test_graph(runner, fill);
+  test_given_graph(runner);
   test_streams(runner);
   test_packed(runner, {.enabled = false}, "dense");
   test_packed(runner, matrix_select(Fill::kZero, Share::kHead, BudgetPolicy::kTau, 0.05), "zero");

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,38 @@ class DeviceTensor {
 struct DeviceSets {
   std::vector<int64_t> count;                           // [batch]
   std::vector<std::vector<std::vector<int32_t>>> kept;  // [batch][set], empty if dense
+};
+
+// A KeepSet on the device. Its capacity is no multiple of a tile.
+class GivenSets {
+ public:
+  GivenSets(const Plan& plan, const DeviceSets& sets) {
+    for (const auto& sequence : sets.kept) {
+      for (const auto& set : sequence) {
+        capacity_ = std::max(capacity_, static_cast<int64_t>(set.size()) + 3);
+      }
+    }
+    std::vector<int32_t> indices(plan.shape.batch * plan.num_sets * capacity_, -1);
+    for (size_t b = 0; b < sets.kept.size(); ++b) {
+      for (size_t set = 0; set < sets.kept[b].size(); ++set) {
+        std::copy(sets.kept[b][set].begin(), sets.kept[b][set].end(),
+                  indices.begin() + (static_cast<int64_t>(b) * plan.num_sets + set) * capacity_);
+      }
+    }
+    indices_ = DeviceBuffer(indices);
+    count_ = DeviceBuffer(sets.count);
+  }
+  KeepSet view() const { return {indices_.as<int32_t>(), capacity_, count_.as<int64_t>()}; }
+  // Takes over the other's contents, which must have the same shape, into this memory.
+  void assign(const GivenSets& other) {
+    indices_.upload(other.indices_.read<int32_t>().data());
+    count_.upload(other.count_.read<int64_t>().data());
+  }
+  int64_t capacity() const { return capacity_; }
+
+ private:
+  int64_t capacity_ = 1;
+  DeviceBuffer indices_, count_;
 };
 
 class DeviceCase {
@@ -92,6 +125,18 @@ class DeviceCase {
 
   Status enqueue() {
     return tokensieve::run(plan_, inputs(), outputs(), workspace(), {.stream = stream_});
+  }
+  // Keeps `sets` instead of choosing; a count above `kept` may claim anything.
+  Status enqueue_given(const KeepSet& keep) {
+    AttentionInputs in = inputs();
+    in.keep = keep;
+    return tokensieve::run(plan_, in, outputs(), workspace(), {.stream = stream_});
+  }
+  Status run_given(const DeviceSets& sets) {
+    poison(0xff);
+    const GivenSets given(plan_, sets);
+    TOKENSIEVE_RETURN_IF_ERROR(enqueue_given(given.view()));
+    return wait();
   }
   // Runs on poisoned memory and waits.
   Status run(int poison_byte = 0xff) {

@@ -72,7 +72,11 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   }
   cuda::test::test_cases(runner, threads < 1 ? 1 : threads, filter);
-  if (filter == nullptr) cuda::test::test_behaviour(runner);
+  if (filter == nullptr) {
+    cuda::test::test_given_sets(runner);
+    cuda::test::test_ranks(runner);
+    cuda::test::test_behaviour(runner);
+  }
   std::printf("%d passed, %d failed\n", runner.passed(), runner.failed());
   std::fflush(stdout);
   if (runner.failed() != 0) return 1;

@@ -156,6 +156,7 @@ struct Setup {
     s.suffix = c.suffix;
     s.token_score = score->as<float>();
     s.prefix_stride = stride();
+    s.score_batch_stride = c.q_heads * stride();
     s.splits = score_splits(sequences, s.heads, multiprocessors);
     stats = make(8ll * s.splits * c.batch * c.q_heads * c.window);
     s.split_stats = stats->as<float2>();
@@ -168,7 +169,8 @@ struct Setup {
                                  words()};
     SelectParams& p = select_params;
     p.sequences = sequences;
-    p.heads = s.heads;
+    p.layer_heads = c.q_heads;
+    p.heads_per_set = c.q_heads / num_sets(c);
     p.token_score = s.token_score;
     p.prefix_stride = stride();
     p.suffix = c.suffix;

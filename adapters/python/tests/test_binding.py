@@ -14,7 +14,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi
+from tokensieve import SelectConfig, _abi, _attention
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -135,7 +135,7 @@ def test_calls_of_one_shape_do_not_share_data():
 
 def test_overhead_benchmark():
     script = pathlib.Path(__file__).parents[3] / "bench/python_overhead.py"
-    done = subprocess.run([sys.executable, script, "--json", "--rounds", "20"], check=True,
+    done = subprocess.run([sys.executable, script, "--json", "--rounds", "5"], check=True,
                           text=True, capture_output=True, timeout=60)
     overhead = json.loads(done.stdout)["overhead_us"]
     assert 0 < overhead["torch tensors"] < 150  # 15 on an idle machine; tests share theirs
@@ -178,10 +178,36 @@ def test_errors_name_the_value():
     readonly.flags.writeable = False
     with pytest.raises(tokensieve.ArgumentError, match="read-only"):
         tokensieve.attention(q, k, v, out=readonly)
-    with pytest.raises(tokensieve.UnsupportedError, match="head_dim is 24"):
+    with pytest.raises(tokensieve.UnsupportedError, match="head_dim is 24") as caught:
         tokensieve.attention(*tensors(7, dim=24))
+    assert caught.value.code == "unsupported"
     with pytest.raises(tokensieve.UnsupportedError, match="meta"):
         tokensieve.attention(*(torch.from_numpy(x).to("meta") for x in (q, k, v)))
+
+
+def test_errors_of_devices(monkeypatch):
+    """What a machine without a GPU can say about CUDA tensors, by what describes a tensor."""
+    gpu, host = ((torch.float32, torch.device(name), (1, 10, 2, 32), (640, 64, 32, 1), False)
+                 for name in ("cuda:0", "cpu"))
+
+    def frame(*keys):
+        return _attention._Frame(*keys, None, None, 0.0, True, "bshd", "auto", 1, (1, 0))
+
+    with pytest.raises(tokensieve.ArgumentError, match="k is on cpu, q on cuda:0; move them"):
+        frame(gpu, host, gpu, gpu)
+    with pytest.raises(tokensieve.ArgumentError, match="out is on cuda:0, q on cpu; move them"):
+        frame(host, host, host, gpu)
+    if tokensieve.info()["backends"]["cuda"] == "not in this build":
+        with pytest.raises(tokensieve.UnsupportedError, match="built without CUDA; reinstall it"):
+            frame(gpu, gpu, gpu, gpu)
+    sparse = torch.zeros(1, 10, 2, 32).to_sparse()
+    with pytest.raises(tokensieve.UnsupportedError, match="torch.sparse_coo tensor on cpu"):
+        tokensieve.attention(sparse, sparse, sparse)
+    monkeypatch.setenv("TOKENSIEVE_LIBRARY", "/no/such.so")
+    _abi.library.cache_clear()
+    with pytest.raises(tokensieve.Error, match="/no/such.so does not exist; install the package"):
+        _abi.library()
+    _abi.library.cache_clear()
 
 
 @pytest.mark.parametrize("field, value", [

@@ -3,10 +3,12 @@
 import concurrent.futures
 import copy
 import dataclasses
+import importlib.util
 import logging
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -254,12 +256,38 @@ def with_dense(model):
         logits(model, tokens(200))
 
 
-def test_odd_head_dim_runs_dense():
+def test_odd_head_dim_runs_dense_and_says_so(caplog):
+    tokensieve.hf._said.clear()
     model = make(head_dim=24)
     tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
-    close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
+    for _ in range(2):
+        close(logits(model, tokens(200)), logits(twin(model, "sdpa"), tokens(200)))
     (reason,) = reasons(model)[2]
     assert "head_dim is 24" in reason
+    assert caplog.text.count("run dense through SDPA, since head_dim is 24") == 1
+
+
+def test_training_has_the_gradients_of_sdpa_and_says_so_once(caplog):
+    tokensieve.hf._said.clear()
+    model = make().train()
+    other = twin(model, "sdpa")
+    tokensieve.hf.configure(model, select=SPARSE, layers=[2, 3], min_tokens=100)
+    for module in (model, other):
+        for _ in range(2):
+            module(tokens(200), labels=tokens(200)).loss.backward()
+    for mine, theirs in zip(model.parameters(), other.parameters()):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert caplog.text.count("tensors that need gradients run dense through SDPA") == 1
+
+
+@pytest.mark.parametrize("module, text", [
+    (types.ModuleType("transformers"), "cannot import name 'AttentionInterface'"),  # an old one
+    (None, "transformers")])
+def test_import_names_what_is_missing(monkeypatch, module, text):
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    spec = importlib.util.spec_from_file_location("again", tokensieve.hf.__file__)
+    with pytest.raises(ImportError, match=f"needs torch and transformers 5 .*{text}"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_bfloat16():

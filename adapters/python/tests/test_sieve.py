@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -40,14 +41,98 @@ def test_equals_the_library(share, budget, attn_fn):
     assert (out == 0).all(dim=-1).sum() > 100
 
 
+FLEX = functools.partial(flex_attention, enable_gqa=True)
+
+
+@pytest.mark.parametrize("share, heads, keep_ratio", [
+    ("head", None, 0.3), ("kv", None, 0.3), ("layer", None, 0.3), ("layer", 4, 0.3),
+    ("layer", None, 1.0)])
+def test_block_masks(share, heads, keep_ratio):
+    """Against float64 NumPy: kept, causal and in a block that is seen."""
+    q, k, v = tensors()
+    select = SelectConfig(share=share, budget="keep_ratio", keep_ratio=keep_ratio, min_keep=16,
+                          obs_window=64, dense_policy="never")
+    generator = torch.Generator().manual_seed(1)
+    blocks = torch.rand(*([heads] if heads else []), 13, 13, generator=generator) < 0.5
+    out = tokensieve.sieve(FLEX, select=select,
+                           block_mask=tokensieve.BlockMask(blocks, block_size=50))(q, k, v)
+    plain = [x.transpose(1, 2).numpy() for x in (q, k, v)]
+    allowed = reference.causal(*plain[:2]).copy()
+    if keep_ratio < 1:
+        allowed &= reference.allowed_rows(*plain[:2], select, reference.kept(*plain[:2], select))
+    at = torch.arange(640) // 50
+    allowed &= blocks[..., at[:, None], at].numpy()
+    expected, _ = reference.attend(*plain, allowed)
+    torch.testing.assert_close(out.transpose(1, 2).double(), torch.from_numpy(expected), atol=2e-5,
+                               rtol=1e-4)
+    assert (out == 0).all(dim=-1).any()
+
+
+def test_block_mask_of_a_dense_call_and_of_a_batch():
+    q, k, v = tensors(seq=300)
+    blocks = torch.stack([torch.ones(3, 3), torch.eye(3)])[:, None]
+    out = tokensieve.sieve(FLEX, block_mask=tokensieve.BlockMask(blocks))(q, k, v)
+    torch.testing.assert_close(out[0], SDPA(q, k, v)[0], atol=2e-5, rtol=1e-4)
+    part = [x[1:, :, 128:256] for x in (q, k, v)]
+    torch.testing.assert_close(out[1:, :, 128:256], SDPA(*part), atol=2e-5, rtol=1e-4)
+
+
+def test_block_mask_skips_blocks():
+    """Whole blocks that nothing sees are not computed; whole ones that everything sees need no
+    mask."""
+    blocks = torch.ones(8, 8).tril()
+    blocks[7, 2:5] = 0
+    mask = tokensieve.BlockMask(blocks).over(torch.arange(1024)[None], 0, 4)
+    assert mask.kv_num_blocks.tolist() == [[[1] * 8]]  # the diagonal
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 2, 3, 4, 5, 6, 4]]]
+
+
+def test_compiled_flex_attention():
+    """attn_fn may be compiled; Inductor writes a C++ kernel here."""
+    q, k, v = tensors(batch=1)
+    select = SelectConfig(share="layer", budget="keep_ratio", keep_ratio=0.3, min_keep=16,
+                          obs_window=64, dense_policy="never")
+    mask = tokensieve.BlockMask(torch.ones(5, 5).tril() - torch.ones(5, 5).tril(-3))
+    compiled = functools.partial(torch.compile(flex_attention), enable_gqa=True)
+    outs = [tokensieve.sieve(attn_fn, select=select, block_mask=mask)(q, k, v)
+            for attn_fn in (compiled, FLEX)]
+    torch.testing.assert_close(*outs, atol=2e-5, rtol=1e-4)
+
+
 def test_dense_calls_go_to_the_kernel():
     q, k, v = tensors(seq=100)
     torch.testing.assert_close(tokensieve.sieve(SDPA)(q, k, v), SDPA(q, k, v))
+
+
+def test_inside_a_compiled_function():
+    """Graph breaks at the calls, none inside of the library."""
+    q, k, v = tensors()
+    select = SelectConfig(share="layer", budget="keep_ratio", keep_ratio=0.3, min_keep=16,
+                          obs_window=64, dense_policy="never")
+    attend = tokensieve.sieve(SDPA, select=select)
+
+    def function(q, k, v):
+        kept = tokensieve.select_tokens(q, k, select=select, layout="bhsd")
+        return attend(q * 2, k, v) + 1, kept.count
+
+    breaks = torch._dynamo.explain(function)(q, k, v).break_reasons
+    assert breaks and all(b.user_stack[-1].name == "function" for b in breaks)
+    for mine, theirs in zip(torch.compile(function, backend="eager")(q, k, v), function(q, k, v)):
+        torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 
 def test_errors():
     q, k, v = tensors(seq=100)
     with pytest.raises(tokensieve.ArgumentError, match="fill is local"):
         tokensieve.sieve(SDPA, select=SelectConfig(fill="local"))
+    for blocks, size, text in [(torch.ones(3), 8, "blocks has shape"),
+                               (torch.ones(2, 3), 8, "blocks has shape"),
+                               (torch.ones(2, 2), 0, "block_size is 0")]:
+        with pytest.raises(tokensieve.ArgumentError, match=text):
+            tokensieve.BlockMask(blocks, size)
+    for blocks, text in [(torch.ones(2, 2), "at least 13 blocks"),
+                         (torch.ones(3, 13, 13), "heads 1 or 4")]:
+        with pytest.raises(tokensieve.ArgumentError, match=text):
+            tokensieve.sieve(SDPA, block_mask=tokensieve.BlockMask(blocks, 8))(q, k, v)
     with pytest.raises(tokensieve.ArgumentError, match="with one seq"):
         tokensieve.sieve(SDPA)(q[:, :, :50], k, v)

@@ -34,20 +34,23 @@ Select = _struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), (
                             ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
                             ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
                             ("sinks", I32), ("reserved", I32)])
-Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32)])
+Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
+                              ("num_ranks", I32), ("rank", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
                                 ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
                                 ("workspace_bytes", C.c_uint64)])
 Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
                             ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
                             ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
-                            ("cu_seqlens_kv", PTR)])
+                            ("cu_seqlens_kv", PTR), ("keep", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
                             ("keep_ratio", F64), ("attention_pairs", F64),
                             ("stage_ns", I64 * NUM_STAGES)])
 RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
-                                    ("cancel_context", PTR), ("report", PTR), ("stream", PTR)])
+                                    ("cancel_context", PTR), ("report", PTR), ("stream", PTR),
+                                    ("all_gather", PTR), ("gather_context", PTR)])
+ALL_GATHER = C.CFUNCTYPE(I32, PTR, PTR, C.c_size_t, PTR)  # RunOptions.all_gather
 KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
 
 _STATUS_SIZE = C.sizeof(Status)
@@ -64,12 +67,10 @@ class Error(Exception):
     Attributes
     ----------
     code : str
-        The library's name of the error, for example ``"unsupported"``.
+        The library's name of the error, for example ``"unsupported"``; "" if it comes from Python.
     """
 
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+    code: str = ""
 
 
 class ArgumentError(Error, ValueError):
@@ -92,7 +93,7 @@ def library() -> C.CDLL:
     path = library_path()
     if not path.exists():
         raise Error(f"{path} does not exist; install the package with `pip install .`, or set "
-                    "TOKENSIEVE_LIBRARY to a libtokensieve.so", "not found")
+                    "TOKENSIEVE_LIBRARY to a libtokensieve.so")
     c = C.CDLL(str(path))
     for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
                  "stage_name"):
@@ -132,4 +133,6 @@ def call(name: str, *arguments: Any) -> None:
 
 def error(code: int, message: str) -> Error:
     kind = {INVALID_ARGUMENT: ArgumentError, UNSUPPORTED: UnsupportedError}.get(code, Error)
-    return kind(message, library().tokensieve_code_name(code).decode())
+    problem = kind(message)
+    problem.code = library().tokensieve_code_name(code).decode()
+    return problem

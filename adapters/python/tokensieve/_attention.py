@@ -9,13 +9,15 @@ import functools
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Literal, overload
 
 from tokensieve import _abi, _context, _tensor
-from tokensieve._abi import ArgumentError
+from tokensieve._abi import ArgumentError, UnsupportedError
 from tokensieve._config import SelectConfig
+from tokensieve._ranks import Gather, gathering
 
 _PATHS = ("dense", "sparse")
+_CUDA = _abi.BACKENDS.index("cuda")
 Key = tuple[Any, ...]  # _tensor.View.key
 FORWARD_ONLY = ("q, k or v requires grad, and tokensieve computes forward only; call it under "
                 "torch.no_grad(), or detach() them")
@@ -69,7 +71,7 @@ class KeptTokens:
 
     indices: Any
     count: Any
-    reason: str
+    reason: str = ""
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,9 +82,11 @@ def _dense() -> SelectConfig:
 class _Plan:
     """A C plan, freed with this object."""
 
-    def __init__(self, shape: Any, select: SelectConfig, backend: int, threads: int) -> None:
+    def __init__(self, shape: Any, select: SelectConfig, backend: int, threads: int,
+                 ranks: tuple[int, int]) -> None:
         options = _abi.new(_abi.Options)
         options.backend, options.num_threads = backend, threads
+        options.num_ranks, options.rank = ranks
         self.free = _abi.library().tokensieve_plan_free  # modules go first when Python ends
         self.handle = _abi.PTR()
         _abi.call("make_plan", C.byref(shape), C.byref(select._to_c()), C.byref(options),
@@ -97,11 +101,11 @@ class _Plan:
 
 @functools.lru_cache(maxsize=128)
 def _plan(shape: tuple[Any, ...], select: SelectConfig, backend: int, threads: int,
-          device: Any) -> _Plan:
+          ranks: tuple[int, int], device: Any) -> _Plan:
     c = _abi.new(_abi.Shape)
     (c.batch, c.seqlen_q, c.seqlen_kv, c.num_q_heads, c.num_kv_heads, c.head_dim, c.dtype,
      c.kv_dtype, c.out_dtype, c.sm_scale, c.softcap, c.causal) = shape
-    return _Plan(c, select, backend, threads)
+    return _Plan(c, select, backend, threads, ranks)
 
 
 class _Pool:
@@ -153,6 +157,11 @@ def set_num_threads(count: int) -> None:
     ----------
     count : int
         0 (default): as many as torch uses, or without torch as the process may.
+
+    Raises
+    ------
+    ArgumentError
+        count is not an integer from 0 to 1024.
     """
     if not isinstance(count, int) or not 0 <= count <= 1024:
         raise ArgumentError(f"count is {count!r}; allowed: 0 to 1024")
@@ -165,7 +174,7 @@ class _Frame:
 
     def __init__(self, q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
                  sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str,
-                 threads: int) -> None:
+                 threads: int, ranks: tuple[int, int] = (1, 0)) -> None:
         keys = {"q": q, "k": k, "v": v, "out": out}
         self.device = _one_device(keys)
         self.cuda = self.device is not None
@@ -184,7 +193,7 @@ class _Frame:
             self.plan = _plan((batch, seqlen_q, seqlen_kv, q_heads, kv_heads, dim, self.q.dtype,
                                self.k.dtype, self.out.dtype, sm_scale or 0.0, softcap,
                                int(causal)), select or _dense(), self.backend, self.threads,
-                              self.device)
+                              ranks, self.device)
         self.inputs = _abi.new(_abi.Inputs)
         self.inputs.q, self.inputs.k, self.inputs.v = map(C.addressof, tensors[:3])
         self.outputs = _abi.new(_abi.Outputs)
@@ -203,34 +212,49 @@ class _Frame:
         if (name == "cuda") != self.cuda:
             raise ArgumentError(f"backend is {name}, the tensors are on {self.device or 'cpu'}; "
                                 "move them, or use backend='auto'")
+        if self.cuda and not _abi.library().tokensieve_backend_compiled(_CUDA):
+            raise UnsupportedError(
+                f"the tensors are on {self.device}, but {_abi.library_path()} was built without "
+                "CUDA; reinstall it where nvcc is (TOKENSIEVE_CUDA=ON pip install .), or move the "
+                "tensors to the CPU")
         return _abi.BACKENDS.index(name)
 
     def _on_device(self) -> Any:
         return (sys.modules["torch"].cuda.device(self.device) if self.cuda
                 else contextlib.nullcontext())
 
-    def run(self, function: str, target: Any, sinks: int | None, report: bool,
-            wait: bool) -> Report | None:
+    def run(self, function: str, target: Any, sinks: int | None, report: bool, wait: bool,
+            gather: Gather | None = None) -> Report | None:
         """Calls run or select_tokens, writing to `target`; the tensors' data is already set."""
         self.inputs.sink_logits = sinks
+        self.options.all_gather = gather.address if gather else None
         filled = _abi.new(_abi.Report) if report else None
-        self.options.report = C.addressof(filled) if report else None
+        self.options.report = C.addressof(filled) if filled else None
+        try:
+            self._run(function, target, filled, wait, gather)
+        except _abi.Error as error:
+            raise error from (gather.problem if gather else None)
+        return _report(filled, self.backend) if filled else None
+
+    def _run(self, function: str, target: Any, filled: Any, wait: bool,
+             gather: Gather | None) -> None:
         if self.cuda:
-            self._run_cuda(function, target, filled if wait else None)
+            self._run_cuda(function, target, filled if wait else None, gather)
         elif self.threads == 1:
             self._call(function, target, *_workspace(self.workspace_bytes))
         else:
             with _pool.lock:
                 self.options.executor = C.addressof(_pool.get(self.threads))
                 self._call(function, target, *_workspace(self.workspace_bytes))
-        return _report(filled, self.backend) if report else None
 
-    def _run_cuda(self, function: str, target: Any, report: Any) -> None:
+    def _run_cuda(self, function: str, target: Any, report: Any, gather: Gather | None) -> None:
         torch = sys.modules["torch"]
         with self._on_device():
             size = self.workspace_bytes
             space = torch.empty(size, dtype=torch.uint8, device=self.device)
             self.options.stream = stream = torch.cuda.current_stream().cuda_stream
+            if gather:
+                gather.workspace = space
             self._call(function, target, space.data_ptr(), size)
             if report:
                 _abi.call("read_report", self.plan.handle, space.data_ptr(), size, stream,
@@ -280,14 +304,15 @@ def _put(settings: tuple[Any, ...], frame: _Frame) -> None:
 
 
 def _settings(q: Key, k: Key, v: Key, out: Key, select: SelectConfig | None,
-              sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str
-              ) -> tuple[Any, ...]:
+              sm_scale: float | None, softcap: float, causal: bool, layout: str, backend: str,
+              group: Any) -> tuple[Any, ...]:
     """_Frame's arguments, hashable."""
     if select is not None and not isinstance(select, SelectConfig):
         raise ArgumentError(f"select is a {type(select).__name__}; allowed: a SelectConfig or None "
                             "(dense)")
     return (q, k, v, out, select, None if sm_scale is None else float(sm_scale), float(softcap),
-            causal, layout, backend, _pool.num_threads())
+            causal, layout, backend, _pool.num_threads(),
+            (1, 0) if group is None else (group.size(), group.rank()))
 
 
 @functools.lru_cache(maxsize=1)
@@ -320,10 +345,27 @@ def _no_gradients(*tensors: Any) -> None:
             raise ArgumentError(FORWARD_ONLY)
 
 
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> Any: ...
+
+
+@overload
+def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
+              sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
+              causal: bool = ..., layout: str = ..., backend: str = ...,
+              return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
+              group: Any = ...) -> tuple[Any, Report]: ...
+
+
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               sm_scale: float | None = None, softcap: float = 0.0, sink_logits: Any = None,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
-              return_report: bool = False, out: Any = None) -> Any:
+              return_report: bool = False, out: Any = None, keep: KeptTokens | None = None,
+              group: Any = None) -> Any:
     """Attention over all tokens, or over those that `select` keeps.
 
     Queries are the last ``seqlen_q`` tokens of the keys (causality is aligned bottom right), and
@@ -356,6 +398,15 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         Also return what was done; on CUDA this waits for the device.
     out : tensor like q, optional
         Receives the result.
+    keep : KeptTokens, optional
+        Keeps these tokens instead of choosing; of `select` only obs_window, share, fill, queries,
+        local_window and sinks count. Every set ends with the last obs_window tokens (queries "all":
+        with the whole chunk); a count of seqlen_kv runs a sequence dense. On CUDA contents are not
+        checked.
+    group : torch.distributed.ProcessGroup, optional
+        Tensor parallel: the ranks that the layer's heads are split over, in the order of the heads;
+        q, k and v hold this rank's. Tokens are chosen from all ranks' scores, as if one call had
+        all heads. All ranks must make the same calls.
 
     Returns
     -------
@@ -375,9 +426,9 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
     torch = sys.modules.get("torch")
     if torch is not None and torch.compiler.is_compiling():
         return _traced(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout, backend,
-                       return_report or out is not None)
+                       return_report or not (out is keep is group is None))
     result, report = attend(q, k, v, select, sm_scale, softcap, sink_logits, causal, layout,
-                            backend, out, return_report, True)
+                            backend, out, return_report, True, keep, group)
     return (result, report) if return_report else result
 
 
@@ -387,25 +438,37 @@ def _traced(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float
     """attention() inside torch.compile."""
     from tokensieve import ops
     if more:
-        raise ArgumentError("return_report and out are not possible inside torch.compile")
+        raise ArgumentError("return_report, out, keep and group are not possible inside "
+                            "torch.compile")
     return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                          softcap, causal, layout, backend)
 
 
 def attend(q: Any, k: Any, v: Any, select: SelectConfig | None, sm_scale: float | None,
            softcap: float, sink_logits: Any, causal: bool, layout: str, backend: str, out: Any,
-           report: bool, wait: bool) -> tuple[Any, Report | None]:
-    """attention(); without `wait`, a report on CUDA says only what is known at once."""
+           report: bool, wait: bool, keep: KeptTokens | None = None, group: Any = None
+           ) -> tuple[Any, Any]:
+    """attention() and the Report, or None without `report`; without `wait`, a report on CUDA says
+    only what is known at once."""
     _no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
+    if isinstance(keep, KeptTokens) and keep.reason:  # no sets: dense
+        select = keep = None
+    given = _given(keep, select, q, k, layout)
+    if given is not None:
+        select = given.select
     settings = _settings(q.key, k.key, v.key, written.key, select, sm_scale, softcap, causal,
-                         layout, backend)
+                         layout, backend, group)
     frame = _take(settings)
     frame.q.data, frame.k.data, frame.v.data, frame.out.data = q.data, k.data, v.data, written.data
     sinks, address = _sinks(sink_logits, q, frame)  # alive until the call was made
+    if given is not None:
+        given.check(frame)
+    frame.inputs.keep = C.addressof(given.c) if given else None
     measured = _context.reports.get()
-    done = frame.run("run", frame.outputs_ref, address, report, wait or measured is not None)
+    done = frame.run("run", frame.outputs_ref, address, report, wait or measured is not None,
+                     gathering(group))
     _put(settings, frame)
     del sinks
     if measured is not None and done is not None:
@@ -420,21 +483,85 @@ def _sinks(sink_logits: Any, q: _tensor.View, frame: _Frame) -> tuple[Any, int |
     return _tensor.floats(sink_logits, q, "sink_logits", frame.q.shape[2])
 
 
+class _Given:
+    """The sets of `keep` beside q, as the C struct that points to them."""
+
+    def __init__(self, keep: KeptTokens, select: SelectConfig, q: _tensor.View, k: _tensor.View,
+                 layout: str) -> None:
+        self.indices, address = _tensor.as_integers(keep.indices, q, "keep.indices", 3, 32)
+        self.count, count_address = _tensor.as_integers(keep.count, q, "keep.count", 1, 64)
+        self.c = _abi.new(_abi.KeepSet)
+        self.c.indices, self.c.capacity, self.c.count = (address, self.indices.shape[2],
+                                                         count_address)
+        # The lengths; tensors of fewer dimensions are refused later.
+        queries, keys = (shape[1 if layout == "bshd" else 2] if len(shape) == 4 else 0
+                         for shape in (q.key[2], k.key[2]))
+        after = queries if select.queries == "all" else select.obs_window
+        self.select = _takes_sets(select, max(1, min(self.c.capacity - after, keys - after - 1)))
+
+    def check(self, frame: _Frame) -> None:
+        batch, sets = frame.q.shape[0], frame.plan.info.num_sets
+        shape, counts = tuple(self.indices.shape), tuple(self.count.shape)
+        if shape[:2] != (batch, sets) or counts != (batch,):
+            raise ArgumentError(f"keep has indices {shape} and count {counts}; allowed: [{batch}, "
+                                f"{sets}, capacity] (batch, sets of the plan) and [{batch}]")
+
+
+def _given(keep: KeptTokens | None, select: SelectConfig | None, q: _tensor.View,
+           k: _tensor.View, layout: str) -> _Given | None:
+    if keep is None:
+        return None
+    if not isinstance(keep, KeptTokens):
+        raise ArgumentError(f"keep is a {type(keep).__name__}; allowed: a KeptTokens")
+    if select is None:
+        raise ArgumentError("keep was given without select, whose fill, share and obs_window say "
+                            "what to do with the tokens; pass a SelectConfig")
+    return _Given(keep, select, q, k, layout)
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_sets(select: SelectConfig, most: int) -> SelectConfig:
+    """The settings of a plan that takes given sets, whatever budget and cost model would say."""
+    return dataclasses.replace(select, enabled=True, budget="keep_count", keep_count=most,
+                               min_keep=0, protect_first=0, min_drop=0.0, dense_policy="never")
+
+
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
-                  backend: str = "auto") -> KeptTokens:
-    """The tokens that :func:`attention` would keep; parameters and errors are the same.
+                  backend: str = "auto", group: Any = None) -> KeptTokens:
+    """The tokens that :func:`attention` would keep.
+
+    Parameters
+    ----------
+    q : tensor [batch, seqlen_q, num_q_heads, head_dim]
+        Kinds of tensors, and the other parameters, are those of :func:`attention`.
+    k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
+    select : SelectConfig
+    sm_scale, softcap, sink_logits, layout, backend, group : optional
+        They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
     -------
     KeptTokens
         Arrays of torch if q is a torch tensor, else of NumPy. On CUDA they are written on torch's
-        current stream.
+        current stream. Inside torch.compile the call breaks the graph.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, type, device or value is wrong (also a ValueError).
+    UnsupportedError
+        Nothing in this build or on this device can do it (also a NotImplementedError).
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        return torch.compiler.disable(select_tokens)(
+            q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
+            layout=layout, backend=backend, group=group)
     _no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     settings = _settings(q.key, k.key, k.key, (*q.key[:4], False), select, sm_scale, softcap, True,
-                         layout, backend)
+                         layout, backend, group)
     frame = _take(settings)
     info = frame.plan.info
     batch = frame.q.shape[0]
@@ -449,7 +576,8 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     sinks, address = _sinks(sink_logits, q, frame)  # alive until the call was made
     keep = _abi.new(_abi.KeepSet)
     keep.indices, keep.capacity, keep.count = indices_address, info.keep_capacity, count_address
-    frame.run("select_tokens", C.byref(keep), address, False, False)
+    frame.inputs.keep = None
+    frame.run("select_tokens", C.byref(keep), address, False, False, gathering(group))
     _put(settings, frame)
     del sinks
     return KeptTokens(indices, count, "")

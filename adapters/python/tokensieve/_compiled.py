@@ -20,13 +20,28 @@ _keys: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _next_key = itertools.count()
 
 
-@torch.compiler.assume_constant_result
-def key_of(module: nn.Module) -> int:
-    """The operator's name of an attention layer, a constant of the graph."""
+# Older torch cannot call Python code with a module while it traces (2.11 fails, 2.13 does not).
+_NAMES_WHILE_TRACING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
+def name(module: nn.Module) -> int:
+    """The operator's name of an attention layer."""
     if module not in _keys:
         _keys[module] = next(_next_key)
         _modules[_keys[module]] = module
+        if not _NAMES_WHILE_TRACING:
+            setattr(module, "tokensieve_key", _keys[module])
     return _keys[module]
+
+
+_traced_name = torch.compiler.assume_constant_result(name)
+
+
+def key_of(module: nn.Module) -> int | None:
+    """name() as a constant of the graph; None for a layer that old torch did not run before."""
+    if _NAMES_WHILE_TRACING:
+        return _traced_name(module)
+    return getattr(module, "tokensieve_key", None)
 
 
 # ---- Masks ---------------------------------------------------------------------------------------
@@ -35,17 +50,26 @@ def key_of(module: nn.Module) -> int:
 # all is known only when the graph runs, and the whole mask of a long prompt would fill the memory.
 
 
+def query_rows(kwargs: dict[str, Any]) -> tuple[int, Any]:
+    """How many queries a mask is for, and the position of the first one, by sdpa_mask's
+    arguments."""
+    position = kwargs.get("cache_position")  # transformers 4
+    if position is not None:
+        return position.shape[0], position[0]
+    return kwargs.get("q_length", 1), kwargs.get("q_offset", 0)
+
+
 def traced_mask(**kwargs: Any) -> Tensor | None:
     """The mask of a graph: None for causal without padding, packed, or SDPA's."""
-    queries, keys = kwargs.get("q_length"), kwargs["kv_length"]
-    first, padding = kwargs.get("q_offset", 0), kwargs.get("attention_mask")
+    (queries, first), keys = query_rows(kwargs), kwargs["kv_length"]
+    padding = kwargs.get("attention_mask")
     plain = kwargs.get("local_size") is None and kwargs.get("kv_offset", 0) == 0
-    if (queries is None or queries == 1 or not plain
+    if (queries == 1 or not plain
             or kwargs.get("mask_function", causal_mask_function) is not causal_mask_function):
         mask = sdpa_mask(**kwargs)
         # Without a cache transformers cannot tell a prompt from packed sequences while it traces.
         if mask is not None and plain and padding is None and queries == keys:
-            mask.tokensieve_verify = True
+            setattr(mask, "tokensieve_verify", True)
         return mask
     if padding is None and not isinstance(first, Tensor) and first == 0 and queries == keys:
         return None

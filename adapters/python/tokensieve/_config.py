@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as C
 import dataclasses
 import json
 import os
@@ -100,8 +101,7 @@ class SelectConfig:
         shape.seqlen_q = shape.seqlen_kv = shape.num_q_heads = shape.num_kv_heads = 1
         shape.head_dim = 16
         plan = _abi.PTR()
-        _abi.call("make_plan", _abi.C.byref(shape), _abi.C.byref(self._to_c()), None,
-                  _abi.C.byref(plan))
+        _abi.call("make_plan", C.byref(shape), C.byref(self._to_c()), None, C.byref(plan))
         _abi.library().tokensieve_plan_free(plan)
         # Plans are looked up by the hash at each call. Compiled graphs hold the text.
         object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
@@ -212,7 +212,19 @@ class Profile:
 
     @staticmethod
     def parse(text: str, source: str = "profile") -> Profile:
-        """The profile in a JSON text; `source` names it in errors."""
+        """The profile in a JSON text.
+
+        Parameters
+        ----------
+        text : str
+        source : str
+            What errors call it.
+
+        Raises
+        ------
+        ArgumentError
+            The text is not a profile; the message names the key and what is allowed.
+        """
         try:
             root = json.loads(text)
         except (ValueError, RecursionError) as problem:
@@ -235,11 +247,28 @@ class Profile:
         return json.dumps(root, indent=2) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the profile, which the library, the CLI and the llama.cpp plug-in read too."""
+        """Writes the profile, which the library, the CLI and the llama.cpp plug-in read too.
+
+        Parameters
+        ----------
+        path : path-like
+            A file; replaced if it exists. Raises OSError where it cannot be written.
+        """
         pathlib.Path(path).write_text(self.to_json(), encoding="utf-8")
 
     def check(self, model: Fingerprint) -> None:
-        """Raises ArgumentError, naming the differing fields, if `model` is another model."""
+        """Raises if this profile is for another model.
+
+        Parameters
+        ----------
+        model : Fingerprint
+            Of the model at hand, for example ``tokensieve.hf.fingerprint(model.config)``.
+
+        Raises
+        ------
+        ArgumentError
+            Fields differ; the text names them.
+        """
         wrong = [f"{f.name} is {getattr(model, f.name)!r}, the profile's is {wanted!r}"
                  for f in dataclasses.fields(Fingerprint)
                  if (wanted := getattr(self.fingerprint, f.name))

@@ -77,7 +77,13 @@ def parse(text: str) -> Override | None:
 
 def dense() -> Override:
     """`with tokensieve.dense():` models run dense (in this thread); or
-    `model(..., tokensieve=tokensieve.dense())` for one call."""
+    `model(..., tokensieve=tokensieve.dense())` for one call, where False is the same.
+
+    Returns
+    -------
+    Override
+        A context manager; any number of threads may enter it, also at once.
+    """
     return _DENSE
 
 
@@ -96,6 +102,11 @@ def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None
         Fields of SelectConfig that replace those of the model's policy. ``tau``, ``keep_ratio``
         or ``keep_count`` alone also chooses that budget.
 
+    Returns
+    -------
+    Override
+        A context manager; any number of threads may enter it, also at once.
+
     Raises
     ------
     ArgumentError
@@ -110,8 +121,8 @@ def sparse(*, layers: Iterable[int] | None = None, min_tokens: int | None = None
             raise ArgumentError(f"unknown setting {name!r}; allowed: layers, min_tokens, "
                                 + ", ".join(sorted(known)))
     SelectConfig(**select)  # raises for a bad value
-    return Override(layers=None if layers is None else tuple(sorted({int(n) for n in layers} - {0})),
-                    min_tokens=min_tokens, select=tuple(sorted(select.items())))
+    chosen = None if layers is None else tuple(sorted({int(n) for n in layers} - {0}))
+    return Override(layers=chosen, min_tokens=min_tokens, select=tuple(sorted(select.items())))
 
 
 _DENSE = Override(enabled=False)

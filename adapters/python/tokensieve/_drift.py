@@ -18,7 +18,18 @@ _GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss"
 
 
 def fingerprint(config: Any) -> Fingerprint:
-    """The fingerprint of a model, from its transformers config."""
+    """The fingerprint of a model.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        ``model.config``.
+
+    Returns
+    -------
+    Fingerprint
+        What a profile for the model has (:meth:`Profile.check`).
+    """
     config = config.get_text_config()
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -28,7 +39,8 @@ def fingerprint(config: Any) -> Fingerprint:
 
 
 def _decoder_layers(model: nn.Module) -> nn.ModuleList:
-    count = model.config.get_text_config().num_hidden_layers
+    config: Any = model.config
+    count = config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count and all(
                 any(isinstance(getattr(part, "layer_idx", None), int) for part in layer.modules())
@@ -90,11 +102,12 @@ def profile(model: nn.Module, inputs: Iterable[Any], *, tokenizer: Any = None,
     hooks = [layer.register_forward_hook(watch(i), with_kwargs=True)
              for i, layer in enumerate(layers)]
     training, tokens = model.training, 0
+    device = next(model.parameters()).device
     model.eval()
     try:
         with _context.dense():
             for text in inputs:
-                ids = _ids(text, tokenizer).to(model.device)
+                ids = _ids(text, tokenizer).to(device)
                 tokens += ids.numel()
                 model(ids, use_cache=False)
     finally:

@@ -44,8 +44,8 @@ class Gguf:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._bytes = np.memmap(path, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
-        self._buffer = memoryview(self._bytes)
+        mapped: Any = np.memmap(path, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+        self._bytes, self._buffer = mapped, memoryview(mapped)
         self._at = 0
         self.metadata: dict[str, Any] = {}
         self._tensors: dict[str, tuple[int, tuple[int, ...], int]] = {}
@@ -117,8 +117,9 @@ def _q4_1(x: Any) -> Any:
 
 
 # By ggml's number of the type: the block and what makes numbers of it.
-_DECODERS = {0: (np.dtype("<f4"), np.array), 1: (np.dtype("<f2"), np.array),
-             3: (_Q4_1, _q4_1), 8: (_Q8_0, _q8_0)}
+_DECODERS: dict[int, tuple[Any, Any]] = {
+    0: (np.dtype("<f4"), np.array), 1: (np.dtype("<f2"), np.array), 3: (_Q4_1, _q4_1),
+    8: (_Q8_0, _q8_0)}
 
 
 def config(file: Gguf) -> LlamaConfig:
@@ -148,11 +149,12 @@ def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
                "model.norm.weight": file.tensor("output_norm.weight")}
     weights["lm_head.weight"] = (weights["model.embed_tokens.weight"] if config.tie_word_embeddings
                                  else file.tensor("output.weight"))
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     for layer in range(config.num_hidden_layers):
         for name, theirs in _LAYER_NAMES.items():
             weight = file.tensor(f"blk.{layer}.{theirs}.weight")
             if theirs in ("attn_q", "attn_k"):
-                weight = _unpermuted(weight, config.head_dim)
+                weight = _unpermuted(weight, head_dim)
             weights[f"model.layers.{layer}.{name}.weight"] = weight
     result.load_state_dict(weights, assign=True)
     result.tie_weights()
@@ -183,5 +185,6 @@ def tokenizer(file: Gguf) -> PreTrainedTokenizerFast:
         for token, kind in zip(tokens, meta["ggml.token_type"]) if kind == _CONTROL_TOKEN])
     special = {f"{name}_token": tokens[meta[f"ggml.{key}_token_id"]] for name, key in
                [("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")]}
-    return PreTrainedTokenizerFast(tokenizer_object=result, chat_template=meta["chat_template"],
-                                   clean_up_tokenization_spaces=False, **special)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=result, chat_template=meta["chat_template"],
+        clean_up_tokenization_spaces=False, **special)

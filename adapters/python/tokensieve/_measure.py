@@ -95,7 +95,8 @@ def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
             seconds = time.perf_counter() - begin
             return lambda: seconds
         return stop_host
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first, last = (torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                   for _ in range(2))
     first.record(torch.cuda.current_stream(device))
 
     def stop_device() -> Callable[[], float]:

@@ -42,13 +42,14 @@ def read(name: str, file: str | os.PathLike[str] | None, dtype: torch.dtype,
         raise ArgumentError(f"there is no model {name!r}; allowed: {', '.join(MODELS)}")
     from tokensieve import _gguf
     what, source = MODELS[name], _gguf.Gguf(_find_base(file))
-    config = _gguf.config(source)
+    config: Any = _gguf.config(source)
     if what.yarn:
         config.rope_parameters = dict(
             config.rope_parameters, rope_type="yarn", factor=what.yarn,
             original_max_position_embeddings=config.max_position_embeddings)
     config.max_position_embeddings = what.context
-    model, tokenizer = _gguf.model(source, config), _gguf.tokenizer(source)
+    model: Any = _gguf.model(source, config)
+    tokenizer = _gguf.tokenizer(source)
     if what.adapter:
         _merge(model, _files.shipped(what.adapter))
     model.set_attn_implementation(attn_implementation)
@@ -87,4 +88,4 @@ def _merge(model: nn.Module, folder: pathlib.Path) -> None:
     for name in tensors:
         if found := re.fullmatch(r"(.+)\.a", name):
             a, b = tensors[name].float(), tensors[found[1] + ".b"].float()
-            model.get_submodule(found[1]).weight.add_(b @ a, alpha=_LORA_SCALE)
+            model.get_parameter(f"{found[1]}.weight").add_(b @ a, alpha=_LORA_SCALE)

@@ -146,6 +146,21 @@ def integers(q: View, shape: tuple[int, ...], bits: int) -> tuple[Any, int]:
     return array, array.ctypes.data
 
 
+def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple[Any, int]:
+    """x as a contiguous integer array beside q, and its address; copied only where it must be."""
+    if q.torch:
+        torch = sys.modules["torch"]
+        array = torch.as_tensor(x).to(q.key[1], getattr(torch, f"int{bits}")).contiguous()
+        data = array.data_ptr()
+    else:
+        import numpy as np
+        array = np.ascontiguousarray(x, dtype=f"int{bits}")
+        data = array.ctypes.data
+    if array.ndim != dimensions:
+        raise ArgumentError(f"{name} has {array.ndim} dimensions; allowed: {dimensions}")
+    return array, data
+
+
 def floats(x: Any, q: View, name: str, count: int) -> tuple[Any, int]:
     """x as `count` float32 beside q, and its address."""
     if q.torch:

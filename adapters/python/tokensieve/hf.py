@@ -18,25 +18,23 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
-from tokensieve import _attention, _context, _models
-from tokensieve._abi import ArgumentError, Error, UnsupportedError
-from tokensieve._config import Profile, SelectConfig
-from tokensieve._drift import fingerprint, profile
-
 try:
+    import torch
+    from torch import nn
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import (AttentionMaskInterface, causal_mask_function,
                                             sdpa_mask)
     from transformers.utils.generic import TransformersKwargs
 except ImportError as problem:
-    raise Error("tokensieve.hf needs transformers 5 (pip install 'transformers>=5'): "
-                f"{problem}") from problem
-from tokensieve import _compiled  # noqa: E402  (needs transformers too)
-from tokensieve._measure import LayerMeasure, measure  # noqa: E402
+    raise ImportError("tokensieve.hf needs torch and transformers 5 (pip install torch "
+                      f"'transformers>=5'): {problem}") from problem
+
+from tokensieve import _attention, _compiled, _context, _models, _ranks
+from tokensieve._abi import ArgumentError, UnsupportedError
+from tokensieve._config import Profile, SelectConfig
+from tokensieve._drift import fingerprint, profile
+from tokensieve._measure import LayerMeasure, measure
 
 __all__ = ["LayerMeasure", "LayerStats", "Policy", "configure", "fingerprint", "load", "measure",
            "profile", "reset_stats", "stats"]
@@ -79,6 +77,7 @@ class LayerStats:
 
 
 _policies: weakref.WeakKeyDictionary[nn.Module, Policy] = weakref.WeakKeyDictionary()
+_groups: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _stats: weakref.WeakKeyDictionary[nn.Module, LayerStats] = weakref.WeakKeyDictionary()
 _stats_lock = threading.Lock()
 _said: set[str] = set()
@@ -90,8 +89,9 @@ def _say_once(text: str) -> None:
         _log.warning(text)
 
 
-@torch.compiler.assume_constant_result  # said when a graph is traced
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _say_gradients() -> None:
+    """Of a compiled model: when it is traced."""
     _say_once("tokensieve: tensors that need gradients run dense through SDPA, since tokensieve "
               "computes forward only (use torch.no_grad() for inference)")
 
@@ -101,7 +101,7 @@ def _say_gradients() -> None:
 
 def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
               select: SelectConfig | None = None, layers: Iterable[int] | None = None,
-              min_tokens: int | None = None) -> None:
+              min_tokens: int | None = None, group: Any = None) -> None:
     """Says which layers of a model run sparse, and how.
 
     Parameters
@@ -115,13 +115,17 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
         Replaces the profile's. Layer 0 is always dense.
     min_tokens : int, optional
         Replaces the profile's: shorter prompts run dense.
+    group : torch.distributed.ProcessGroup, optional
+        Tensor parallel: the ranks that the heads are split over. Needed only where the layers'
+        weights do not tell (they do with transformers' tp_plan and torch's parallelize_module).
 
     Raises
     ------
     ArgumentError
         The profile is malformed or for another model, or a layer does not exist.
     """
-    config = model.config.get_text_config()
+    config: Any = model.config
+    config = config.get_text_config()
     policy = _default_policy(config) if profile is None else _from_profile(profile, model.config)
     if layers is not None:
         layers = frozenset(layers) - {0}
@@ -136,6 +140,10 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     for module in model.modules():
         if isinstance(getattr(module, "layer_idx", None), int):
             _policies[module] = policy
+            _compiled.name(module)
+            _groups.pop(module, None)
+            if group is not None:
+                _groups[module] = group
 
 
 def _from_profile(profile: Profile | str | os.PathLike[str], config: Any) -> Policy:
@@ -158,12 +166,14 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
         if path:
             policy = _from_profile(path, module.config)
         else:
-            config = module.config.get_text_config()
+            config: Any = module.config
+            config = config.get_text_config()
             policy = _default_policy(config)
             _say_once(f"tokensieve: no profile for this {config.model_type} model: layers "
                       f"{min(policy.layers, default=0)} to {max(policy.layers, default=0)} run "
                       "sparse with tau 0.005 and local fill (tokensieve.hf.configure changes it)")
         _policies[module] = policy
+        _compiled.name(module)
     return _overridden(policy, override) if override else policy
 
 
@@ -219,17 +229,51 @@ def load(name: str = "smollm2-128k", *, file: str | os.PathLike[str] | None = No
     return model, tokenizer
 
 
+# ---- Tensor parallel -----------------------------------------------------------------------------
+
+
+def _group(module: nn.Module, heads: int) -> Any:
+    """The ranks that share the layer's heads, of which `heads` are here; None: all are."""
+    group = _groups.get(module)
+    total = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    if group is None:
+        split = isinstance(total, int) and heads < total and torch.distributed.is_initialized()
+        if not split:
+            return None
+        group = _groups[module] = _ranks.group_of(module)
+    if group is None or heads * group.size() != total:
+        ranks = "an unknown group" if group is None else f"{group.size()} ranks"
+        raise UnsupportedError(f"the layer has {heads} of {total} heads here, split over {ranks}; "
+                               "pass the group to tokensieve.hf.configure(model, group=...)")
+    return group
+
+
 # ---- Statistics ----------------------------------------------------------------------------------
 
 
 def stats(model: nn.Module) -> dict[int, LayerStats]:
-    """What each attention layer did, by layer index."""
-    found = {module.layer_idx: _stats[module] for module in model.modules() if module in _stats}
+    """What each attention layer did since the model was made or `reset_stats`.
+
+    Decode steps inside torch.compile are not counted.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Or a part of one.
+
+    Returns
+    -------
+    dict of int to LayerStats
+        By layer index; live: calls to come are counted in the same objects. Layers that were not
+        called yet are absent.
+    """
+    found = {getattr(module, "layer_idx"): _stats[module] for module in model.modules()
+             if module in _stats}
     return dict(sorted(found.items()))
 
 
 def reset_stats(model: nn.Module) -> None:
-    """Forgets what `stats` counted."""
+    """Forgets what `stats` counted for `model`, or for a part of one."""
     for module in model.modules():
         _stats.pop(module, None)
 
@@ -259,7 +303,7 @@ def _count_locked(layer: LayerStats, reason: str, report: _attention.Report | No
 class _Keys(NamedTuple):
     """What causal attention sees: the first `count` keys, of which each sequence has a span."""
 
-    count: int
+    count: int  # type: ignore[assignment]
     spans: tuple[tuple[int, int], ...] = ()  # [begin, end) of each sequence's tokens; (): all
 
 
@@ -273,11 +317,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     mask = sdpa_mask(*args, **kwargs)
     if mask is None or args:
         return mask
-    position = kwargs.get("cache_position")  # older transformers
-    if position is not None:
-        queries, first = position.shape[0], position[0]
-    else:
-        queries, first = kwargs.get("q_length", 1), kwargs.get("q_offset", 0)
+    queries, first = _compiled.query_rows(kwargs)
     if (queries == 1 or kwargs.get("mask_function", causal_mask_function) is not
             causal_mask_function or kwargs.get("local_size") is not None
             or int(kwargs.get("kv_offset", 0)) != 0):
@@ -285,7 +325,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     count = int(first) + queries
     spans = _spans(kwargs.get("attention_mask"), count)
     if count <= kwargs["kv_length"] and spans is not None:
-        mask.tokensieve_keys = _Keys(count, spans)
+        setattr(mask, "tokensieve_keys", _Keys(count, spans))
     return mask
 
 
@@ -385,6 +425,7 @@ def _run(call: _Call, keys: _Keys, policy: Policy
     batch, heads, queries, dim = query.shape
     out = torch.empty((batch, queries, heads, dim), dtype=query.dtype, device=query.device)
     first = keys.count - queries  # position of the first query
+    group = _group(call.module, heads)
 
     def attend(sequences: slice, begin: int, end: int) -> _attention.Report:
         select = policy.select if end - begin >= policy.min_tokens else None
@@ -394,7 +435,8 @@ def _run(call: _Call, keys: _Keys, policy: Policy
         return _attention.attend(
             query[sequences, :, rows], key[sequences, :, begin:end],
             value[sequences, :, begin:end], select, call.scaling, call.softcap or 0.0, call.sinks,
-            True, "bhsd", "auto", out[sequences, rows].transpose(1, 2), True, False)[1]
+            True, "bhsd", "auto", out[sequences, rows].transpose(1, 2), True, False,
+            group=group)[1]
 
     with torch.no_grad():
         if not keys.spans:
@@ -434,10 +476,12 @@ def _attention_forward(module: nn.Module, query: torch.Tensor, key: torch.Tensor
         if call.needs_gradients():
             _say_gradients()
         elif query.shape[2] > 1 and dropout == 0.0 and not unknown:
-            return _compiled.layer(
-                query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window, causal,
-                call.override, getattr(attention_mask, "tokensieve_verify", False),
-                _compiled.key_of(module)), None
+            layer = _compiled.key_of(module)
+            if layer is not None:
+                return _compiled.layer(
+                    query, key, value, attention_mask, s_aux, scaling, softcap, sliding_window,
+                    causal, call.override, getattr(attention_mask, "tokensieve_verify", False),
+                    layer), None
         call = call._replace(mask=_compiled.whole_mask(attention_mask, query))
     else:
         out = _sparse(call, _causal_keys(query, key, attention_mask))
@@ -452,7 +496,7 @@ def run_traced(call: _Call, verify: bool) -> torch.Tensor:
     if verify and mask is not None and _compiled.is_causal(mask):
         mask = None
     keys = _causal_keys(call.query, call.key, mask)
-    if _compiled.is_packed(mask):
+    if mask is not None and _compiled.is_packed(mask):
         count = int(mask[0, 0]) + queries
         spans = _spans(mask[:, 1:], count)
         keys = None if spans is None else _Keys(count, spans)
@@ -468,13 +512,14 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
     """Attention by tokensieve, or None if that may not be; counts what was done, or why not."""
     override = _context.parse(call.override) or _context.current()
     reason = _why_dense(call, keys, override)
-    if not reason:
+    if not reason and keys is not None:
         try:
             out, report = _run(call, keys, _policy(call.module, override))
             _count(call.module, "only padding", report)
             return out
         except UnsupportedError as problem:
             reason = f"unsupported: {problem}"
+            _say_once(f"tokensieve: sparse layers run dense through SDPA, since {problem}")
     _count(call.module, reason)
     return None
 
@@ -482,9 +527,11 @@ def _sparse(call: _Call, keys: _Keys | None) -> torch.Tensor | None:
 def _dense(call: _Call, **kwargs: Any) -> torch.Tensor:
     """SDPA, or plain PyTorch where SDPA leaves out what the model asks for."""
     if call.softcap is None and call.sinks is None:
+        # Transformers 4 takes is_causal as it is, and SDPA aligns it top left.
+        is_causal = call.causal and call.mask is None and call.query.shape[2] > 1
         return sdpa_attention_forward(call.module, call.query, call.key, call.value, call.mask,
                                       dropout=call.dropout, scaling=call.scaling,
-                                      is_causal=call.causal, **kwargs)[0]
+                                      is_causal=is_causal, **kwargs)[0]
     if call.unknown:
         raise UnsupportedError(f"{call.unknown} together with softcap or sinks; use "
                                "attn_implementation='eager'")
@@ -519,4 +566,4 @@ def _plain(call: _Call) -> torch.Tensor:
 AttentionInterface.register(NAME, _attention_forward)
 AttentionMaskInterface.register(NAME, _mask)
 # generate() refuses arguments that neither the model's signature nor this list has.
-TransformersKwargs.__optional_keys__ |= {"tokensieve"}  # type: ignore[misc]
+TransformersKwargs.__optional_keys__ |= {"tokensieve"}

@@ -1,7 +1,6 @@
 """`import tokensieve.ops` registers `torch.ops.tokensieve.attention` for graphs of torch.compile.
 
-`tokensieve.attention` calls it by itself inside torch.compile, where it neither breaks the graph nor
-is looked into.
+`tokensieve.attention` calls it by itself inside torch.compile, where it does not break the graph.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 //
 // Both need indices and counts only and leave dense sequences alone.
 // Rows are multiples of 16 bytes; strides count elements of 2 bytes.
-#include "cuda/common/sequence.h"
-#include "cuda/ptx/barrier.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/sequence.h"
+#include "cuda/common/sorted.h"
+#include "cuda/ptx/barrier.h"
 #include "cuda/stages/stages.h"
 
 namespace tokensieve::cuda {
@@ -61,21 +62,6 @@ __global__ void __launch_bounds__(kRowThreads)
         *reinterpret_cast<const uint4*>(from + 2 * indices[row] * params.full.seq_stride +
                                         chunk * 16);
   }
-}
-
-// First of `count` ascending indices that is >= token.
-__device__ __forceinline__ int lower_bound(const int32_t* indices, int count, int token) {
-  int low = 0;
-  int high = count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (indices[middle] < token) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
 }
 
 __global__ void __launch_bounds__(kRowThreads)

@@ -343,10 +343,8 @@ __device__ __forceinline__ void mean_of_keys(const ScoreParams& params, const Sc
     sum.x += __shfl_xor_sync(~0u, sum.x, 2);
     sum.y += __shfl_xor_sync(~0u, sum.y, 2);
     const int64_t head = work.first_head + q_tile / rows.row_tiles;
-    float* to = params.token_score +
-                (work.batch * static_cast<int64_t>(params.heads.num_q_heads) + head) *
-                    params.prefix_stride +
-                key;
+    float* to = params.token_score + work.batch * params.score_batch_stride +
+                head * params.prefix_stride + key;
     if (lane % 4 == 0 && key < prefix_len) *to = rows.accumulate ? *to + sum.x : sum.x;
     if (lane % 4 == 1 && key + 8 < prefix_len) to[8] = rows.accumulate ? to[8] + sum.y : sum.y;
     sum = {0.0f, 0.0f};
@@ -415,7 +413,14 @@ cudaError_t launch_score(const ScoreParams& params, const CUtensorMap& k_map,
       rows.first_row = first;
       rows.row_tiles = ((left < kMaxRows ? left : kMaxRows) + Traits::kTileQ - 1) / Traits::kTileQ;
       rows.heads = Traits::kQTiles / rows.row_tiles;
-      rows.groups = (group_size + rows.heads - 1) / rows.heads;
+      const auto groups_of = [&](int heads) { return (group_size + heads - 1) / heads; };
+      const int64_t ctas_per_group =
+          int64_t{params.splits} * params.heads.num_kv_heads * params.sequences.batch;
+      while (rows.heads > 1 &&
+             ctas_per_group * groups_of((rows.heads + 1) / 2) <= params.max_ctas) {
+        rows.heads = (rows.heads + 1) / 2;
+      }
+      rows.groups = groups_of(rows.heads);
       rows.accumulate = first > 0;
       LaunchShape shape;
       shape.grid = dim3(params.splits, params.heads.num_kv_heads * rows.groups,

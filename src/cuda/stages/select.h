@@ -42,7 +42,7 @@ inline SelectScratch select_scratch(const SelectParams& params) {
 
 // Every set is a single head's: then, in reference rounding, its scores are normalised.
 __host__ __device__ inline bool own_sets(const SelectParams& params) {
-  return params.selection.num_sets == params.heads.num_q_heads;
+  return params.heads_per_set == 1;
 }
 
 // Average pooling and means over heads: token_score -> ranked, mean, summaries, nonfinite.

@@ -1,5 +1,5 @@
-// First kernel of select: average pooling of every head, means over the heads of a set and over
-// all heads, and the sums that normalise them.
+// First kernel of select: average pooling of every head of the layer, means over the heads of a set
+// and over all heads, and the sums that normalise them.
 //
 // A CTA takes a chunk of tokens of all heads, a tile of 128 tokens at a time: warps smooth heads (4
 // tokens a thread), then threads average over heads. Arithmetic as core/budget.cc, order included.
@@ -159,7 +159,7 @@ __device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
   chunk.prefix_len = sequence(params.sequences, blockIdx.y).seqlen_kv - params.suffix;
   chunk.begin = blockIdx.x * scratch.chunk_tokens;
   chunk.end = min(chunk.begin + scratch.chunk_tokens, chunk.prefix_len);
-  chunk.score = params.token_score + batch * params.heads.num_q_heads * params.prefix_stride;
+  chunk.score = params.token_score + batch * params.layer_heads * params.prefix_stride;
   chunk.ranked = params.ranked + batch * params.selection.num_sets * params.prefix_stride;
   chunk.mean = params.mean + batch * params.prefix_stride;
   chunk.aligned = params.prefix_stride % 4 == 0 &&
@@ -169,11 +169,12 @@ __device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
   return chunk;
 }
 
-// One warp: a tile of one head, into shared memory and, if the head is its own set, to ranked.
+// One warp: a tile of one head, into shared memory and, if the head is set `own_set`, to ranked;
+// -1: it is none.
 template <int kHalf, bool kReference>
 __device__ __forceinline__ void smooth_head(const SelectParams& params, const Chunk& chunk,
                                             const Divider& divide, const Scores& scores, int head,
-                                            int first, bool own, float* pooled,
+                                            int first, int own_set, float* pooled,
                                             RowSummary* summary, bool* all_finite) {
   const int lane = threadIdx.x % 32;
   float x[4];
@@ -181,8 +182,8 @@ __device__ __forceinline__ void smooth_head(const SelectParams& params, const Ch
                           chunk.prefix_len, params.pool_width, divide, x, all_finite);
   const float4 packed = make_float4(x[0], x[1], x[2], x[3]);
   *reinterpret_cast<float4*>(pooled + head * kRowStride + lane * 4) = packed;
-  if (!own) return;
-  float* to = chunk.ranked + head * params.prefix_stride + first;
+  if (own_set < 0) return;
+  float* to = chunk.ranked + own_set * params.prefix_stride + first;
   RowSummary part = RowSummary::empty();
   if (chunk.aligned && first + 3 < chunk.prefix_len) *reinterpret_cast<float4*>(to) = packed;
 #pragma unroll
@@ -193,7 +194,7 @@ __device__ __forceinline__ void smooth_head(const SelectParams& params, const Ch
     part.add({kReference ? fixed_point(key) : 0, key, key});
   }
   part = warp_summary<kReference>(part);
-  if (lane == 0) summary[head].add(part);  // only this warp works on this head
+  if (lane == 0) summary[own_set].add(part);  // only this warp works on this head
 }
 
 // All warps: `rows` means of `count` heads each, from head 0 on. kSum: their sums are needed.
@@ -234,9 +235,10 @@ __device__ __forceinline__ void average_tile(const SelectParams& params, const C
                                              RowSummary* summary) {
   constexpr int kLanes = kReference ? 1 : 4;
   const int sets = params.selection.num_sets;
-  const int heads = params.heads.num_q_heads;
-  if (!own && sets > 1) {
-    average_rows<kReference, 1, false>(chunk, tile, sets, heads / sets, pooled, chunk.ranked,
+  const int heads = params.layer_heads;
+  if (!own && params.heads_per_set < heads) {
+    average_rows<kReference, 1, false>(chunk, tile, sets, params.heads_per_set,
+                                       pooled + params.first_head * kRowStride, chunk.ranked,
                                        params.prefix_stride, summary);
   } else if (!own) {
     average_rows<kReference, kLanes, false>(chunk, tile, 1, heads, pooled, chunk.ranked, 0,
@@ -248,7 +250,8 @@ __device__ __forceinline__ void average_tile(const SelectParams& params, const C
   }
 }
 
-// Dynamic shared memory: summaries [num_rows], then pooled f32 [num_q_heads, kRowStride].
+// Dynamic shared memory: summaries [num_rows], then pooled f32 [layer_heads, kRowStride].
+static_assert(kMaxLayerHeads * (kRowStride * sizeof(float) + sizeof(RowSummary)) <= 220 * 1024);
 template <int kHalf, bool kReference>
 __global__ void __launch_bounds__(kSmoothThreads, 2)
     smooth_kernel(const __grid_constant__ SelectParams params,
@@ -271,17 +274,19 @@ __global__ void __launch_bounds__(kSmoothThreads, 2)
     const int first = tile + threadIdx.x % 32 * 4;
     Scores next = {};
     const auto prefetch = [&](int head) {
-      if (kHalf >= 0 && head < params.heads.num_q_heads) {
+      if (kHalf >= 0 && head < params.layer_heads) {
         next = load_around(chunk.score + head * params.prefix_stride, first, chunk.prefix_len,
                            chunk.aligned);
       }
     };
     prefetch(threadIdx.x / 32);
-    for (int head = threadIdx.x / 32; head < params.heads.num_q_heads; head += num_warps()) {
+    for (int head = threadIdx.x / 32; head < params.layer_heads; head += num_warps()) {
       const Scores scores = next;
       prefetch(head + num_warps());
-      smooth_head<kHalf, kReference>(params, chunk, divide, scores, head, first, own, pooled,
-                                     summary, &all_finite);
+      const int set = head - params.first_head;
+      const bool has_set = own && set >= 0 && set < params.selection.num_sets;
+      smooth_head<kHalf, kReference>(params, chunk, divide, scores, head, first,
+                                     has_set ? set : -1, pooled, summary, &all_finite);
     }
     __syncthreads();
     average_tile<kReference>(params, chunk, tile, own, pooled, summary);
@@ -303,7 +308,7 @@ cudaError_t launch_smooth(const SelectParams& params, const SelectScratch& scrat
   const bool many = static_cast<int64_t>(scratch.num_chunks) * params.sequences.batch > 256;
   shape.threads = many ? kSmoothThreads / 2 : kSmoothThreads;
   shape.shared_bytes = sizeof(RowSummary) * scratch.num_rows +
-                       sizeof(float) * kRowStride * params.heads.num_q_heads;
+                       sizeof(float) * kRowStride * params.layer_heads;
   return params.arithmetic == kArithmeticReference
              ? launch(smooth_kernel<kHalf, true>, shape, stream, params, scratch)
              : launch(smooth_kernel<kHalf, false>, shape, stream, params, scratch);

@@ -19,6 +19,9 @@ int score_splits(const Sequences& sequences, const Heads& heads, int num_multipr
 cudaError_t select(const SelectParams& params, cudaStream_t stream);
 size_t select_scratch_bytes(const SelectParams& params);
 
+// Kept tokens that the caller gives -> Selection.
+cudaError_t take_given(const GivenParams& params, cudaStream_t stream);
+
 // Stage compact.
 cudaError_t compact(const CompactParams& params, cudaStream_t stream);
 

@@ -1,0 +1,507 @@
+#include "eval/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "profiles.h"
+
+namespace tokensieve::cli::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Local fill rounds a window down to whole blocks: a row sees half of one more, on average.
+constexpr double kBesideWindow = kLocalBlock / 2.0;
+
+// ---- presets ------------------------------------------------------------------------------------
+
+struct Preset {
+  const char* name;
+  Kind kind;
+  const char* help;
+  const char* note;  // for the report; names what a proxy leaves out
+};
+
+// "forced" and "paper" are ways to fill in a profile; what runs is kSparse.
+constexpr Preset kPresets[] = {
+    {"stock", Kind::kStock, "llama.cpp's own attention", ""},
+    {"dense", Kind::kDense, "our attention without selection; everything is measured against it",
+     ""},
+    {"sparse", Kind::kSparse, "the model's profile as it is, min_tokens and break-even included",
+     "the profile as shipped: short prompts run dense"},
+    {"forced", Kind::kSparse, "the profile's selection at every length: no min_tokens, no min_keep",
+     "the profile's selection without its length gates"},
+    {"paper", Kind::kSparse, "the paper: upper half of the layers, a set per head, tau .005, zeros",
+     "arXiv 2602.03216: upper half, tau .005, zero fill"},
+    {"none", Kind::kNone, "no selection: sinks, a wider window, the last 128 rows dense",
+     "no selection: sinks, a window as wide as equal work allows, last rows dense"},
+    {"random", Kind::kRandom, "as many tokens as forced keeps, drawn at random",
+     "random tokens in place of the chosen ones, same fill"},
+    {"recent", Kind::kRecent, "sinks and newest tokens only, the rest is forgotten (StreamingLLM)",
+     "StreamingLLM style: sinks and newest tokens, the rest leaves the KV cache"},
+    {"evict", Kind::kEvict, "one layer chooses, the short prompt is read again (GemFilter)",
+     "GemFilter style: one layer's choice, the rest never reaches the KV cache"},
+    {"once", Kind::kOnce, "the first sparse layer chooses for all deeper ones: not reversible",
+     "our sets chosen once, never revised: what reversibility is worth"},
+    {"progressive", Kind::kProgressive, "nested sets, 1.5 to 0.5 times as many tokens (LazyLLM)",
+     "LazyLLM proxy: nested sets, zeros for dropped tokens; saves no FFN work, decode sees all keys"},
+    {"draft", Kind::kDraft, "sets seen in a dense run of the same model (a bound for STS)",
+     "STS bound: sets from the model's own dense run, which is not charged"}};
+
+const Preset* find_preset(std::string_view name) {
+  const auto* end = std::end(kPresets);
+  const auto* found =
+      std::find_if(std::begin(kPresets), end, [&](const Preset& p) { return p.name == name; });
+  return found == end ? nullptr : found;
+}
+
+Profile without_gates(Profile profile) {
+  profile.min_tokens = 0;
+  profile.select.min_keep = 0;
+  return profile;
+}
+
+Result<Config> from_preset(const Preset& preset, const Profile& model_profile) {
+  Config config{.kind = preset.kind, .note = preset.note};
+  if (!config.selects()) return config;
+  const std::string_view name = preset.name;
+  config.profile = model_profile;
+  config.always_sparse = name != "sparse";
+  if (name == "paper") {
+    config.profile = default_profile(model_profile.fingerprint);
+    config.profile.select = paper_select();
+    config.profile.min_tokens = 0;
+  } else if (name != "sparse") {
+    config.profile = without_gates(config.profile);
+  }
+  config.filter_layer = std::max(1, 2 * model_profile.fingerprint.num_layers / 5);
+  config.equal_work = config.kind == Kind::kNone || config.kind == Kind::kRecent ||
+                      config.kind == Kind::kProgressive;
+  config.beside_fill = config.profile.select.fill;
+  if (config.kind == Kind::kProgressive || config.kind == Kind::kRecent) {
+    config.profile.select.fill = Fill::kZero;
+  }
+  if (config.kind == Kind::kRecent || config.kind == Kind::kEvict || config.kind == Kind::kOnce ||
+      config.kind == Kind::kProgressive) {
+    config.profile.select.share = Share::kLayer;
+  }
+  return config;
+}
+
+// ---- keys ---------------------------------------------------------------------------------------
+
+Status bad_value(const std::string& key, const std::string& value, const std::string& allowed) {
+  return Status::error(StatusCode::kInvalidArgument, "%s=%s; allowed: %s", key.c_str(),
+                       value.c_str(), allowed.c_str());
+}
+
+using Setter = std::function<Status(Config&, const std::string& key, const std::string& value)>;
+
+struct Key {
+  const char* name;
+  const char* help;
+  Setter set;
+};
+
+template <typename T>
+bool read_number(const std::string& text, T& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+Setter real(double SelectConfig::*field, BudgetPolicy budget, double least, double most) {
+  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
+    double number = 0;
+    if (!read_number(value, number) || !(number >= least && number <= most)) {
+      return bad_value(key, value, fmt::format("a number from {} to {}", least, most));
+    }
+    config.profile.select.*field = number;
+    config.profile.select.budget = budget;
+    if (config.kind != Kind::kNone) config.equal_work = false;
+    return {};
+  };
+}
+
+template <typename T>
+Setter integer(std::function<T&(Config&)> field, int64_t least, int64_t most, int64_t step = 1) {
+  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
+    int64_t number = 0;
+    if (!read_number(value, number) || number < least || number > most || number % step != 0) {
+      return bad_value(key, value,
+                       fmt::format("an integer from {} to {}{}", least, most,
+                                   step > 1 ? fmt::format(", a multiple of {}", step) : ""));
+    }
+    field(config) = static_cast<T>(number);
+    return {};
+  };
+}
+
+template <typename E>
+Setter choice(std::function<void(Config&, E)> set, std::vector<std::pair<std::string, E>> words) {
+  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
+    std::string allowed;
+    for (const auto& [word, meaning] : words) {
+      if (word == value) {
+        set(config, meaning);
+        return {};
+      }
+      allowed += (allowed.empty() ? "" : ", ") + word;
+    }
+    return bad_value(key, value, allowed);
+  };
+}
+
+Status set_layers(Config& config, const std::string& key, const std::string& value) {
+  const int32_t count = config.profile.fingerprint.num_layers;
+  const auto from = [&](int32_t first) {
+    config.profile.sparse_layers.clear();
+    for (int32_t l = first; l < count; ++l) config.profile.sparse_layers.push_back(l);
+    return Status();
+  };
+  if (value == "profile") return {};
+  if (value == "all") return from(1);
+  if (value == "upper") return from(std::max(1, count / 2));
+  Result<std::vector<int32_t>> layers = parse_layers(value, count);
+  if (!layers.ok()) {
+    return bad_value(key, value,
+                     fmt::format("profile, upper, all, or numbers from 1 to {} such as 2-29 or "
+                                 "4,9,12-20",
+                                 count - 1));
+  }
+  config.profile.sparse_layers = std::move(layers.value());
+  return {};
+}
+
+Status set_profile(Config& config, const std::string&, const std::string& value) {
+  Result<ChosenProfile> chosen = load_named_profile(value);
+  if (!chosen.ok()) return chosen.status();
+  TOKENSIEVE_RETURN_IF_ERROR(check_fingerprint(chosen->profile, config.profile.fingerprint));
+  config.profile = config.always_sparse ? without_gates(chosen->profile) : chosen->profile;
+  return {};
+}
+
+// `profile` first: other keys change what it loads.
+const std::vector<Key>& keys() {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const auto select = [](auto SelectConfig::*field) {
+    using T = std::remove_reference_t<decltype(std::declval<SelectConfig&>().*field)>;
+    return std::function<T&(Config&)>(
+        [field](Config& c) -> T& { return c.profile.select.*field; });
+  };
+  static const std::vector<Key> kKeys = {
+      {"profile", "another layer profile: a file or a shipped name", set_profile},
+      {"keep", "share of the prefix that is kept",
+       real(&SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio, 1e-6, 1)},
+      {"tau", "share of score mass that may be dropped",
+       real(&SelectConfig::tau, BudgetPolicy::kTau, 0, 0.999999)},
+      {"count", "number of prefix tokens that is kept",
+       [](Config& config, const std::string& key, const std::string& value) -> Status {
+         config.profile.select.budget = BudgetPolicy::kKeepCount;
+         if (config.kind != Kind::kNone) config.equal_work = false;
+         return integer<int64_t>(
+             [](Config& c) -> int64_t& { return c.profile.select.keep_count; }, 1, kMost)(
+             config, key, value);
+       }},
+      {"layers", "profile, upper, all, or a list such as 2-29", set_layers},
+      {"fill", "zero or local",
+       choice<Fill>([](Config& c, Fill f) { c.profile.select.fill = f; },
+                    {{"zero", Fill::kZero}, {"local", Fill::kLocal}})},
+      {"share", "head, kv or layer",
+       choice<Share>([](Config& c, Share s) { c.profile.select.share = s; },
+                     {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}})},
+      {"window", "local fill: neighbours, a multiple of 64",
+       [select](Config& config, const std::string& key, const std::string& value) -> Status {
+         if (config.kind == Kind::kNone) config.equal_work = false;
+         return integer<int32_t>(select(&SelectConfig::local_window), 0, 1 << 20, kLocalBlock)(
+             config, key, value);
+       }},
+      {"sinks", "first tokens that every row sees",
+       integer<int32_t>(select(&SelectConfig::sinks), 0, kLocalBlock)},
+      {"obs_window", "last rows that choose",
+       integer<int32_t>(select(&SelectConfig::obs_window), 1, 4096)},
+      {"pool_width", "smoothing of the scores, odd",
+       [select](Config& config, const std::string& key, const std::string& value) -> Status {
+         TOKENSIEVE_RETURN_IF_ERROR(
+             integer<int32_t>(select(&SelectConfig::pool_width), 1, 1023)(config, key, value));
+         if (config.profile.select.pool_width % 2 == 1) return {};
+         return bad_value(key, value, "an odd number from 1 to 1023");
+       }},
+      {"min_keep", "fewest prefix tokens that are kept",
+       integer<int64_t>(select(&SelectConfig::min_keep), 0, kMost)},
+      {"min_tokens", "shorter prompts run dense",
+       integer<int64_t>([](Config& c) -> int64_t& { return c.profile.min_tokens; }, 0, kMost)},
+      {"mode", "whole: the prompt at once; chunk: 2048 tokens at a time",
+       choice<bool>([](Config& c, bool chunk) { c.chunk = chunk; },
+                    {{"whole", false}, {"chunk", true}})},
+      {"gate", "on: dense where that is predicted to be faster; off: always sparse",
+       choice<bool>([](Config& c, bool gate) { c.always_sparse = !gate; },
+                    {{"on", true}, {"off", false}})},
+      {"filter", "evict: the layer that chooses",
+       [](Config& config, const std::string& key, const std::string& value) -> Status {
+         return integer<int32_t>([](Config& c) -> int32_t& { return c.filter_layer; }, 1,
+                                 config.profile.fingerprint.num_layers - 1)(config, key, value);
+       }},
+      {"name", "what the results call it",
+       [](Config& config, const std::string& key, const std::string& value) -> Status {
+         if (value.empty()) return bad_value(key, value, "some text");
+         config.name = value;
+         return {};
+       }}};
+  return kKeys;
+}
+
+// ---- specs --------------------------------------------------------------------------------------
+
+using Settings = std::vector<std::pair<std::string, std::string>>;
+
+// "keep=.1,layers=2,5-9": a piece without '=' goes on with the value before.
+Result<Settings> split_settings(const std::string& text) {
+  Settings settings;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string piece = text.substr(begin, end - begin);
+    const size_t equals = piece.find('=');
+    if (equals != std::string::npos) {
+      settings.emplace_back(piece.substr(0, equals), piece.substr(equals + 1));
+    } else if (settings.empty() || piece.empty()) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "\"%s\" is not key=value; example: keep=0.1,layers=2-29", piece.c_str());
+    } else {
+      settings.back().second.append(1, ',').append(piece);
+    }
+    begin = end + 1;
+  }
+  return settings;
+}
+
+// Every combination of values that are lists.
+std::vector<Settings> combinations(const Settings& settings) {
+  std::vector<Settings> all = {{}};
+  for (const auto& [key, value] : settings) {
+    const bool is_list = key != "profile" && key != "name";
+    std::vector<Settings> longer;
+    for (size_t begin = 0; begin <= value.size();) {
+      const size_t end = is_list ? std::min(value.find('/', begin), value.size()) : value.size();
+      for (Settings some : all) {
+        some.emplace_back(key, value.substr(begin, end - begin));
+        longer.push_back(std::move(some));
+      }
+      begin = end + 1;
+    }
+    all = std::move(longer);
+  }
+  return all;
+}
+
+Status apply(Config& config, const Settings& settings) {
+  for (const auto& [name, value] : settings) {
+    const bool known = std::any_of(keys().begin(), keys().end(),
+                                   [&, n = name](const Key& key) { return n == key.name; });
+    if (known) continue;
+    std::string allowed;
+    for (const Key& key : keys()) allowed += (allowed.empty() ? "" : ", ") + std::string(key.name);
+    return Status::error(StatusCode::kInvalidArgument, "unknown key \"%s\"; allowed: %s",
+                         name.c_str(), allowed.c_str());
+  }
+  for (const Key& key : keys()) {
+    for (const auto& [name, value] : settings) {
+      if (name == key.name) TOKENSIEVE_RETURN_IF_ERROR(key.set(config, name, value));
+    }
+  }
+  return {};
+}
+
+// What the keys are together; the library checks the selection itself.
+Status check(const Config& config) {
+  if (!config.selects()) return {};
+  const Result<Profile> valid = parse_profile(profile_to_json(config.profile), "the profile");
+  if (!valid.ok()) return valid.status();
+  const SelectConfig& select = config.profile.select;
+  if (config.chunk && config.kind != Kind::kSparse && config.kind != Kind::kRandom) {
+    return Status::error(StatusCode::kInvalidArgument, "%s needs mode=whole",
+                         kind_name(config.kind));
+  }
+  const bool needs_count = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
+                           config.kind == Kind::kProgressive ||
+                           (config.kind == Kind::kNone && config.equal_work);
+  if (needs_count && select.budget == BudgetPolicy::kTau) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s needs a fixed number of tokens: keep=0.2 or count=1024%s",
+                         kind_name(config.kind),
+                         config.kind == Kind::kNone ? ", or window=1024" : "");
+  }
+  const bool one_set = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
+                       config.kind == Kind::kOnce || config.kind == Kind::kProgressive;
+  if (one_set && select.share != Share::kLayer) {
+    return Status::error(StatusCode::kInvalidArgument, "%s needs share=layer: one set for all heads",
+                         kind_name(config.kind));
+  }
+  return {};
+}
+
+std::string join(const Settings& settings) {
+  std::string text;
+  for (const auto& [key, value] : settings) {
+    if (key != "name") text += (text.empty() ? "" : ",") + key + "=" + value;
+  }
+  return text;
+}
+
+Status add_spec(const std::string& spec, const Profile& model_profile,
+                std::vector<Config>& configs) {
+  const size_t colon = std::min(spec.find(':'), spec.size());
+  const Preset* preset = find_preset(spec.substr(0, colon));
+  if (preset == nullptr) {
+    std::string allowed;
+    for (const Preset& p : kPresets) allowed += (allowed.empty() ? "" : ", ") + std::string(p.name);
+    return Status::error(StatusCode::kInvalidArgument, "unknown preset \"%s\"; allowed: %s",
+                         spec.substr(0, colon).c_str(), allowed.c_str());
+  }
+  Settings settings;
+  if (colon < spec.size()) {
+    Result<Settings> split = split_settings(spec.substr(colon + 1));
+    if (!split.ok()) return split.status();
+    settings = std::move(split.value());
+  }
+  for (const Settings& some : combinations(settings)) {
+    Result<Config> config = from_preset(*preset, model_profile);
+    if (!config.ok()) return config.status();
+    if (!config->selects()) {
+      for (const auto& [key, value] : some) {
+        if (key != "name") {
+          return Status::error(StatusCode::kInvalidArgument, "%s has no key %s: it selects nothing",
+                               preset->name, key.c_str());
+        }
+      }
+    }
+    TOKENSIEVE_RETURN_IF_ERROR(apply(config.value(), some));
+    TOKENSIEVE_RETURN_IF_ERROR(check(*config));
+    if (config->name.empty()) {
+      config.value().name = some.empty() ? preset->name : fmt::format("{}:{}", preset->name, join(some));
+    }
+    for (const Config& other : configs) {
+      if (other.name != config->name) continue;
+      return Status::error(StatusCode::kInvalidArgument,
+                           "two configurations are called \"%s\"; add name=...",
+                           other.name.c_str());
+    }
+    configs.push_back(std::move(config.value()));
+  }
+  return {};
+}
+
+int64_t kept_prefix(const SelectConfig& select, int64_t prefix) {
+  int64_t keep = select.budget == BudgetPolicy::kKeepCount
+                     ? select.keep_count
+                     : static_cast<int64_t>(
+                           std::floor(select.keep_ratio * static_cast<double>(prefix)));
+  keep = std::max({keep, select.min_keep, int64_t{select.protect_first}});
+  return std::min(keep, prefix);
+}
+
+}  // namespace
+
+const char* kind_name(Kind kind) {
+  for (const Preset& preset : kPresets) {
+    if (preset.kind == kind) return preset.name;  // the first: "sparse", not "forced"
+  }
+  return "unknown";
+}
+
+std::vector<std::string> default_configs() {
+  return {"stock", "dense", "sparse", "forced", "paper", "none"};
+}
+
+std::string describe_presets() {
+  std::string text = "Presets:\n";
+  for (const Preset& preset : kPresets) text += fmt::format("  {:<12} {}\n", preset.name, preset.help);
+  text += "Keys, after a colon, such as forced:keep=0.1,window=256,name=thin\n";
+  for (const Key& key : keys()) text += fmt::format("  {:<12} {}\n", key.name, key.help);
+  return text + "A list of values is a configuration each: forced:keep=.1/.2/.3\n";
+}
+
+Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
+                                          const Profile& model_profile) {
+  std::vector<Config> configs;
+  for (const std::string& spec : specs) {
+    const Status status = add_spec(spec, model_profile, configs);
+    if (!status.ok()) {
+      return Status::error(status.code(), "--config %s: %s", spec.c_str(), status.message());
+    }
+  }
+  const bool has_dense = std::any_of(configs.begin(), configs.end(),
+                                     [](const Config& c) { return c.kind == Kind::kDense; });
+  if (!has_dense) TOKENSIEVE_RETURN_IF_ERROR(add_spec("dense", model_profile, configs));
+  // Dense first: the others are compared with its logits while these are in memory.
+  std::stable_partition(configs.begin(), configs.end(),
+                        [](const Config& c) { return c.kind == Kind::kDense; });
+  return configs;
+}
+
+Json config_json(const Config& config) {
+  Json json = {{"name", config.name}, {"kind", kind_name(config.kind)}};
+  if (config.selects()) {
+    json["mode"] = config.chunk ? "chunk" : "whole";
+    json["gate"] = !config.always_sparse;
+    if (config.kind == Kind::kEvict) json["filter_layer"] = config.filter_layer;
+    if (config.equal_work) json["equal_work"] = true;
+    json["profile"] = Json::parse(profile_to_json(config.profile));
+  }
+  json["note"] = config.note;
+  return json;
+}
+
+double selection_work(const SelectConfig& select, double kept, double tokens) {
+  const double ratio = kept / tokens;
+  const double all = tokens * (tokens + 1) / 2;
+  if (select.fill == Fill::kZero) return ratio * ratio;
+  // Every row sees `near` keys, fewer at the start; kept rows also see the kept keys before those.
+  const double near = std::min(tokens, select.local_window + kBesideWindow + select.sinks);
+  const double far = tokens - near;
+  return std::min(1.0, (near * tokens - near * near / 2 + ratio * ratio * far * far / 2) / all);
+}
+
+namespace {
+
+double work_of(const SelectConfig& select, int64_t tokens) {
+  const int64_t kept = kept_prefix(select, tokens - select.obs_window) + select.obs_window;
+  return selection_work(select, static_cast<double>(kept), static_cast<double>(tokens));
+}
+
+}  // namespace
+
+int32_t equal_work_window(const SelectConfig& beside, int64_t tokens) {
+  const auto n = static_cast<double>(tokens);
+  const double rows = std::min<double>(beside.obs_window, n - 1);  // dense at the end
+  const double pairs = work_of(beside, tokens) * n * (n + 1) / 2;
+  // The window pass of the other rows: near * m - near^2 / 2, for m rows.
+  const double m = n - rows;
+  const double left = std::max(0.0, pairs - rows * (n - rows / 2));
+  const double near = m - std::sqrt(std::max(0.0, m * m - 2 * left));
+  const auto blocks = std::lround((near - kBesideWindow - beside.sinks) / kLocalBlock);
+  return static_cast<int32_t>(std::max<long>(1, blocks)) * kLocalBlock;
+}
+
+int64_t equal_work_count(const SelectConfig& select, const SelectConfig& beside, int64_t tokens) {
+  // Bisection: work grows with the kept tokens.
+  const double work = work_of(beside, tokens);
+  int64_t least = 1, most = tokens - select.obs_window;
+  while (least < most) {
+    const int64_t middle = least + (most - least) / 2;
+    const auto kept = static_cast<double>(middle + select.obs_window);
+    if (selection_work(select, kept, static_cast<double>(tokens)) < work) {
+      least = middle + 1;
+    } else {
+      most = middle;
+    }
+  }
+  return least;
+}
+
+}  // namespace tokensieve::cli::eval
