@@ -286,7 +286,7 @@ void print_frontier(const Setup& setup, const TuneOutcome& outcome) {
                       outcome.feasible.end();
     table.add_row({setup.rungs[c.rung].name, format_layers(c.layers),
                    fmt::format("{:.1f} %", 100 * c.work), fmt::format("{:.4f}", c.kl),
-                   fits ? "largest set within the KL" : ""});
+                   fits ? "within the KL" : ""});
   }
   fmt::print(stderr, "{}", table.render());
 }
