@@ -38,7 +38,8 @@ struct TuneOutcome {
 };
 
 // Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
-// harmless ones whose joint KL stays within max_kl; smaller ones that it passed are kept too. Layer 0 is never sparse.
+// harmless ones whose joint KL stays within max_kl; smaller sets that it passed are kept too.
+// Layer 0 is never sparse.
 Result<TuneOutcome> search(const TuneProblem& problem);
 
 // Most measurements that search() makes: for a progress bar.
