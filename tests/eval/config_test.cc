@@ -45,8 +45,8 @@ TEST(EvalConfig, DenseIsAddedWhenMissing) {
 }
 
 TEST(EvalConfig, EveryPresetParses) {
-  for (const char* name : {"stock", "dense", "sparse", "forced", "paper", "none", "random", "recent",
-                           "evict", "once", "progressive", "draft"}) {
+  for (const char* name : {"stock", "dense", "sparse", "forced", "paper", "none", "random",
+                           "recent", "evict", "once", "progressive", "draft"}) {
     EXPECT_EQ(parse({name}).back().name, name);
     EXPECT_NE(describe_presets().find(name), std::string::npos);
   }

@@ -112,9 +112,10 @@ class ProgramTest(EvalCase):
 
     def test_every_baseline_runs_and_can_be_inspected(self):
         kinds = ["none", "random", "recent", "evict", "once", "progressive", "draft"]
-        arguments = [word for kind in kinds for word in ("--config", f"{kind}:obs_window=32,keep=.2")]
-        self.expect(0, "eval", "smollm2", "--tasks", "single_needle", "--lengths", 600, "--cases", 1,
-                    *arguments, "--inspect", 1, "-o", self.output)
+        arguments = [word for kind in kinds
+                     for word in ("--config", f"{kind}:obs_window=32,keep=.2")]
+        self.expect(0, "eval", "smollm2", "--tasks", "single_needle", "--lengths", 600, "--cases",
+                    1, *arguments, "--inspect", 1, "-o", self.output)
         lines = read_lines(self.output)
         results = {r["config"].split(":")[0]: r for r in lines if r["type"] == "result"}
         self.assertEqual(set(results), {"dense", *kinds})

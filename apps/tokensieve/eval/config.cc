@@ -50,7 +50,7 @@ constexpr Preset kPresets[] = {
     {"once", Kind::kOnce, "the first sparse layer chooses for all deeper ones: not reversible",
      "our sets chosen once, never revised: what reversibility is worth"},
     {"progressive", Kind::kProgressive, "nested sets, 1.5 to 0.5 times as many tokens (LazyLLM)",
-     "LazyLLM proxy: nested sets, zeros for dropped tokens; saves no FFN work, decode sees all keys"},
+     "LazyLLM proxy: nested sets, zeros for dropped tokens; saves no FFN work, decode sees all"},
     {"draft", Kind::kDraft, "sets seen in a dense run of the same model (a bound for STS)",
      "STS bound: sets from the model's own dense run, which is not charged"}};
 
@@ -339,7 +339,8 @@ Status check(const Config& config) {
   const bool one_set = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
                        config.kind == Kind::kOnce || config.kind == Kind::kProgressive;
   if (one_set && select.share != Share::kLayer) {
-    return Status::error(StatusCode::kInvalidArgument, "%s needs share=layer: one set for all heads",
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s needs share=layer: one set for all heads",
                          kind_name(config.kind));
   }
   return {};
@@ -383,7 +384,8 @@ Status add_spec(const std::string& spec, const Profile& model_profile,
     TOKENSIEVE_RETURN_IF_ERROR(apply(config.value(), some));
     TOKENSIEVE_RETURN_IF_ERROR(check(*config));
     if (config->name.empty()) {
-      config.value().name = some.empty() ? preset->name : fmt::format("{}:{}", preset->name, join(some));
+      config.value().name =
+          some.empty() ? preset->name : fmt::format("{}:{}", preset->name, join(some));
     }
     for (const Config& other : configs) {
       if (other.name != config->name) continue;
@@ -420,7 +422,9 @@ std::vector<std::string> default_configs() {
 
 std::string describe_presets() {
   std::string text = "Presets:\n";
-  for (const Preset& preset : kPresets) text += fmt::format("  {:<12} {}\n", preset.name, preset.help);
+  for (const Preset& preset : kPresets) {
+    text += fmt::format("  {:<12} {}\n", preset.name, preset.help);
+  }
   text += "Keys, after a colon, such as forced:keep=0.1,window=256,name=thin\n";
   for (const Key& key : keys()) text += fmt::format("  {:<12} {}\n", key.name, key.help);
   return text + "A list of values is a configuration each: forced:keep=.1/.2/.3\n";

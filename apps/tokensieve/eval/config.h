@@ -31,7 +31,7 @@ struct Config {
   Kind kind = Kind::kSparse;
   bool chunk = false;          // feed the prompt in chunks instead of at once
   bool always_sparse = false;  // also where dense is predicted to be faster
-  // A baseline does as much work as selecting without its own ways would, if true: kNone gets a wider window,
+  // A baseline does as much work as selection with the same keys would: kNone gets a wider window,
   // kRecent and kProgressive more tokens. False when the user named a window or a number of tokens.
   bool equal_work = false;
   Fill beside_fill = Fill::kLocal;  // what `profile.select` had before the baseline's own fill

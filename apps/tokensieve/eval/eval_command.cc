@@ -219,7 +219,7 @@ Status check_lengths(const std::vector<int32_t>& lengths, const LlamaModel& mode
   const int32_t most = model.max_context() - Runner::kReserve;
   if (lengths.back() <= most) return {};
   return Status::error(StatusCode::kInvalidArgument,
-                       "--lengths %d: the model's context is %d tokens, of which %d are for answers; "
+                       "--lengths %d: the model's context is %d tokens, %d of them for answers; "
                        "allowed: up to %d, or use a model with a longer context (smollm2-128k, or "
                        "--rope-scaling yarn)",
                        lengths.back(), model.max_context(), Runner::kReserve, most);

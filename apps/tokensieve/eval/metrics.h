@@ -14,7 +14,9 @@ struct Predictions {
   std::vector<int32_t> targets;  // [tokens]
 
   void add(std::span<const float> row, int32_t target);
-  std::span<const float> row(size_t i) const { return {logits.data() + i * vocabulary, vocabulary}; }
+  std::span<const float> row(size_t i) const {
+    return {logits.data() + i * vocabulary, vocabulary};
+  }
 };
 
 // Natural logarithms; means over the tokens.

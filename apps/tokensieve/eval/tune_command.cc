@@ -115,7 +115,7 @@ class Tuner {
   Profile profile_of(const Candidate& candidate) const {
     Profile profile = config_of(candidate.rung, candidate.layers).profile;
     profile.model = model_.source().name;
-    profile.min_tokens = setup_.lengths.front() * 95 / 100;  // the shortest prompt that was measured
+    profile.min_tokens = setup_.lengths.front() * 95 / 100;  // the shortest measured prompt
     return profile;
   }
 
@@ -286,7 +286,7 @@ void print_frontier(const Setup& setup, const TuneOutcome& outcome) {
                       outcome.feasible.end();
     table.add_row({setup.rungs[c.rung].name, format_layers(c.layers),
                    fmt::format("{:.1f} %", 100 * c.work), fmt::format("{:.4f}", c.kl),
-                   fits ? "largest set within the KL" : ""});
+                   fits ? "within the KL" : ""});
   }
   fmt::print(stderr, "{}", table.render());
 }
@@ -320,8 +320,8 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
                loss->points.high, loss->points.count, chosen ? "chosen" : "too much");
     if (loss->solved_cells == 0) {
       return Status::error(StatusCode::kUnsupported,
-                           "dense solves none of the tasks at these lengths, so a budget of answers "
-                           "means nothing; try shorter --lengths");
+                           "dense solves none of the tasks at these lengths, so a budget of "
+                           "answers means nothing; try shorter --lengths");
     }
     if (chosen) return write_profile(options, tuner.profile_of(candidate));
   }

@@ -25,7 +25,7 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
       ->capture_default_str();
   command
       .add_option("--max-kl", options.max_kl,
-                  "most KL(dense || sparse) on text and answers: it sees damage before answers break")
+                  "most KL(dense || sparse) on text and answers; it sees damage before they break")
       ->check(real_range(1e-6, 10))
       ->type_name("NATS")
       ->capture_default_str();
@@ -34,7 +34,8 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
       ->check(CLI::Range(512, 1 << 24))
       ->type_name("LIST")
       ->default_str("4096");
-  command.add_option("--cases", options.cases, "prompts of each task and length; default: 2, quick 1")
+  command
+      .add_option("--cases", options.cases, "prompts of each task and length; default: 2, quick 1")
       ->check(CLI::Range(1, 1000))
       ->type_name("N");
   command.add_option("--seed", options.seed, "other prompts for another seed")
@@ -51,7 +52,8 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
       .add_option("--results", options.results,
                   "measurements; the same search goes on where it stopped; default: a name for it")
       ->type_name("FILE");
-  command.add_flag("--quick", options.quick, "1024 tokens, two rungs, one prompt each: a first look");
+  command.add_flag("--quick", options.quick,
+                   "1024 tokens, two rungs, one prompt each: a first look");
   command.add_option("--system", options.system, "system prompt; default: the model's")
       ->type_name("TEXT");
   command.add_flag("--verbose", options.verbose, "show llama.cpp's log");

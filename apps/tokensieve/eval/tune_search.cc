@@ -37,7 +37,6 @@ class Search {
   // Joint KL grows with the set, up to noise: bisection over its size.
   Status find_largest_set(size_t rung) {
     size_t fits = 0, most = ranked_.size();
-    Candidate best;
     while (fits < most) {
       const size_t size = fits + (most - fits + 1) / 2;
       std::vector<int32_t> layers(ranked_.begin(), ranked_.begin() + static_cast<ptrdiff_t>(size));
@@ -46,12 +45,11 @@ class Search {
       if (!joint.ok()) return joint.status();
       if (joint->kl <= problem_.max_kl) {
         fits = size;
-        best = std::move(joint.value());
+        outcome_.feasible.push_back(std::move(joint.value()));
       } else {
         most = size - 1;
       }
     }
-    if (fits > 0) outcome_.feasible.push_back(std::move(best));
     return {};
   }
 

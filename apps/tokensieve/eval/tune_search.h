@@ -34,11 +34,12 @@ struct TuneProblem {
 
 struct TuneOutcome {
   std::vector<Candidate> measured;  // in the order of measurement
-  std::vector<Candidate> feasible;  // within max_kl, cheapest first; for every rung its largest set
+  std::vector<Candidate> feasible;  // the sets of several layers within max_kl, cheapest first
 };
 
 // Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
-// harmless ones whose joint KL stays within max_kl. Layer 0 is never sparse.
+// harmless ones whose joint KL stays within max_kl; smaller sets that it passed are kept too.
+// Layer 0 is never sparse.
 Result<TuneOutcome> search(const TuneProblem& problem);
 
 // Most measurements that search() makes: for a progress bar.
