@@ -82,7 +82,7 @@ TEST(RunFile, AnInterruptedLastLineIsOnlyAWarning) {
   const std::string good = std::string(kHeader) + result("qa", 1, 0, "dense", R"("score":1)");
   const EvalRun run = parsed(good + R"({"type":"result","task":"q)");
   EXPECT_EQ(run.results.size(), 1u);
-  EXPECT_THAT(run.warnings, ElementsAre(HasSubstr("run.jsonl:3:")));
+  EXPECT_THAT(warnings_of(run), ElementsAre(HasSubstr("run.jsonl:3:")));
   // With its line break it was written whole, and is damaged.
   EXPECT_THAT(error_of(good + R"({"type":"result","task":"q)"
                               "\n"),
@@ -94,8 +94,24 @@ TEST(RunFile, SaysHowMuchIsMissing) {
                              R"("configs":[{"name":"dense"}]})"
                              "\n";
   const std::string one = header + result("qa", 1, 0, "dense", R"("score":1)");
-  EXPECT_THAT(parsed(one).warnings, ElementsAre(HasSubstr("not finished: 1 of 2 results")));
-  EXPECT_TRUE(parsed(one + result("qa", 2, 0, "dense", R"("score":1)")).warnings.empty());
+  EXPECT_THAT(warnings_of(parsed(one)), ElementsAre(HasSubstr("not finished: 1 of 2 results")));
+  EXPECT_TRUE(warnings_of(parsed(one + result("qa", 2, 0, "dense", R"("score":1)"))).empty());
+}
+
+TEST(RunFile, PartsOfOneRunBecomeOne) {
+  const auto part = [](const char* task, const char* seed, const char* date) {
+    return std::string(R"({"type":"run","format":1,"date":")") + date + R"(","seed":)" + seed +
+           R"(,"tasks":[")" + task + R"("],"lengths":[1],"cases":1,"configs":[{"name":"dense"}]})" +
+           "\n" + result(task, 1, 0, "dense", R"("score":1)");
+  };
+  const std::vector<EvalRun> runs =
+      join_parts({parsed(part("qa", "1", "Monday")), parsed(part("text", "1", "Tuesday")),
+                  parsed(part("qa", "2", "Monday"))});
+  ASSERT_EQ(runs.size(), 2u);
+  EXPECT_EQ(runs[0].header["tasks"], Json({"qa", "text"}));
+  EXPECT_EQ(runs[0].results.size(), 2u);
+  EXPECT_EQ(runs[0].planned, 2);
+  EXPECT_EQ(runs[1].results.size(), 1u);
 }
 
 TEST(RunFile, ErrorsNameFileAndLine) {
@@ -134,7 +150,7 @@ TEST(RunFile, KeptRangesLieWithinThePrompt) {
 TEST(RunFile, ReadsWhatEvalWrites) {
   const Result<EvalRun> run = read_run(TOKENSIEVE_SOURCE_DIR "/tests/data/eval_run.jsonl");
   ASSERT_TRUE(run.ok()) << run.status().message();
-  EXPECT_TRUE(run->warnings.empty());
+  EXPECT_TRUE(warnings_of(*run).empty());
   EXPECT_EQ(run->model, "smollm2");
   ASSERT_EQ(run->results.size(), 6u);
   EXPECT_EQ(run->drift.size(), 30u);

@@ -189,7 +189,7 @@ Json run_json(const EvalRun& run) {
   return {{"file", run.path},
           {"model", run.model},
           {"header", std::move(facts)},
-          {"warnings", run.warnings},
+          {"warnings", warnings_of(run)},
           {"results", run.results.size()},
           {"dense", Cases(run).dense()},
           {"configs", configs_json(run)},

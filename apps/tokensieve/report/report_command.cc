@@ -29,10 +29,13 @@ Result<std::vector<report::EvalRun>> read_runs(const std::vector<std::string>& p
                            "one, or leave the file out",
                            path.c_str());
     }
-    for (const std::string& warning : run->warnings) {
+    runs.push_back(std::move(run.value()));
+  }
+  runs = report::join_parts(std::move(runs));
+  for (const report::EvalRun& run : runs) {
+    for (const std::string& warning : report::warnings_of(run)) {
       fmt::print(stderr, "tokensieve: {}\n", warning);
     }
-    runs.push_back(std::move(run.value()));
   }
   return runs;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "files.h"
@@ -47,6 +48,24 @@ void read_header(Fields line, EvalRun& run) {
   });
   if (line.ok() && run.configs.empty()) line.fail("\"configs\" names no configuration");
   run.planned = static_cast<int64_t>(tasks.size() * lengths.size() * run.configs.size()) * cases;
+}
+
+// What all parts of a run have in common.
+Json identity(Json header) {
+  for (const char* key : {"date", "command", "tasks", "lengths"}) header.erase(key);
+  return header;
+}
+
+// Adds the items of `more` that `list` does not have.
+void unite(Json& list, const Json& more) {
+  for (const Json& item : more) {
+    if (std::find(list.begin(), list.end(), item) == list.end()) list.push_back(item);
+  }
+}
+
+template <typename T>
+void append(std::vector<T>& list, std::vector<T>& more) {
+  std::move(more.begin(), more.end(), std::back_inserter(list));
 }
 
 // What a "result" and a "kept" line begin with.
@@ -195,7 +214,7 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (json.is_discarded() && !complete && header) {
-      run.warnings.push_back(
+      run.torn.push_back(
           fmt::format("{}:{}: the last line is incomplete (an interrupted run?) and is left out",
                       path, line_number));
       break;
@@ -217,11 +236,6 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
                          path.c_str());
   }
   drop_repeated(run.results);
-  if (std::ssize(run.results) < run.planned) {
-    run.warnings.push_back(fmt::format(
-        "{} is not finished: {} of {} results; configurations may not have answered the same cases",
-        path, run.results.size(), run.planned));
-  }
   return run;
 }
 
@@ -229,6 +243,42 @@ Result<EvalRun> read_run(const std::string& path) {
   const Result<std::string> text = read_text(path);
   if (!text.ok()) return text.status();
   return parse_run(*text, path == "-" ? "standard input" : path);
+}
+
+std::vector<EvalRun> join_parts(std::vector<EvalRun> parts) {
+  std::vector<EvalRun> runs;
+  for (EvalRun& part : parts) {
+    const Json same = identity(part.header);
+    const auto run = std::find_if(runs.begin(), runs.end(), [&](const EvalRun& other) {
+      return identity(other.header) == same;
+    });
+    if (run == runs.end()) {
+      runs.push_back(std::move(part));
+      continue;
+    }
+    run->path += ", " + part.path;
+    for (const char* key : {"tasks", "lengths"}) unite(run->header[key], part.header[key]);
+    append(run->results, part.results);
+    append(run->kept, part.kept);
+    append(run->tune, part.tune);
+    append(run->torn, part.torn);
+    if (run->drift.empty()) run->drift = std::move(part.drift);
+    drop_repeated(run->results);
+    const size_t cells = run->header["tasks"].size() * run->header["lengths"].size();
+    run->planned = static_cast<int64_t>(cells * run->configs.size()) *
+                   run->header.value("cases", int64_t{0});
+  }
+  return runs;
+}
+
+std::vector<std::string> warnings_of(const EvalRun& run) {
+  std::vector<std::string> warnings = run.torn;
+  if (std::ssize(run.results) < run.planned) {
+    warnings.push_back(fmt::format(
+        "{} is not finished: {} of {} results; configurations may not have answered the same cases",
+        run.path, run.results.size(), run.planned));
+  }
+  return warnings;
 }
 
 }  // namespace tokensieve::cli::report

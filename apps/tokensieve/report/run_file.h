@@ -104,12 +104,19 @@ struct EvalRun {
   std::vector<KeptTokens> kept;
   std::vector<double> drift;
   std::vector<TuneStep> tune;
-  std::vector<std::string> warnings;  // a torn last line, cases that are still to run
+  std::vector<std::string> torn;  // which last lines were incomplete and are left out
 };
 
 // `path` names the file in errors: "path:line: what is wrong". Line breaks end lines; unknown
 // types and keys are skipped. An incomplete last line (an interrupted run) is only a warning.
 Result<EvalRun> parse_run(std::string_view text, const std::string& path);
 Result<EvalRun> read_run(const std::string& path);
+
+// Files whose headers differ in date, command, tasks and lengths only are parts of one run, made by
+// several processes: they become one.
+std::vector<EvalRun> join_parts(std::vector<EvalRun> parts);
+
+// What a reader should know: torn last lines, cases that are still to run.
+std::vector<std::string> warnings_of(const EvalRun& run);
 
 }  // namespace tokensieve::cli::report
