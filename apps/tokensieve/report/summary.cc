@@ -164,8 +164,9 @@ Summary summarize(const EvalRun& run, int32_t length) {
 }
 
 std::string format_points(const Estimate& e) {
-  if (e.count == 1) return fmt::format("{:.1f} (1 case)", e.mean);
-  return fmt::format("{:.1f} ({:.1f} to {:.1f})", e.mean, e.low, e.high);
+  const auto tenths = [](double value) { return std::round(10 * value) / 10 + 0.0; };  // no -0.0
+  if (e.count == 1) return fmt::format("{:.1f} (1 case)", tenths(e.mean));
+  return fmt::format("{:.1f} ({:.1f} to {:.1f})", tenths(e.mean), tenths(e.low), tenths(e.high));
 }
 
 std::string summary_table(const Summary& summary) {
