@@ -1,12 +1,14 @@
 """A long prompt through a Hugging Face model, dense and sparse side by side.
 
-usage: long_prompt.py [MODEL_FOLDER] [--tokens 6000] [--profile NAME_OR_FILE] [--layers 8]
+usage: long_prompt.py [MODEL] [--tokens 6000] [--profile NAME_OR_FILE] [--layers 8]
 
-Without a folder the model is a small Llama with random weights: times and keep ratios are real,
-the text is not. Needs torch and transformers (`pip install '.[hf]'`).
+MODEL is smollm2, smollm2-128k or a folder. Without one it is a small Llama with random weights. The
+tokens are random: times and keep ratios are real, the text is not. Needs torch and transformers
+(`pip install '.[hf]'`).
 """
 
 import argparse
+import statistics
 import time
 
 import torch
@@ -15,9 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import tokensieve.hf
 
 
-def load(folder, layers):
-    if folder:
-        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="tokensieve")
+def load(name, layers):
+    if name in ("smollm2", "smollm2-128k"):
+        return tokensieve.hf.load(name)[0]
+    if name:
+        return AutoModelForCausalLM.from_pretrained(name, attn_implementation="tokensieve")
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=4096, hidden_size=576, intermediate_size=1536,
                          num_hidden_layers=layers, num_attention_heads=9, num_key_value_heads=3,
@@ -36,15 +40,16 @@ def prefill(model, ids):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", nargs="?")
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--profile", help="a file, or a shipped one such as smollm2-128k")
     parser.add_argument("--layers", type=int, default=8, help="of the model without a folder")
     options = parser.parse_args()
 
-    model = load(options.folder, options.layers)
-    if options.profile:
-        tokensieve.hf.configure(model, options.profile)
+    model = load(options.model, options.layers)
+    if options.profile or options.model in ("smollm2", "smollm2-128k"):
+        tokensieve.hf.configure(model, options.profile or options.model)
     else:
         keep_a_fifth = tokensieve.SelectConfig(budget="keep_ratio", keep_ratio=0.2, share="layer",
                                                fill="local")
@@ -53,12 +58,19 @@ def main():
     ids = torch.randint(2, model.config.vocab_size, (1, options.tokens))
 
     prefill(model, ids[:, :256])  # warm up
-    with tokensieve.dense():
-        dense_seconds, dense = prefill(model, ids)
-    tokensieve.hf.reset_stats(model)
-    sparse_seconds, sparse = prefill(model, ids)
-    print(f"{options.tokens} tokens: dense (SDPA) {dense_seconds:.2f} s, "
-          f"sparse {sparse_seconds:.2f} s")
+    times = {"torch SDPA": [], "dense": [], "sparse": []}
+    for _ in range(options.repeats):
+        model.set_attn_implementation("sdpa")
+        times["torch SDPA"].append(prefill(model, ids)[0])
+        model.set_attn_implementation("tokensieve")
+        with tokensieve.dense():
+            seconds, dense = prefill(model, ids)
+        times["dense"].append(seconds)
+        tokensieve.hf.reset_stats(model)
+        seconds, sparse = prefill(model, ids)
+        times["sparse"].append(seconds)
+    print(f"{options.tokens} tokens: " + ", ".join(f"{name} {statistics.median(all_):.2f} s"
+                                                   for name, all_ in times.items()))
     print(f"cosine of the next token's logits: {torch.cosine_similarity(dense, sparse, 0):.4f}")
     for layer, stats in tokensieve.hf.stats(model).items():
         done = (f"kept {stats.keep_ratio:.1%} in {stats.seconds * 1e3:.0f} ms" if stats.sparse
