@@ -117,7 +117,8 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tokensieve.hf, "load", lambda *_, **__: loaded)
     write_cases(cases, tokenizer)
     command = [str(cases), "-o", str(output), "--device", "cpu", "--config",
-               "forced:keep=.3,obs_window=64,window=64", "none:window=64,obs_window=32"]
+               "forced:keep=.3,obs_window=64,window=64,sinks=4",
+               "none:window=64,obs_window=32,sinks=4"]
     evaluate.main(command)
     header, *lines = map(json.loads, output.read_text().splitlines())
     assert header["type"] == "run" and header["tasks"] == ["single_needle", "text"]

@@ -46,8 +46,8 @@ def test_answers_dense_and_sparse(loaded):
     with tokensieve.sparse(min_tokens=512, min_keep=128, dense_policy="never"):
         assert "37519" in answer()
     stats = tokensieve.hf.stats(model)
-    assert [s.sparse for s in stats.values()] == [0, 0] + [1] * 28  # the shipped profile's layers
-    assert stats[9].keep_ratio < 0.4
+    assert [s.sparse for s in stats.values()] == [0] + [1] * 29  # the shipped profile's layers
+    assert stats[9].keep_ratio < 0.6
 
 
 @with_model
