@@ -130,9 +130,7 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
   RunReport run;
   if (choice.sparse) {
     const Status status =
-        settings.select != nullptr
-            ? plan_ask_and_run(shape, choice.select, settings, node.layer, inputs, outputs, run)
-            : plan_and_run(shape, choice.select, settings, inputs, outputs, run);
+        plan_and_run(node.layer, shape, choice.select, settings, inputs, outputs, run);
     if (status.code() == StatusCode::kCancelled) return status;
     if (!status.ok()) {
       log_line(GGML_LOG_LEVEL_WARN, "tokensieve: layer %d runs dense: %s", node.layer,
@@ -142,7 +140,7 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
   }
   if (!choice.sparse) {
     TOKENSIEVE_RETURN_IF_ERROR(
-        plan_and_run(shape, choice.select, settings, inputs, outputs, run));
+        plan_and_run(node.layer, shape, choice.select, settings, inputs, outputs, run));
   }
   if (run.path == Path::kSparse) {
     report.sparse = true;
@@ -174,8 +172,8 @@ Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment&
       inputs.bias_slopes = node.max_bias > 0.0f ? slopes_.data() : nullptr;
     }
     RunReport run;
-    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(shape, {.enabled = false}, settings, inputs,
-                                            {.out = node.out(stream, row, rows)}, run));
+    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(node.layer, shape, {.enabled = false}, settings,
+                                            inputs, {.out = node.out(stream, row, rows)}, run));
     done += rows;
   }
   return {};
@@ -243,34 +241,25 @@ TensorView Computer::unpack(const Node& node, const ggml_tensor* source, int64_t
   return bshd(out, DType::kF32, 1, node.num_cells, heads, dim);
 }
 
-Status Computer::plan_and_run(const AttentionShape& shape, const SelectConfig& select,
-                              const Settings& settings, const AttentionInputs& inputs,
-                              const AttentionOutputs& outputs, RunReport& report) {
+Status Computer::plan_and_run(int32_t layer, const AttentionShape& shape,
+                              const SelectConfig& select, const Settings& settings,
+                              AttentionInputs inputs, const AttentionOutputs& outputs,
+                              RunReport& report) {
   const Result<Plan> plan = make_plan(
       shape, select,
       {.backend = settings.backend, .num_threads = executor_->num_threads()});
   if (!plan.ok()) return plan.status();
-  RunOptions options = run_options();
-  options.report = &report;
-  return run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
-}
-
-Status Computer::plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
-                                  const Settings& settings, int32_t layer, AttentionInputs inputs,
-                                  const AttentionOutputs& outputs, RunReport& report) {
-  const Result<Plan> plan = make_plan(
-      shape, select,
-      {.backend = settings.backend, .num_threads = executor_->num_threads()});
-  if (!plan.ok()) return plan.status();
-  RunOptions options = run_options();
-  DenseReason reason = plan->reason;
-  if (plan->path == Path::kSparse) {
-    KeepSet keep;
+  RunOptions options = {.executor = executor_.get(),
+                        .should_cancel = abort_ != nullptr ? call_computer : nullptr,
+                        .cancel_context = this};
+  DenseReason reason = DenseReason::kNone;
+  if (settings.select != nullptr && plan->path == Path::kSparse) {
     const HookCall call{.plan = *plan,
                         .inputs = inputs,
                         .workspace = [this](size_t size) { return workspace_.bytes(size); },
                         .options = options,
                         .layer = layer};
+    KeepSet keep;
     TOKENSIEVE_RETURN_IF_ERROR(hook_.ask(call, settings, keep, reason));
     inputs.keep = keep;
   }
@@ -279,12 +268,6 @@ Status Computer::plan_ask_and_run(const AttentionShape& shape, const SelectConfi
       run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
   if (reason != DenseReason::kNone) report.reason = reason;
   return status;
-}
-
-RunOptions Computer::run_options() {
-  return {.executor = executor_.get(),
-          .should_cancel = abort_ != nullptr ? call_computer : nullptr,
-          .cancel_context = this};
 }
 
 std::span<const int32_t> Computer::cells_of(const MaskSegment& segment) const {

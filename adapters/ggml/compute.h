@@ -54,14 +54,10 @@ class Computer {
   AttentionInputs inputs_of(const Node& node, int64_t stream, const MaskSegment& segment);
   TensorView unpack(const Node& node, const ggml_tensor* source, int64_t stream,
                     std::span<const int32_t> cells, Scratch& scratch);
-  Status plan_and_run(const AttentionShape& shape, const SelectConfig& select,
-                      const Settings& settings, const AttentionInputs& inputs,
+  // Where the plan is sparse, the host's hook (if any) has its say in between.
+  Status plan_and_run(int32_t layer, const AttentionShape& shape, const SelectConfig& select,
+                      const Settings& settings, AttentionInputs inputs,
                       const AttentionOutputs& outputs, RunReport& report);
-  // The same, after the host's hook had its say.
-  Status plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
-                          const Settings& settings, int32_t layer, AttentionInputs inputs,
-                          const AttentionOutputs& outputs, RunReport& report);
-  RunOptions run_options();
   std::span<const int32_t> cells_of(const MaskSegment& segment) const;
 
   std::unique_ptr<Executor> executor_;

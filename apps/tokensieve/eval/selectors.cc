@@ -5,6 +5,8 @@
 #include <numeric>
 #include <span>
 
+#include "eval/random.h"
+
 namespace tokensieve::cli::eval {
 namespace {
 
@@ -13,22 +15,6 @@ std::span<int32_t> set_of(tokensieve_ggml_selection& s, int32_t set) {
 }
 
 int64_t newest(const tokensieve_ggml_selection& s) { return s.tokens - s.prefix; }
-
-// splitmix64: the same draws on every machine.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t next() {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-  int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
-
- private:
-  uint64_t state_;
-};
 
 class RandomSelector : public Selector {
  public:
@@ -42,7 +28,8 @@ class RandomSelector : public Selector {
       int64_t wanted = s.count - newest(s);
       size_t written = 0;
       for (int64_t token = 0; wanted > 0; ++token) {
-        if (random.below(s.prefix - token) >= wanted) continue;
+        const auto left = static_cast<uint64_t>(s.prefix - token);
+        if (random.next() % left >= static_cast<uint64_t>(wanted)) continue;
         kept[written++] = static_cast<int32_t>(token);
         --wanted;
       }
