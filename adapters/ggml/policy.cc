@@ -32,8 +32,9 @@ const char* dense_reason(const Settings& settings, const Node& node, const MaskS
     return "softcap, sinks or ALiBi";
   }
   if (segment.num_cells < profile.min_tokens) return "prompt shorter than min_tokens";
+  const SelectConfig& select = profile.select_of(node.layer);
   const int64_t least = std::max<int64_t>(Settings::kMinQueries,
-                                          kWindowsPerRun * profile.select.obs_window);
+                                          kWindowsPerRun * select.obs_window);
   if (segment.num_rows < least) return "few rows";
   const bool whole = segment.num_rows == segment.num_cells;
   if (whole && settings.mode == TOKENSIEVE_GGML_CHUNK) return "first chunk";
@@ -51,7 +52,7 @@ Choice choose(const Settings& settings, const Node& node, const MaskSegment& seg
     return choice;
   }
   choice.sparse = true;
-  choice.select = settings.profile->select;
+  choice.select = settings.profile->select_of(node.layer);
   choice.select.enabled = true;
   if (settings.always_sparse) choice.select.dense_policy = DensePolicy::kNever;
   if (segment.num_rows == segment.num_cells) {

@@ -19,15 +19,23 @@ struct ModelFingerprint {
   int32_t head_dim = 0;
 };
 
+// Settings of some layers that differ from those of all: deep layers often need fewer tokens.
+struct LayerSelect {
+  std::vector<int32_t> layers;  // ascending
+  SelectConfig select;
+};
+
 struct TOKENSIEVE_API Profile {
   std::string model;  // a name for people
   ModelFingerprint fingerprint;
   std::vector<int32_t> sparse_layers;  // ascending; never 0
-  SelectConfig select;                 // of every sparse layer
-  int64_t min_tokens = 4096;   // shorter prompts run dense
-  std::vector<double> drift;   // per layer, normalised to sum 1; may be empty
+  SelectConfig select;                     // of sparse layers that layer_select does not name
+  std::vector<LayerSelect> layer_select;   // no layer twice
+  int64_t min_tokens = 4096;               // shorter prompts run dense
+  std::vector<double> drift;               // per layer, normalised to sum 1; may be empty
 
   bool is_sparse(int32_t layer) const;
+  const SelectConfig& select_of(int32_t layer) const;
 };
 
 // Errors: kNotFound, kDataError (names the file, the key and what is allowed).

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "core/validate.h"
@@ -116,20 +117,21 @@ class Reader {
   Status status_;
 };
 
-void read_layers(Reader& reader, const Json& root, Profile& profile) {
-  if (!root["sparse_layers"].is_array()) return reader.fail("sparse_layers is not an array");
-  for (const Json& entry : root["sparse_layers"]) {
+void read_layers(Reader& reader, const char* key, const Json& list, int32_t num_layers,
+                 std::vector<int32_t>& layers) {
+  const std::string name = key;
+  if (!list.is_array()) return reader.fail(name + " is not an array");
+  for (const Json& entry : list) {
     int32_t layer = 0;
     if (!Reader::read_integer(entry, kMaxLayers - 1, layer) || layer == 0 ||
-        (profile.fingerprint.num_layers > 0 && layer >= profile.fingerprint.num_layers)) {
-      return reader.fail("sparse_layers holds " + entry.dump().substr(0, 40) +
+        (num_layers > 0 && layer >= num_layers)) {
+      return reader.fail(name + " holds " + entry.dump().substr(0, 40) +
                          "; allowed: 1 to num_layers - 1 (layer 0 is never sparse)");
     }
-    profile.sparse_layers.push_back(layer);
+    layers.push_back(layer);
   }
-  if (!std::is_sorted(profile.sparse_layers.begin(), profile.sparse_layers.end(),
-                      std::less_equal<>())) {
-    reader.fail("sparse_layers must ascend without repeats");
+  if (!std::is_sorted(layers.begin(), layers.end(), std::less_equal<>())) {
+    reader.fail(name + " must ascend without repeats");
   }
 }
 
@@ -166,10 +168,90 @@ void read_select(Reader& select, SelectConfig& c) {
   select.read("arithmetic", kArithmetics, c.arithmetic);
 }
 
+Status read_valid_select(const Json& object, const std::string& where, SelectConfig& c) {
+  Reader reader(object, where);
+  read_select(reader, c);
+  if (!reader.ok()) return reader.status();
+  const Status valid = validate_select(c);
+  if (valid.ok()) return {};
+  return Status::error(StatusCode::kDataError, "%s: %s", where.c_str(), valid.message());
+}
+
+// Entries hold only what differs from `select`.
+Status read_layer_select(const Json& list, const std::string& source_name, Profile& profile) {
+  const std::string where = source_name + ": layer_select";
+  if (!list.is_array()) {
+    return Status::error(StatusCode::kDataError, "%s is not an array", where.c_str());
+  }
+  std::set<int32_t> seen;
+  for (const Json& entry : list) {
+    Reader reader(entry, where);
+    reader.reject_unknown({"layers", "select"});
+    for (const char* key : {"layers", "select"}) {
+      if (reader.ok() && !reader.has(key)) reader.fail(std::string(key) + " is missing");
+    }
+    if (!reader.ok()) return reader.status();
+    LayerSelect group{.layers = {}, .select = profile.select};
+    read_layers(reader, "layers", entry["layers"], profile.fingerprint.num_layers, group.layers);
+    if (group.layers.empty()) reader.fail("layers names no layer");
+    for (const int32_t layer : group.layers) {
+      if (!seen.insert(layer).second) {
+        reader.fail("layers names " + std::to_string(layer) + " a second time");
+      }
+    }
+    if (!reader.ok()) return reader.status();
+    TOKENSIEVE_RETURN_IF_ERROR(
+        read_valid_select(entry["select"], where + ": select", group.select));
+    profile.layer_select.push_back(std::move(group));
+  }
+  return {};
+}
+
+Json json_of(const SelectConfig& c) {
+  Json select = {{"budget", name_of(kBudgets, c.budget)}};
+  switch (c.budget) {
+    case BudgetPolicy::kTau: select["tau"] = c.tau; break;
+    case BudgetPolicy::kKeepRatio: select["keep_ratio"] = c.keep_ratio; break;
+    case BudgetPolicy::kKeepCount: select["keep_count"] = c.keep_count; break;
+  }
+  select["obs_window"] = c.obs_window;
+  select["pool_width"] = c.pool_width;
+  select["min_keep"] = c.min_keep;
+  select["protect_first"] = c.protect_first;
+  select["min_drop"] = c.min_drop;
+  select["share"] = name_of(kShares, c.share);
+  select["fill"] = name_of(kFills, c.fill);
+  if (c.fill == Fill::kLocal) {
+    select["local_window"] = c.local_window;
+    select["sinks"] = c.sinks;
+  }
+  select["arithmetic"] = name_of(kArithmetics, c.arithmetic);
+  return select;
+}
+
+Json layer_select_json(const Profile& profile, const Json& common) {
+  Json list = Json::array();
+  for (const LayerSelect& group : profile.layer_select) {
+    Json differs = Json::object();
+    for (const auto& [key, value] : json_of(group.select).items()) {
+      if (!common.contains(key) || common[key] != value) differs[key] = value;
+    }
+    list.push_back({{"layers", group.layers}, {"select", std::move(differs)}});
+  }
+  return list;
+}
+
 }  // namespace
 
 bool Profile::is_sparse(int32_t layer) const {
   return std::binary_search(sparse_layers.begin(), sparse_layers.end(), layer);
+}
+
+const SelectConfig& Profile::select_of(int32_t layer) const {
+  for (const LayerSelect& group : layer_select) {
+    if (std::binary_search(group.layers.begin(), group.layers.end(), layer)) return group.select;
+  }
+  return select;
 }
 
 Result<Profile> parse_profile(const std::string& json, const std::string& source_name) {
@@ -186,8 +268,8 @@ Result<Profile> parse_profile(const std::string& json, const std::string& source
   Profile profile;
   Reader reader(root, source_name);
   reader.reject_unknown(
-      {"tokensieve_profile", "model", "fingerprint", "sparse_layers", "select", "min_tokens",
-       "drift"});
+      {"tokensieve_profile", "model", "fingerprint", "sparse_layers", "select", "layer_select",
+       "min_tokens", "drift"});
   int32_t version = 0;
   reader.read("tokensieve_profile", version, 1000);
   if (reader.ok() && version != 1) {
@@ -209,17 +291,14 @@ Result<Profile> parse_profile(const std::string& json, const std::string& source
   print.read("num_kv_heads", f.num_kv_heads, kMaxLayers);
   print.read("head_dim", f.head_dim, kMaxLayers);
   if (!print.ok()) return print.status();
-  Reader select(root["select"], source_name + ": select");
-  read_select(select, profile.select);
-  if (!select.ok()) return select.status();
-  read_layers(reader, root, profile);
+  TOKENSIEVE_RETURN_IF_ERROR(
+      read_valid_select(root["select"], source_name + ": select", profile.select));
+  read_layers(reader, "sparse_layers", root["sparse_layers"], f.num_layers,
+              profile.sparse_layers);
   if (reader.ok() && reader.has("drift")) read_drift(reader, root, profile);
   if (!reader.ok()) return reader.status();
-
-  const Status valid = validate_select(profile.select);
-  if (!valid.ok()) {
-    return Status::error(StatusCode::kDataError, "%s: select: %s", source_name.c_str(),
-                         valid.message());
+  if (reader.has("layer_select")) {
+    TOKENSIEVE_RETURN_IF_ERROR(read_layer_select(root["layer_select"], source_name, profile));
   }
   return profile;
 }
@@ -236,26 +315,8 @@ Result<Profile> load_profile(const std::string& path) {
 }
 
 std::string profile_to_json(const Profile& profile) {
-  const SelectConfig& c = profile.select;
   const ModelFingerprint& f = profile.fingerprint;
-  Json select = {{"budget", name_of(kBudgets, c.budget)}};
-  switch (c.budget) {
-    case BudgetPolicy::kTau: select["tau"] = c.tau; break;
-    case BudgetPolicy::kKeepRatio: select["keep_ratio"] = c.keep_ratio; break;
-    case BudgetPolicy::kKeepCount: select["keep_count"] = c.keep_count; break;
-  }
-  select["obs_window"] = c.obs_window;
-  select["pool_width"] = c.pool_width;
-  select["min_keep"] = c.min_keep;
-  select["protect_first"] = c.protect_first;
-  select["min_drop"] = c.min_drop;
-  select["share"] = name_of(kShares, c.share);
-  select["fill"] = name_of(kFills, c.fill);
-  if (c.fill == Fill::kLocal) {
-    select["local_window"] = c.local_window;
-    select["sinks"] = c.sinks;
-  }
-  select["arithmetic"] = name_of(kArithmetics, c.arithmetic);
+  const Json select = json_of(profile.select);
   Json root = {{"tokensieve_profile", 1},
                {"model", profile.model},
                {"fingerprint",
@@ -267,6 +328,7 @@ std::string profile_to_json(const Profile& profile) {
                {"sparse_layers", profile.sparse_layers},
                {"min_tokens", profile.min_tokens},
                {"select", select}};
+  if (!profile.layer_select.empty()) root["layer_select"] = layer_select_json(profile, select);
   if (!profile.drift.empty()) root["drift"] = profile.drift;
   return root.dump(2) + "\n";
 }

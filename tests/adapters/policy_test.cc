@@ -57,6 +57,18 @@ TEST(Policy, WholeModeDropsQueriesOnlyIfAllTokensAreThere) {
   EXPECT_EQ(chunk.select.queries, Queries::kAll);
 }
 
+TEST(Policy, LayersThatTheProfileSetsApart) {
+  Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  SelectConfig apart = settings.profile->select;
+  apart.tau = 0.02;
+  apart.obs_window = 512;
+  settings.profile->layer_select = {{{5}, apart}};
+  EXPECT_EQ(choose(settings, node_of_layer(2), causal(8192, 8192)).select.tau, 0.005);
+  EXPECT_EQ(choose(settings, node_of_layer(5), causal(8192, 8192)).select.tau, 0.02);
+  EXPECT_EQ(reason(settings, node_of_layer(2), causal(1024, 8192)), "");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(1024, 8192)), "few rows");
+}
+
 TEST(Policy, EveryDoubtfulCaseIsDense) {
   const Settings chunk = sparse_settings(TOKENSIEVE_GGML_CHUNK);
   const Settings whole = sparse_settings(TOKENSIEVE_GGML_WHOLE);

@@ -71,6 +71,33 @@ TEST(Profile, KnowsItsSparseLayers) {
   }
 }
 
+// kGood with layers that are set apart; `entry` is one of layer_select.
+std::string with_layer_select(const std::string& entry) {
+  return replaced("\"drift\"", "\"layer_select\": [" + entry + "], \"drift\"");
+}
+
+TEST(Profile, SetsLayersApart) {
+  const Result<Profile> profile = parse_profile(
+      with_layer_select(R"({"layers": [3], "select": {"keep_ratio": 0.1, "local_window": 64}},
+                           {"layers": [6, 7], "select": {"budget": "tau", "tau": 0.02}})"),
+      "apart");
+  ASSERT_TRUE(profile.ok()) << profile.status().message();
+  EXPECT_EQ(profile->select_of(2).keep_ratio, 0.3);
+  EXPECT_EQ(profile->select_of(3).keep_ratio, 0.1);
+  EXPECT_EQ(profile->select_of(3).local_window, 64);
+  EXPECT_EQ(profile->select_of(3).sinks, 8) << "what an entry does not name is common";
+  EXPECT_EQ(profile->select_of(7).budget, BudgetPolicy::kTau);
+  EXPECT_EQ(profile->select_of(7).tau, 0.02);
+
+  const std::string json = profile_to_json(*profile);
+  EXPECT_NE(json.find("layer_select"), std::string::npos);
+  const Result<Profile> again = parse_profile(json, "again");
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(profile_to_json(*again), json);
+  EXPECT_EQ(again->select_of(3).keep_ratio, 0.1);
+  EXPECT_EQ(again->select_of(7).tau, 0.02);
+}
+
 TEST(Profile, SurvivesARoundTrip) {
   for (const auto& [from, to] :
        {std::pair{"\"keep_ratio\"", "\"keep_ratio\""},
@@ -182,6 +209,28 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"drift_negative", replaced("[0.5,", "[-0.5,"), {"drift holds -0.5", ">= 0"}},
         BadText{"drift_object", replaced("[0.5, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]", "{}"),
                 {"drift is not an array"}},
+        BadText{"apart_object", replaced("\"drift\": [", "\"layer_select\": {}, \"drift\": ["),
+                {"layer_select is not an array"}},
+        BadText{"apart_number", with_layer_select("3"), {"layer_select", "not a JSON object"}},
+        BadText{"apart_no_layers", with_layer_select(R"({"select": {}})"), {"layers is missing"}},
+        BadText{"apart_no_select", with_layer_select(R"({"layers": [2]})"), {"select is missing"}},
+        BadText{"apart_nowhere", with_layer_select(R"({"layers": [], "select": {}})"),
+                {"layers names no layer"}},
+        BadText{"apart_layer_zero", with_layer_select(R"({"layers": [0], "select": {}})"),
+                {"layers holds 0", "never sparse"}},
+        BadText{"apart_layer_high", with_layer_select(R"({"layers": [8], "select": {}})"),
+                {"layers holds 8"}},
+        BadText{"apart_twice", with_layer_select(R"({"layers": [2, 3], "select": {}},
+                                                     {"layers": [3], "select": {}})"),
+                {"names 3 a second time"}},
+        BadText{"apart_unknown_key", with_layer_select(R"({"layers": [2], "select": {}, "x": 1})"),
+                {"unknown key \"x\""}},
+        BadText{"apart_select_key",
+                with_layer_select(R"({"layers": [2], "select": {"keep": 0.1}})"),
+                {"layer_select: select", "unknown key \"keep\""}},
+        BadText{"apart_select_value",
+                with_layer_select(R"({"layers": [2], "select": {"keep_ratio": 0}})"),
+                {"layer_select: select", "keep_ratio is 0"}},
         BadText{"heads_negative", replaced("\"num_q_heads\": 4", "\"num_q_heads\": -4"),
                 {"fingerprint", "num_q_heads is -4"}}),
     [](const auto& info) { return info.param.name; });

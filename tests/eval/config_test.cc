@@ -86,6 +86,48 @@ TEST(EvalConfig, KeysOverride) {
   EXPECT_FALSE(config.always_sparse);
 }
 
+// Layers 20-29 keep less.
+Profile profile_with_layers_apart() {
+  Profile profile = model_profile();
+  SelectConfig thin = profile.select;
+  thin.keep_ratio = 0.1;
+  thin.local_window = 256;
+  profile.layer_select = {{{20, 21, 22, 23, 24, 25, 26, 27, 28, 29}, thin}};
+  return profile;
+}
+
+TEST(EvalConfig, KeysHoldForLayersThatAreSetApart) {
+  const auto configs = parse_configs({"forced", "forced:keep=0.4,sinks=8,share=kv", "paper"},
+                                     profile_with_layers_apart());
+  ASSERT_TRUE(configs.ok()) << configs.status().message();
+  const Profile& forced = (*configs)[1].profile;
+  EXPECT_EQ(forced.select_of(20).keep_ratio, 0.1);
+  EXPECT_EQ(forced.select_of(20).min_keep, 0);
+  const Profile& keys = (*configs)[2].profile;
+  for (const int32_t layer : {2, 20}) {
+    EXPECT_EQ(keys.select_of(layer).keep_ratio, 0.4);
+    EXPECT_EQ(keys.select_of(layer).sinks, 8);
+    EXPECT_EQ(keys.select_of(layer).share, Share::kKv);
+  }
+  EXPECT_EQ(keys.select_of(2).local_window, 512);
+  EXPECT_EQ(keys.select_of(20).local_window, 256);
+  EXPECT_TRUE((*configs)[3].profile.layer_select.empty());
+}
+
+TEST(EvalConfig, BaselinesGetTheMeanWorkOfLayersThatDiffer) {
+  const auto configs = parse_configs({"none", "once"}, profile_with_layers_apart());
+  ASSERT_TRUE(configs.ok()) << configs.status().message();
+  const Config& none = (*configs)[1];
+  const auto layer_work = [&](int32_t layer) {
+    Config one = none;
+    one.profile.sparse_layers = {layer};
+    return beside_work(one, 32768);
+  };
+  EXPECT_GT(layer_work(2), 2 * layer_work(20));
+  EXPECT_NEAR(beside_work(none, 32768), (18 * layer_work(2) + 10 * layer_work(20)) / 28, 1e-12);
+  EXPECT_TRUE((*configs)[2].equal_work) << "one set for all layers: of their mean size";
+}
+
 TEST(EvalConfig, ListsBecomeConfigurations) {
   const std::vector<Config> configs = parse({"forced:keep=.1/.2,layers=upper/all"});
   ASSERT_EQ(configs.size(), 5u);
@@ -139,12 +181,12 @@ TEST(EvalConfig, BaselinesDoEqualWork) {
     const double work = selection_work(select, kept, n);
     SelectConfig zero = select;
     zero.fill = Fill::kZero;
-    const auto more = static_cast<double>(equal_work_count(zero, select, tokens) + 128);
+    const auto more = static_cast<double>(equal_work_count(zero, work, tokens) + 128);
     EXPECT_GT(more, kept);
     EXPECT_NEAR(selection_work(zero, more, n), work, 0.002);
 
     SelectConfig window = select;
-    window.local_window = equal_work_window(select, tokens);
+    window.local_window = equal_work_window(select, work, tokens);
     EXPECT_EQ(window.local_window % 64, 0);
     const double rows = n - 128;
     const double pairs = selection_work(window, 1, rows) * rows * (rows + 1) / 2 + 128 * (n - 64);

@@ -261,6 +261,24 @@ def test_profiles(tmp_path):
         assert str(file) in str(caught.value)
 
 
+def test_profiles_with_layers_apart(tmp_path):
+    profile = tokensieve.Profile.load("smollm2-128k")
+    deep, common = profile.select_of(29), profile.select_of(1)
+    assert deep.keep_ratio < common.keep_ratio and deep.sinks == common.sinks
+    file = tmp_path / "copy.json"
+    profile.save(file)
+    assert tokensieve.Profile.load(file) == profile
+    text = profile.to_json()
+    for old, new, message in [('"layers": [', '"layers": [0, ', "ascending"),
+                              ('"layers"', '"layer"', "unknown key 'layer'"),
+                              ('"keep_ratio": 0.1', '"keep_ratio": 0', "keep_ratio is 0")]:
+        assert old in text
+        with pytest.raises(tokensieve.ArgumentError, match=message):
+            tokensieve.Profile.parse(text.replace(old, new))
+    thin = profile.map_select(lambda select: tokensieve.SelectConfig(tau=0.5))
+    assert thin.select_of(29) == thin.select_of(1) == tokensieve.SelectConfig(tau=0.5)
+
+
 def test_info_and_contexts():
     info = tokensieve.info()
     assert info["backends"]["cpu"] == "available" and info["isas"] and info["num_threads"] >= 1

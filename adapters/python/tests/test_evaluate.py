@@ -54,10 +54,13 @@ def test_configurations():
     select = forced.profile.select
     assert (select.keep_ratio, select.share, select.min_keep) == (0.3, "head", 0)
     assert select.dense_policy == "never" and forced.to_json()["gate"] is False
+    assert forced.profile.select_of(29).keep_ratio == 0.3  # keys hold for all layers
     paper = evaluate.parse_config("paper", profile)
     assert paper.profile.sparse_layers == tuple(range(15, 30))
     assert (paper.profile.select.fill, paper.profile.select.tau) == ("zero", 0.005)
-    assert evaluate.parse_config("none", profile).equal_work == forced_select(profile)
+    assert paper.profile.layer_select == ()
+    assert evaluate.parse_config("none", profile).equal_work == evaluate.parse_config(
+        "forced", profile).profile
     assert evaluate.parse_config("none:window=128", profile).equal_work is None
     for spec, message in [("nothing", "allowed: dense, sparse"), ("dense:keep=1", "no keys"),
                           ("sparse:kep=1", "'kep=1'; allowed: KEY=VALUE"),
@@ -67,16 +70,12 @@ def test_configurations():
             evaluate.parse_config(spec, profile)
 
 
-def forced_select(profile):
-    return evaluate.parse_config("forced", profile).profile.select
-
-
 def test_equal_work():
     """A window of that width has the work of the selection, counted pair by pair."""
     select = SelectConfig(budget="keep_ratio", keep_ratio=0.5, fill="local", min_keep=16,
                           obs_window=64, local_window=128)
     tokens = 4096
-    window = evaluate.equal_work_window(select, tokens)
+    window = evaluate.equal_work_window(Profile((1, 2), select), tokens)
     assert window % 64 == 0
     row = torch.arange(tokens)[:, None]
     key = torch.arange(tokens)[None]

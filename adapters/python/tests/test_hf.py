@@ -334,6 +334,25 @@ def test_contexts_override_the_policy():
     assert reasons(model)[2] == {"dense layer": 1, "short prompt": 1}
 
 
+def test_layers_that_the_profile_sets_apart():
+    model = make()
+    half, quarter = (dataclasses.replace(SPARSE, budget="keep_ratio", keep_ratio=ratio)
+                     for ratio in (0.5, 0.25))
+    profile = tokensieve.Profile((1, 2, 3), half, 100, layer_select=(((2,), quarter),))
+    tokensieve.hf.configure(model, profile)
+    logits(model, tokens())
+    ratios = [s.keep_ratio for s in tokensieve.hf.stats(model).values()]
+    assert ratios == [None] + [pytest.approx((kept + 64) / 512) for kept in (224, 112, 224)]
+    tokensieve.hf.reset_stats(model)
+    with tokensieve.sparse(keep_ratio=0.75):
+        logits(model, tokens())
+    assert tokensieve.hf.stats(model)[2].keep_ratio == pytest.approx((336 + 64) / 512)
+    tokensieve.hf.reset_stats(model)
+    tokensieve.hf.configure(model, profile, select=quarter)
+    logits(model, tokens())
+    assert tokensieve.hf.stats(model)[1].keep_ratio == pytest.approx((112 + 64) / 512)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_override_of_a_call(family):
     model = make(family)

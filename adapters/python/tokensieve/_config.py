@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tokensieve import _abi, _files
@@ -163,7 +164,7 @@ class Profile:
     sparse_layers : tuple of int
         Ascending, never 0.
     select : SelectConfig
-        Of every sparse layer.
+        Of sparse layers that ``layer_select`` does not name.
     min_tokens : int
         Shorter prompts run dense.
     fingerprint : Fingerprint
@@ -172,6 +173,8 @@ class Profile:
         A name for people.
     drift : tuple of float
         Per layer, as measured; may be empty.
+    layer_select : tuple of (tuple of int, SelectConfig)
+        Layers, ascending, and what they do otherwise; no layer twice.
     """
 
     sparse_layers: tuple[int, ...]
@@ -180,6 +183,29 @@ class Profile:
     fingerprint: Fingerprint = Fingerprint()
     model: str = ""
     drift: tuple[float, ...] = ()
+    layer_select: tuple[tuple[tuple[int, ...], SelectConfig], ...] = ()
+
+    def select_of(self, layer: int) -> SelectConfig:
+        """What a sparse layer selects.
+
+        Parameters
+        ----------
+        layer : int
+        """
+        return next((select for layers, select in self.layer_select if layer in layers),
+                    self.select)
+
+    def map_select(self, change: Callable[[SelectConfig], SelectConfig]) -> Profile:
+        """The profile with the settings of all layers changed.
+
+        Parameters
+        ----------
+        change : callable
+            Gives the new settings for the old ones.
+        """
+        return dataclasses.replace(
+            self, select=change(self.select),
+            layer_select=tuple((layers, change(select)) for layers, select in self.layer_select))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -236,12 +262,17 @@ class Profile:
 
     def to_json(self) -> str:
         """The profile as the JSON text of docs/profile.md."""
-        select = {name: value for name, value in dataclasses.asdict(self.select).items()
-                  if name in _PROFILE_KEYS}
+        select = _to_json(self.select)
         root = {"tokensieve_profile": 1, "model": self.model,
                 "fingerprint": dataclasses.asdict(self.fingerprint),
                 "sparse_layers": list(self.sparse_layers), "min_tokens": self.min_tokens,
                 "select": select}
+        if self.layer_select:
+            root["layer_select"] = [
+                {"layers": list(layers),
+                 "select": {name: value for name, value in _to_json(other).items()
+                            if value != select[name]}}
+                for layers, other in self.layer_select]
         if self.drift:
             root["drift"] = list(self.drift)
         return json.dumps(root, indent=2) + "\n"
@@ -278,6 +309,11 @@ class Profile:
                                 + "; ".join(wrong))
 
 
+def _to_json(select: SelectConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(select).items()
+            if name in _PROFILE_KEYS}
+
+
 def _expect(what: Any, message: str) -> None:
     if not what:
         raise ArgumentError(message)
@@ -299,10 +335,34 @@ def _count(value: Any, name: str, most: int) -> int:
     return value
 
 
+def _layers(value: Any, name: str, most: int) -> tuple[int, ...]:
+    _expect(isinstance(value, list) and all(_is_integer(n) and 1 <= n <= most for n in value)
+            and all(a < b for a, b in zip(value, value[1:])),
+            f"{name}; allowed: ascending integers from 1 to {most}")
+    return tuple(value)
+
+
+def _layer_select(groups: Any, common: dict[str, Any], most: int
+                  ) -> tuple[tuple[tuple[int, ...], SelectConfig], ...]:
+    """Entries hold only what differs from the common settings."""
+    _expect(isinstance(groups, list), "layer_select is not a list")
+    seen: set[int] = set()
+    result = []
+    for group in groups:
+        _members(group, "layer_select", ("layers", "select"), ("layers", "select"))
+        layers = _layers(group["layers"], "layer_select: layers", most)
+        _expect(layers, "layer_select: layers names no layer")
+        _expect(not seen & set(layers), "layer_select: layers names a layer a second time")
+        seen |= set(layers)
+        differs = _members(group["select"], "layer_select: select", _PROFILE_KEYS)
+        result.append((layers, SelectConfig(**{**common, **differs})))
+    return tuple(result)
+
+
 def _parse(root: Any) -> Profile:
     _members(root, "the profile",
              ("tokensieve_profile", "model", "fingerprint", "sparse_layers", "min_tokens",
-              "select", "drift"),
+              "select", "layer_select", "drift"),
              ("tokensieve_profile", "fingerprint", "sparse_layers", "select"))
     _expect(root["tokensieve_profile"] == 1 and _is_integer(root["tokensieve_profile"]),
             f"tokensieve_profile is {str(root['tokensieve_profile'])[:40]}; allowed: 1")
@@ -312,17 +372,15 @@ def _parse(root: Any) -> Profile:
         _count(given.get(name, 0), name, 4096)
     _expect(isinstance(given.get("architecture", ""), str), "architecture is not a string")
     fingerprint = Fingerprint(**given)
-    layers = root["sparse_layers"]
     most = (fingerprint.num_layers or 4096) - 1
-    _expect(isinstance(layers, list) and all(_is_integer(n) and 1 <= n <= most for n in layers)
-            and all(a < b for a, b in zip(layers, layers[1:])),
-            f"sparse_layers; allowed: ascending integers from 1 to {most}")
+    layers = _layers(root["sparse_layers"], "sparse_layers", most)
+    select = _members(root["select"], "select", _PROFILE_KEYS)
     drift = root.get("drift", [])
     _expect(isinstance(drift, list) and all(isinstance(d, (int, float)) and d >= 0
                                             for d in drift), "drift is not a list of numbers")
     model = root.get("model", "")
     _expect(isinstance(model, str), "model is not a string")
-    return Profile(sparse_layers=tuple(layers),
-                   select=SelectConfig(**_members(root["select"], "select", _PROFILE_KEYS)),
+    return Profile(sparse_layers=layers, select=SelectConfig(**select),
+                   layer_select=_layer_select(root.get("layer_select", []), select, most),
                    min_tokens=_count(root.get("min_tokens", 4096), "min_tokens", 2**31 - 1),
                    fingerprint=fingerprint, model=model, drift=tuple(drift))

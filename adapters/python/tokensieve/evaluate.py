@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import datetime
 import fcntl
+import functools
 import json
 import math
 import os
@@ -60,7 +61,7 @@ class Config:
     name: str
     kind: str
     profile: Profile | None
-    equal_work: SelectConfig | None = None  # none: the selection whose work its window matches
+    equal_work: Profile | None = None  # none: the selection whose work its window matches
 
     def to_json(self) -> dict[str, Any]:
         root: dict[str, Any] = {"name": self.name, "kind": self.kind}
@@ -90,20 +91,21 @@ def parse_config(spec: str, profile: Profile) -> Config:
     if name == "paper":
         count = profile.fingerprint.num_layers
         profile = dataclasses.replace(
-            profile, sparse_layers=tuple(range(max(1, count // 2), count)), select=SelectConfig())
+            profile, sparse_layers=tuple(range(max(1, count // 2), count)), select=SelectConfig(),
+            layer_select=())
     profile = _with_keys(profile, spec, rest)
     if name == "sparse":
         return Config(spec, "sparse", profile)
-    forced = dataclasses.replace(profile.select, dense_policy="never",
-                                 min_keep=SelectConfig().min_keep if name == "paper" else 0)
-    profile = dataclasses.replace(profile, min_tokens=0, select=forced)
+    min_keep = SelectConfig().min_keep if name == "paper" else 0
+    profile = dataclasses.replace(profile, min_tokens=0).map_select(
+        lambda select: dataclasses.replace(select, dense_policy="never", min_keep=min_keep))
     if name != "none":
         return Config(spec, "sparse", profile)
-    nothing = dataclasses.replace(forced, budget="keep_count", keep_count=1, fill="local",
+    nothing = dataclasses.replace(profile.select, budget="keep_count", keep_count=1, fill="local",
                                   share="layer")
     given = "window=" in rest
-    return Config(spec, "none", dataclasses.replace(profile, select=nothing),
-                  None if given else forced)
+    return Config(spec, "none", dataclasses.replace(profile, select=nothing, layer_select=()),
+                  None if given else profile)
 
 
 def _with_keys(profile: Profile, spec: str, text: str) -> Profile:
@@ -125,8 +127,7 @@ def _with_keys(profile: Profile, spec: str, text: str) -> Profile:
             raise ArgumentError(f"{spec}: {key} is {value!r}; allowed: a number") from None
         if key in ("tau", "keep_ratio", "keep_count"):
             changed["budget"] = key
-        profile = dataclasses.replace(profile,
-                                      select=dataclasses.replace(profile.select, **changed))
+        profile = profile.map_select(functools.partial(dataclasses.replace, **changed))
     return profile
 
 
@@ -147,17 +148,28 @@ def _layers(text: str, count: int) -> tuple[int, ...]:
 _BLOCK = 64  # of local fill
 
 
-def equal_work_window(select: SelectConfig, tokens: int) -> int:
-    """The window for which no selection costs what `select` costs; as in `tokensieve eval`."""
+def _keep_ratio(select: SelectConfig, tokens: int) -> float:
     prefix = tokens - select.obs_window
     kept = {"keep_ratio": int(select.keep_ratio * prefix), "keep_count": select.keep_count}.get(
         select.budget, prefix)  # tau: nobody knows before
-    ratio = (min(prefix, max(kept, select.min_keep)) + select.obs_window) / tokens
+    return (min(prefix, max(kept, select.min_keep)) + select.obs_window) / tokens
+
+
+def selection_pairs(select: SelectConfig, ratio: float, tokens: int) -> float:
+    """(query, key) pairs of a head in a sparse layer of which `ratio` is kept, evenly spread."""
     every = tokens * (tokens + 1) / 2
     near = min(tokens, select.local_window + _BLOCK / 2 + select.sinks)
     far = tokens - near
-    pairs = (ratio**2 * every if select.fill == "zero" else
-             min(every, near * tokens - near**2 / 2 + ratio**2 * far**2 / 2))
+    return (ratio**2 * every if select.fill == "zero" else
+            min(every, near * tokens - near**2 / 2 + ratio**2 * far**2 / 2))
+
+
+def equal_work_window(profile: Profile, tokens: int) -> int:
+    """The window for which no selection costs what the profile costs; as in `tokensieve eval`."""
+    selects = [profile.select_of(layer) for layer in profile.sparse_layers]
+    pairs = statistics.fmean(selection_pairs(select, _keep_ratio(select, tokens), tokens)
+                             for select in selects)
+    select = profile.select
     rows = min(select.obs_window, tokens - 1)  # dense, at the end
     m = tokens - rows
     near = m - math.sqrt(max(0.0, m**2 - 2 * max(0.0, pairs - rows * (tokens - rows / 2))))
@@ -231,7 +243,7 @@ class Runner:
             first = int(logits[0].argmax())  # waits for the device
             prefill = time.perf_counter() - begin
         line = {"prompt_tokens": len(prompt), "prefill_ms": prefill * 1e3,
-                **self._layers(layers, config)}
+                **self._layers(layers, config, len(prompt))}
         # Later turns and the continuation are read densely: what is lost was lost in the prefill.
         with torch.no_grad(), tokensieve.dense():
             if "continuation" in case:
@@ -269,17 +281,29 @@ class Runner:
     def _as(self, config: Config, tokens: int) -> Any:
         """Sets the model up for the configuration."""
         tokensieve.hf.reset_stats(self.model)
-        if config.profile is None:
+        profile = self._profile(config, tokens)
+        if profile is None:
             return tokensieve.dense()
-        select = config.profile.select
-        if config.equal_work is not None:
-            select = dataclasses.replace(select, local_window=equal_work_window(config.equal_work,
-                                                                                tokens))
-        tokensieve.hf.configure(self.model, config.profile, select=select)
-        last_rows = select.obs_window if config.kind == "none" else 0
-        return _DenseRows(self.model, config.profile.sparse_layers, last_rows)
+        tokensieve.hf.configure(self.model, profile)
+        return _DenseRows(self.model, profile.sparse_layers, self._dense_rows(config, tokens))
 
-    def _layers(self, measured: dict[int, Any], config: Config) -> dict[str, Any]:
+    @staticmethod
+    def _profile(config: Config, tokens: int) -> Profile | None:
+        """What runs at this length."""
+        if config.profile is None or config.equal_work is None:
+            return config.profile
+        window = equal_work_window(config.equal_work, tokens)
+        return config.profile.map_select(
+            lambda select: dataclasses.replace(select, local_window=window))
+
+    @staticmethod
+    def _dense_rows(config: Config, tokens: int) -> int:
+        if config.profile is None or config.kind != "none":
+            return 0
+        return min(config.profile.select.obs_window, tokens - 1)
+
+    def _layers(self, measured: dict[int, Any], config: Config, tokens: int) -> dict[str, Any]:
+        profile, rows = self._profile(config, tokens), self._dense_rows(config, tokens)
         stats = tokensieve.hf.stats(self.model)
         layers = []
         for index, layer in measured.items():
@@ -287,8 +311,12 @@ class Runner:
             item = {"layer": index, "keep_ratio": 1.0 if layer.keep_ratio is None else
                     layer.keep_ratio, "work": layer.attention_pairs,
                     "attention_ms": layer.seconds * 1e3}
-            if not did.sparse:
+            if not did.sparse or profile is None:
                 item["reason"] = next(iter(did.reasons), "")
+            else:  # the library's own figure takes the first rows for ones with a whole window
+                pairs = selection_pairs(profile.select_of(index), item["keep_ratio"],
+                                        tokens - rows) + rows * (tokens - rows / 2)
+                item["work"] = pairs / (tokens * (tokens + 1) / 2)
             layers.append(item)
         ratios = [item["keep_ratio"] for item in layers if "reason" not in item]
         return {"attention_ms": sum(item["attention_ms"] for item in layers),

@@ -51,6 +51,12 @@ class Policy:
     layers: frozenset[int]
     select: SelectConfig
     min_tokens: int = 4096
+    layer_select: tuple[tuple[tuple[int, ...], SelectConfig], ...] = ()  # as in Profile
+
+    def select_of(self, layer: int) -> SelectConfig:
+        """What a sparse layer selects."""
+        return next((select for layers, select in self.layer_select if layer in layers),
+                    self.select)
 
 
 @dataclasses.dataclass
@@ -110,7 +116,7 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     profile : Profile or path, optional
         Or the name of a shipped one. None: the upper half of the layers, tau .005, local fill.
     select : SelectConfig, optional
-        Replaces the profile's.
+        Replaces the profile's, in all layers.
     layers : iterable of int, optional
         Replaces the profile's. Layer 0 is always dense.
     min_tokens : int, optional
@@ -134,7 +140,7 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
                                 f"{config.num_hidden_layers - 1}")
         policy = dataclasses.replace(policy, layers=layers)
     if select is not None:
-        policy = dataclasses.replace(policy, select=select)
+        policy = dataclasses.replace(policy, select=select, layer_select=())
     if min_tokens is not None:
         policy = dataclasses.replace(policy, min_tokens=min_tokens)
     for module in model.modules():
@@ -150,7 +156,8 @@ def _from_profile(profile: Profile | str | os.PathLike[str], config: Any) -> Pol
     if not isinstance(profile, Profile):
         profile = Profile.load(profile)
     profile.check(fingerprint(config))
-    return Policy(frozenset(profile.sparse_layers), profile.select, profile.min_tokens)
+    return Policy(frozenset(profile.sparse_layers), profile.select, profile.min_tokens,
+                  profile.layer_select)
 
 
 def _default_policy(config: Any) -> Policy:
@@ -179,9 +186,12 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
 
 @functools.lru_cache(maxsize=64)
 def _overridden(policy: Policy, override: _context.Override) -> Policy:
+    changed = dict(override.select)
     return Policy(policy.layers if override.layers is None else frozenset(override.layers),
-                  dataclasses.replace(policy.select, **dict(override.select)),
-                  policy.min_tokens if override.min_tokens is None else override.min_tokens)
+                  dataclasses.replace(policy.select, **changed),
+                  policy.min_tokens if override.min_tokens is None else override.min_tokens,
+                  tuple((layers, dataclasses.replace(select, **changed))
+                        for layers, select in policy.layer_select))
 
 
 @functools.lru_cache(maxsize=64)
@@ -428,7 +438,8 @@ def _run(call: _Call, keys: _Keys, policy: Policy
     group = _group(call.module, heads)
 
     def attend(sequences: slice, begin: int, end: int) -> _attention.Report:
-        select = policy.select if end - begin >= policy.min_tokens else None
+        select = (policy.select_of(call.module.layer_idx)  # type: ignore[arg-type]
+                  if end - begin >= policy.min_tokens else None)
         rows = slice(max(first, begin) - first, end - first)
         if select is not None and rows.stop - rows.start < end - begin:
             select = _for_chunk(select)

@@ -61,9 +61,14 @@ const Preset* find_preset(std::string_view name) {
   return found == end ? nullptr : found;
 }
 
+void for_each_select(Profile& profile, const std::function<void(SelectConfig&)>& change) {
+  change(profile.select);
+  for (LayerSelect& group : profile.layer_select) change(group.select);
+}
+
 Profile without_gates(Profile profile) {
   profile.min_tokens = 0;
-  profile.select.min_keep = 0;
+  for_each_select(profile, [](SelectConfig& select) { select.min_keep = 0; });
   return profile;
 }
 
@@ -82,14 +87,15 @@ Result<Config> from_preset(const Preset& preset, const Profile& model_profile) {
   }
   config.filter_layer = std::max(1, 2 * model_profile.fingerprint.num_layers / 5);
   config.equal_work = config.kind == Kind::kNone || config.kind == Kind::kRecent ||
-                      config.kind == Kind::kProgressive;
+                      config.kind == Kind::kProgressive ||
+                      (config.kind == Kind::kOnce && !config.profile.layer_select.empty());
   config.beside_fill = config.profile.select.fill;
   if (config.kind == Kind::kProgressive || config.kind == Kind::kRecent) {
-    config.profile.select.fill = Fill::kZero;
+    for_each_select(config.profile, [](SelectConfig& select) { select.fill = Fill::kZero; });
   }
   if (config.kind == Kind::kRecent || config.kind == Kind::kEvict || config.kind == Kind::kOnce ||
       config.kind == Kind::kProgressive) {
-    config.profile.select.share = Share::kLayer;
+    for_each_select(config.profile, [](SelectConfig& select) { select.share = Share::kLayer; });
   }
   return config;
 }
@@ -107,6 +113,7 @@ struct Key {
   const char* name;
   const char* help;
   Setter set;
+  bool of_select = false;  // sets a field of `profile.select`: of every layer
 };
 
 template <typename T>
@@ -197,9 +204,9 @@ const std::vector<Key>& keys() {
   static const std::vector<Key> kKeys = {
       {"profile", "another layer profile: a file or a shipped name", set_profile},
       {"keep", "share of the prefix that is kept",
-       real(&SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio, 1e-6, 1)},
+       real(&SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio, 1e-6, 1), true},
       {"tau", "share of score mass that may be dropped",
-       real(&SelectConfig::tau, BudgetPolicy::kTau, 0, 0.999999)},
+       real(&SelectConfig::tau, BudgetPolicy::kTau, 0, 0.999999), true},
       {"count", "number of prefix tokens that is kept",
        [](Config& config, const std::string& key, const std::string& value) -> Status {
          config.profile.select.budget = BudgetPolicy::kKeepCount;
@@ -207,33 +214,38 @@ const std::vector<Key>& keys() {
          return integer<int64_t>(
              [](Config& c) -> int64_t& { return c.profile.select.keep_count; }, 1, kMost)(
              config, key, value);
-       }},
+       },
+       true},
       {"layers", "profile, upper, all, or a list such as 2-29", set_layers},
       {"fill", "zero or local",
        choice<Fill>([](Config& c, Fill f) { c.profile.select.fill = f; },
-                    {{"zero", Fill::kZero}, {"local", Fill::kLocal}})},
+                    {{"zero", Fill::kZero}, {"local", Fill::kLocal}}),
+       true},
       {"share", "head, kv or layer",
        choice<Share>([](Config& c, Share s) { c.profile.select.share = s; },
-                     {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}})},
+                     {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}}),
+       true},
       {"window", "local fill: neighbours, a multiple of 64",
        [select](Config& config, const std::string& key, const std::string& value) -> Status {
          if (config.kind == Kind::kNone) config.equal_work = false;
          return integer<int32_t>(select(&SelectConfig::local_window), 0, 1 << 20, kLocalBlock)(
              config, key, value);
-       }},
+       },
+       true},
       {"sinks", "first tokens that every row sees",
-       integer<int32_t>(select(&SelectConfig::sinks), 0, kLocalBlock)},
+       integer<int32_t>(select(&SelectConfig::sinks), 0, kLocalBlock), true},
       {"obs_window", "last rows that choose",
-       integer<int32_t>(select(&SelectConfig::obs_window), 1, 4096)},
+       integer<int32_t>(select(&SelectConfig::obs_window), 1, 4096), true},
       {"pool_width", "smoothing of the scores, odd",
        [select](Config& config, const std::string& key, const std::string& value) -> Status {
          TOKENSIEVE_RETURN_IF_ERROR(
              integer<int32_t>(select(&SelectConfig::pool_width), 1, 1023)(config, key, value));
          if (config.profile.select.pool_width % 2 == 1) return {};
          return bad_value(key, value, "an odd number from 1 to 1023");
-       }},
+       },
+       true},
       {"min_keep", "fewest prefix tokens that are kept",
-       integer<int64_t>(select(&SelectConfig::min_keep), 0, kMost)},
+       integer<int64_t>(select(&SelectConfig::min_keep), 0, kMost), true},
       {"min_tokens", "shorter prompts run dense",
        integer<int64_t>([](Config& c) -> int64_t& { return c.profile.min_tokens; }, 0, kMost)},
       {"mode", "whole: the prompt at once; chunk: 2048 tokens at a time",
@@ -299,6 +311,19 @@ std::vector<Settings> combinations(const Settings& settings) {
   return all;
 }
 
+// A key of the selection holds for all layers, also for those that the profile sets apart.
+Status set(Config& config, const Key& key, const std::string& value) {
+  TOKENSIEVE_RETURN_IF_ERROR(key.set(config, key.name, value));
+  if (!key.of_select) return {};
+  for (LayerSelect& group : config.profile.layer_select) {
+    std::swap(config.profile.select, group.select);
+    const Status status = key.set(config, key.name, value);
+    std::swap(config.profile.select, group.select);
+    TOKENSIEVE_RETURN_IF_ERROR(status);
+  }
+  return {};
+}
+
 Status apply(Config& config, const Settings& settings) {
   for (const auto& [name, value] : settings) {
     const bool known = std::any_of(keys().begin(), keys().end(),
@@ -311,7 +336,7 @@ Status apply(Config& config, const Settings& settings) {
   }
   for (const Key& key : keys()) {
     for (const auto& [name, value] : settings) {
-      if (name == key.name) TOKENSIEVE_RETURN_IF_ERROR(key.set(config, name, value));
+      if (name == key.name) TOKENSIEVE_RETURN_IF_ERROR(set(config, key, value));
     }
   }
   return {};
@@ -480,21 +505,32 @@ double work_of(const SelectConfig& select, int64_t tokens) {
 
 }  // namespace
 
-int32_t equal_work_window(const SelectConfig& beside, int64_t tokens) {
+double beside_work(const Config& config, int64_t tokens) {
+  double sum = 0;
+  for (const int32_t layer : config.profile.sparse_layers) {
+    SelectConfig select = config.profile.select_of(layer);
+    select.fill = config.beside_fill;
+    sum += work_of(select, tokens);
+  }
+  return config.profile.sparse_layers.empty()
+             ? 1.0
+             : sum / static_cast<double>(config.profile.sparse_layers.size());
+}
+
+int32_t equal_work_window(const SelectConfig& select, double work, int64_t tokens) {
   const auto n = static_cast<double>(tokens);
-  const double rows = std::min<double>(beside.obs_window, n - 1);  // dense at the end
-  const double pairs = work_of(beside, tokens) * n * (n + 1) / 2;
+  const double rows = std::min<double>(select.obs_window, n - 1);  // dense at the end
+  const double pairs = work * n * (n + 1) / 2;
   // The window pass of the other rows: near * m - near^2 / 2, for m rows.
   const double m = n - rows;
   const double left = std::max(0.0, pairs - rows * (n - rows / 2));
   const double near = m - std::sqrt(std::max(0.0, m * m - 2 * left));
-  const auto blocks = std::lround((near - kBesideWindow - beside.sinks) / kLocalBlock);
+  const auto blocks = std::lround((near - kBesideWindow - select.sinks) / kLocalBlock);
   return static_cast<int32_t>(std::max<long>(1, blocks)) * kLocalBlock;
 }
 
-int64_t equal_work_count(const SelectConfig& select, const SelectConfig& beside, int64_t tokens) {
+int64_t equal_work_count(const SelectConfig& select, double work, int64_t tokens) {
   // Bisection: work grows with the kept tokens.
-  const double work = work_of(beside, tokens);
   int64_t least = 1, most = tokens - select.obs_window;
   while (least < most) {
     const int64_t middle = least + (most - least) / 2;

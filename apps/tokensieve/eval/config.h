@@ -32,7 +32,7 @@ struct Config {
   bool chunk = false;          // feed the prompt in chunks instead of at once
   bool always_sparse = false;  // also where dense is predicted to be faster
   // A baseline does as much work as selection with the same keys would: kNone gets a wider window,
-  // kRecent and kProgressive more tokens. False when the user named a window or a number of tokens.
+  // the others more tokens. False when the user named a window or a number of tokens.
   bool equal_work = false;
   Fill beside_fill = Fill::kLocal;  // what `profile.select` had before the baseline's own fill
   int32_t filter_layer = 0;    // kEvict: the layer that chooses
@@ -58,9 +58,12 @@ nlohmann::ordered_json config_json(const Config& config);
 // `kept` of the `tokens` are kept, evenly spread.
 double selection_work(const SelectConfig& select, double kept, double tokens);
 
-// The window of `none`, and the prefix tokens of `select`, that make as much work on `tokens` as
-// selecting with `beside` does.
-int32_t equal_work_window(const SelectConfig& beside, int64_t tokens);
-int64_t equal_work_count(const SelectConfig& select, const SelectConfig& beside, int64_t tokens);
+// The work that a baseline is given in a sparse layer: the mean over those of its profile.
+double beside_work(const Config& config, int64_t tokens);
+
+// The window of `none` with these last rows and sinks, and the prefix tokens of `select`, that make
+// so much work on `tokens`.
+int32_t equal_work_window(const SelectConfig& select, double work, int64_t tokens);
+int64_t equal_work_count(const SelectConfig& select, double work, int64_t tokens);
 
 }  // namespace tokensieve::cli::eval

@@ -46,24 +46,31 @@ std::function<double(int32_t)> progressive_share(const Profile& profile) {
 }
 
 Profile progressive_profile(Profile profile) {
+  profile.layer_select.clear();
   SelectConfig& select = profile.select;
   select.keep_ratio = std::min(1.0, select.keep_ratio * kProgressiveFirst);
   select.keep_count = std::llround(static_cast<double>(select.keep_count) * kProgressiveFirst);
   return profile;
 }
 
-// As many tokens as make the work of the selection that the baseline stands beside.
-void match_work(const Config& config, int64_t tokens, SelectConfig& select) {
-  SelectConfig beside = select;
-  beside.fill = config.beside_fill;
-  select.keep_count = equal_work_count(select, beside, tokens);
+// As many tokens, in every layer alike, as make the work of the selection that the baseline stands
+// beside.
+Profile matched_profile(Profile profile, const Config& config, int64_t tokens) {
+  SelectConfig& select = profile.select;
+  profile.layer_select.clear();
+  select.keep_count = equal_work_count(select, beside_work(config, tokens), tokens);
   select.budget = BudgetPolicy::kKeepCount;
+  select.min_keep = 0;
+  return profile;
 }
 
 // Keeps one token of the prefix, a sink: every row sees sinks and its window, nothing is chosen.
 Profile windowed_profile(Profile profile, const Config& config, int64_t tokens) {
   SelectConfig& select = profile.select;
-  if (config.equal_work) select.local_window = equal_work_window(select, tokens);
+  profile.layer_select.clear();
+  if (config.equal_work) {
+    select.local_window = equal_work_window(select, beside_work(config, tokens), tokens);
+  }
   select.fill = Fill::kLocal;
   select.share = Share::kLayer;
   select.budget = BudgetPolicy::kKeepCount;
@@ -73,10 +80,11 @@ Profile windowed_profile(Profile profile, const Config& config, int64_t tokens) 
 }
 
 // The plug-in's count treats the start of a prompt, where windows are short, like the rest of it.
-void correct_work(const SelectConfig& select, double tokens, std::vector<LayerStats>& layers) {
+void correct_work(const Profile& profile, double tokens, std::vector<LayerStats>& layers) {
   for (LayerStats& layer : layers) {
     if (layer.sparse_nodes == 0) continue;
-    layer.pair_ratio = selection_work(select, layer.keep_ratio * tokens, tokens);
+    layer.pair_ratio = selection_work(profile.select_of(layer.layer), layer.keep_ratio * tokens,
+                                      tokens);
   }
 }
 
@@ -182,7 +190,7 @@ Status Runner::prefill_with_selection(Job& job) {
 
   Profile profile = config.profile;
   const auto tokens = static_cast<int32_t>(job.input.prompt.size());
-  if (config.equal_work) match_work(config, tokens, profile.select);
+  if (config.equal_work) profile = matched_profile(std::move(profile), config, tokens);
   KeptByLayer draft, kept;
   std::unique_ptr<Selector> selector;
   if (config.kind == Kind::kRandom) selector = random_selector(seed_of(job.input.source));
@@ -209,7 +217,7 @@ Status Runner::prefill_with_selection(Job& job) {
   TOKENSIEVE_RETURN_IF_ERROR(status);
   job.out.layers = plugin_.stats();
   if (!config.chunk) {
-    correct_work(profile.select, tokens, job.out.layers);
+    correct_work(profile, tokens, job.out.layers);
   }
   summarize(job.out);
   if (config.kind == Kind::kRecent && !kept.empty()) {
@@ -248,7 +256,7 @@ Status Runner::prefill_without_selection(Job& job) {
   const auto windowed = job.prompt().first(static_cast<size_t>(tokens - last));
   TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed));
   job.out.layers = plugin_.stats();
-  correct_work(profile.select, static_cast<double>(windowed.size()), job.out.layers);
+  correct_work(profile, static_cast<double>(windowed.size()), job.out.layers);
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size())));
   const double all = causal_pairs(static_cast<double>(tokens));
   const double counted = causal_pairs(static_cast<double>(windowed.size())) / all;
@@ -267,6 +275,7 @@ Status Runner::prefill_evicted(Job& job) {
   job.ubatch = max_tokens_;
   Profile profile = job.config.profile;
   profile.sparse_layers = {job.config.filter_layer};
+  profile.layer_select.clear();
   profile.select.protect_first = std::max(profile.select.protect_first, profile.select.sinks);
   KeptByLayer kept;
   const std::unique_ptr<Selector> filter = recording_selector(

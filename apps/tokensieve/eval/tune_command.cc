@@ -258,6 +258,12 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
                            "keep=... or count=..., mode=whole",
                            ladder.c_str());
     }
+    if (!config.profile.layer_select.empty()) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "--ladder %s: the profile has a layer_select, but tune gives all sparse "
+                           "layers the same selection",
+                           ladder.c_str());
+    }
     setup.rungs.push_back(std::move(config));
   }
   return setup;

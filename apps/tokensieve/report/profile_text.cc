@@ -31,6 +31,11 @@ const char* sets_of(Share share) {
   return "a set per layer";
 }
 
+std::string fill_of(const SelectConfig& select) {
+  if (select.fill == Fill::kZero) return "zero fill";
+  return fmt::format("local fill {} + {}", select.local_window, select.sinks);
+}
+
 }  // namespace
 
 ProfileText describe(const Config& config) {
@@ -42,12 +47,13 @@ ProfileText describe(const Config& config) {
   const SelectConfig& select = profile->select;
   text.sparse_layers = profile->sparse_layers;
   text.budget = budget_of(select);
-  text.family =
-      fmt::format("layers {}, {}, {}", format_layers(profile->sparse_layers),
-                  select.fill == Fill::kZero
-                      ? std::string("zero fill")
-                      : fmt::format("local fill {} + {}", select.local_window, select.sinks),
-                  sets_of(select.share));
+  text.family = fmt::format("layers {}, {}, {}", format_layers(profile->sparse_layers),
+                            fill_of(select), sets_of(select.share));
+  for (const LayerSelect& group : profile->layer_select) {
+    const Budget budget = budget_of(group.select);
+    text.family += fmt::format(", {} {} and {} in layers {}", budget.name, budget.value,
+                               fill_of(group.select), format_layers(group.layers));
+  }
   if (!config.mode.empty()) text.family += ", " + config.mode;
   if (!config.gated) text.family += ", always sparse";
   return text;
