@@ -150,8 +150,11 @@ class PageTest(unittest.TestCase):
         return self.evaluate("[...document.querySelectorAll('main > section')].map((s) => s.id)")
 
     def make_page(self, run, page):
-        subprocess.run([PROGRAM, "report", run, "-o", page], check=True, capture_output=True)
+        done = subprocess.run(
+            [PROGRAM, "report", run, "-o", page], check=True, capture_output=True, text=True
+        )
         self.browser.open(page)
+        return done.stdout
 
     def background(self):
         return self.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -329,7 +332,9 @@ class PageTest(unittest.TestCase):
         tune = self.folder / "tune.jsonl"
         tune.write_text("".join([lines[0], *(line for line in lines if '"type": "tune"' in line)]))
         page = self.folder / "tune.html"
-        self.make_page(tune, page)
+        said = self.make_page(tune, page)
+        self.assertIn("candidates of tune", said)
+        self.assertIn("chosen: layers", said)
         self.assertEqual(self.sections(), ["tune", "about"])
         self.browser.requests.remove(page.resolve().as_uri())
 

@@ -96,6 +96,9 @@ TEST(RunFile, SaysHowMuchIsMissing) {
   const std::string one = header + result("qa", 1, 0, "dense", R"("score":1)");
   EXPECT_THAT(warnings_of(parsed(one)), ElementsAre(HasSubstr("not finished: 1 of 2 results")));
   EXPECT_TRUE(warnings_of(parsed(one + result("qa", 2, 0, "dense", R"("score":1)"))).empty());
+  const std::string search =
+      header + R"({"type":"tune","step":0,"layers":[1],"work":0.5,"kl":0.01,"chosen":true})" + "\n";
+  EXPECT_TRUE(warnings_of(parsed(search)).empty()) << "tune keeps no answers";
 }
 
 TEST(RunFile, PartsOfOneRunBecomeOne) {

@@ -10,6 +10,7 @@
 #include "command.h"
 #include "files.h"
 #include "options.h"
+#include "profiles.h"
 #include "report/page.h"
 #include "report/page_data.h"
 #include "report/summary.h"
@@ -40,7 +41,18 @@ Result<std::vector<report::EvalRun>> read_runs(const std::vector<std::string>& p
   return runs;
 }
 
+void print_search(const report::EvalRun& run, bool color) {
+  fmt::print("{}  {} candidates of tune from {}\n", bold(run.model, color), run.tune.size(),
+             run.path);
+  for (const report::TuneStep& step : run.tune) {
+    if (!step.chosen) continue;
+    fmt::print("chosen: layers {}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers),
+               100 * step.work, step.kl);
+  }
+}
+
 void print_summary(const report::EvalRun& run, bool color) {
+  if (run.results.empty()) return print_search(run, color);
   fmt::print("{}  {} results from {}\n{}\n", bold(run.model, color), run.results.size(), run.path,
              report::summary_table(report::summarize(run)));
 }

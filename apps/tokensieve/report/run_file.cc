@@ -273,7 +273,8 @@ std::vector<EvalRun> join_parts(std::vector<EvalRun> parts) {
 
 std::vector<std::string> warnings_of(const EvalRun& run) {
   std::vector<std::string> warnings = run.torn;
-  if (std::ssize(run.results) < run.planned) {
+  const bool is_search = run.results.empty() && !run.tune.empty();  // tune keeps no answers
+  if (!is_search && std::ssize(run.results) < run.planned) {
     warnings.push_back(fmt::format(
         "{} is not finished: {} of {} results; configurations may not have answered the same cases",
         run.path, run.results.size(), run.planned));
