@@ -249,27 +249,17 @@ Status Computer::plan_and_run(int32_t layer, const AttentionShape& shape,
       shape, select,
       {.backend = settings.backend, .num_threads = executor_->num_threads()});
   if (!plan.ok()) return plan.status();
-  RunOptions options = run_options();
-  options.report = &report;
-  return run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
-}
-
-Status Computer::plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
-                                  const Settings& settings, int32_t layer, AttentionInputs inputs,
-                                  const AttentionOutputs& outputs, RunReport& report) {
-  const Result<Plan> plan = make_plan(
-      shape, select,
-      {.backend = settings.backend, .num_threads = executor_->num_threads()});
-  if (!plan.ok()) return plan.status();
-  RunOptions options = run_options();
-  DenseReason reason = plan->reason;
-  if (plan->path == Path::kSparse) {
-    KeepSet keep;
+  RunOptions options = {.executor = executor_.get(),
+                        .should_cancel = abort_ != nullptr ? call_computer : nullptr,
+                        .cancel_context = this};
+  DenseReason reason = DenseReason::kNone;
+  if (settings.select != nullptr && plan->path == Path::kSparse) {
     const HookCall call{.plan = *plan,
                         .inputs = inputs,
                         .workspace = [this](size_t size) { return workspace_.bytes(size); },
                         .options = options,
                         .layer = layer};
+    KeepSet keep;
     TOKENSIEVE_RETURN_IF_ERROR(hook_.ask(call, settings, keep, reason));
     inputs.keep = keep;
   }
@@ -278,12 +268,6 @@ Status Computer::plan_ask_and_run(const AttentionShape& shape, const SelectConfi
       run(*plan, inputs, outputs, workspace_.bytes(workspace_bytes(*plan)), options);
   if (reason != DenseReason::kNone) report.reason = reason;
   return status;
-}
-
-RunOptions Computer::run_options() {
-  return {.executor = executor_.get(),
-          .should_cancel = abort_ != nullptr ? call_computer : nullptr,
-          .cancel_context = this};
 }
 
 std::span<const int32_t> Computer::cells_of(const MaskSegment& segment) const {

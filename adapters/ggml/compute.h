@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "hook.h"
-#include "hook.h"
 #include "mask.h"
 #include "node.h"
 #include "policy.h"
@@ -59,11 +58,6 @@ class Computer {
   Status plan_and_run(int32_t layer, const AttentionShape& shape, const SelectConfig& select,
                       const Settings& settings, AttentionInputs inputs,
                       const AttentionOutputs& outputs, RunReport& report);
-  // The same, after the host's hook had its say.
-  Status plan_ask_and_run(const AttentionShape& shape, const SelectConfig& select,
-                          const Settings& settings, int32_t layer, AttentionInputs inputs,
-                          const AttentionOutputs& outputs, RunReport& report);
-  RunOptions run_options();
   std::span<const int32_t> cells_of(const MaskSegment& segment) const;
 
   std::unique_ptr<Executor> executor_;

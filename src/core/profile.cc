@@ -232,8 +232,9 @@ Json json_of(const SelectConfig& c) {
 Json layer_select_json(const Profile& profile, const Json& common) {
   Json list = Json::array();
   for (const LayerSelect& group : profile.layer_select) {
+    const Json select = json_of(group.select);
     Json differs = Json::object();
-    for (const auto& [key, value] : json_of(group.select).items()) {
+    for (const auto& [key, value] : select.items()) {
       if (!common.contains(key) || common[key] != value) differs[key] = value;
     }
     list.push_back({{"layers", group.layers}, {"select", std::move(differs)}});
