@@ -108,11 +108,17 @@ class LlamaTest(CliCase):
         return path
 
     def small_profile(self):
-        """The shipped profile with gates low enough for a prompt of ~1,900 tokens."""
+        """The shipped profile, cheap and with gates low enough for a prompt of ~1,900 tokens."""
         shipped = pathlib.Path(__file__).parents[2] / "profiles" / "smollm2.json"
         profile = json.loads(shipped.read_text())
         profile["min_tokens"] = 256
-        profile["select"]["min_keep"] = 256
+        profile["select"] |= {
+            "min_keep": 256,
+            "keep_ratio": 0.2,
+            "local_window": 512,
+            "obs_window": 128,
+            "sinks": 4,
+        }
         path = self.folder / "profile.json"
         path.write_text(json.dumps(profile))
         return path
