@@ -39,7 +39,7 @@ constexpr Preset kPresets[] = {
      "the profile's selection without its length gates"},
     {"paper", Kind::kSparse, "the paper: upper half of the layers, a set per head, tau .005, zeros",
      "arXiv 2602.03216: upper half, tau .005, zero fill"},
-    {"none", Kind::kNone, "no selection: sinks, a wider window, the last 128 rows dense",
+    {"none", Kind::kNone, "no selection: sinks, a wider window, the last obs_window rows dense",
      "no selection: sinks, a window as wide as equal work allows, last rows dense"},
     {"random", Kind::kRandom, "as many tokens as forced keeps, drawn at random",
      "random tokens in place of the chosen ones, same fill"},
