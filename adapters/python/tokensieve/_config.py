@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from tokensieve import _abi, _files
 from tokensieve._abi import ArgumentError, Error
@@ -135,6 +135,9 @@ class SelectConfig:
         return select
 
 
+LayerSelect = tuple[tuple[tuple[int, ...], SelectConfig], ...]
+_Settings = TypeVar("_Settings", bound="LayerSettings")
+
 # Those of a model; the others are policies of a call.
 _PROFILE_KEYS = tuple(f.name for f in dataclasses.fields(SelectConfig)
                       if f.name not in ("enabled", "queries", "dense_policy"))
@@ -155,8 +158,37 @@ class Fingerprint:
     head_dim: int = 0
 
 
+class LayerSettings:
+    """Settings of all sparse layers, and of some that differ: base of what has these two fields."""
+
+    select: SelectConfig
+    layer_select: LayerSelect
+
+    def select_of(self, layer: int) -> SelectConfig:
+        """What a sparse layer selects.
+
+        Parameters
+        ----------
+        layer : int
+        """
+        return next((select for layers, select in self.layer_select if layer in layers),
+                    self.select)
+
+    def map_select(self: _Settings, change: Callable[[SelectConfig], SelectConfig]) -> _Settings:
+        """A copy with the settings of all layers changed.
+
+        Parameters
+        ----------
+        change : callable
+            Gives the new settings for the old ones.
+        """
+        return dataclasses.replace(  # type: ignore[type-var]
+            self, select=change(self.select),
+            layer_select=tuple((layers, change(select)) for layers, select in self.layer_select))
+
+
 @dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(LayerSettings):
     """Which layers of a model run sparse, and how; the JSON format is docs/profile.md.
 
     Parameters
@@ -183,29 +215,7 @@ class Profile:
     fingerprint: Fingerprint = Fingerprint()
     model: str = ""
     drift: tuple[float, ...] = ()
-    layer_select: tuple[tuple[tuple[int, ...], SelectConfig], ...] = ()
-
-    def select_of(self, layer: int) -> SelectConfig:
-        """What a sparse layer selects.
-
-        Parameters
-        ----------
-        layer : int
-        """
-        return next((select for layers, select in self.layer_select if layer in layers),
-                    self.select)
-
-    def map_select(self, change: Callable[[SelectConfig], SelectConfig]) -> Profile:
-        """The profile with the settings of all layers changed.
-
-        Parameters
-        ----------
-        change : callable
-            Gives the new settings for the old ones.
-        """
-        return dataclasses.replace(
-            self, select=change(self.select),
-            layer_select=tuple((layers, change(select)) for layers, select in self.layer_select))
+    layer_select: LayerSelect = ()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -342,8 +352,7 @@ def _layers(value: Any, name: str, most: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _layer_select(groups: Any, common: dict[str, Any], most: int
-                  ) -> tuple[tuple[tuple[int, ...], SelectConfig], ...]:
+def _layer_select(groups: Any, common: dict[str, Any], most: int) -> LayerSelect:
     """Entries hold only what differs from the common settings."""
     _expect(isinstance(groups, list), "layer_select is not a list")
     seen: set[int] = set()

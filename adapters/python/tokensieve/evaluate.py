@@ -223,6 +223,22 @@ def compare(dense: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> 
 # ---- One case ------------------------------------------------------------------------------------
 
 
+def _profile_at(config: Config, tokens: int) -> Profile | None:
+    """What runs at this length; None: dense."""
+    if config.profile is None or config.equal_work is None:
+        return config.profile
+    window = equal_work_window(config.equal_work, tokens)
+    return config.profile.map_select(
+        lambda select: dataclasses.replace(select, local_window=window))
+
+
+def _dense_rows(config: Config, tokens: int) -> int:
+    """Last rows that `none` computes densely."""
+    if config.profile is None or config.kind != "none":
+        return 0
+    return min(config.profile.select.obs_window, tokens - 1)
+
+
 class Runner:
     """Runs cases through a model."""
 
@@ -236,14 +252,15 @@ class Runner:
     def run(self, case: dict[str, Any], config: Config) -> tuple[dict[str, Any], Any]:
         """The numbers of a result line, and for task "text" the logits of the continuation."""
         prompt = case["prompt"]
+        profile, dense_rows = _profile_at(config, len(prompt)), _dense_rows(config, len(prompt))
         cache = DynamicCache(config=self.model.config)
         begin = time.perf_counter()
-        with torch.no_grad(), tokensieve.hf.measure() as layers, self._as(config, len(prompt)):
+        with torch.no_grad(), tokensieve.hf.measure() as layers, self._as(profile, dense_rows):
             logits = self._feed(prompt, cache)[-1:]
             first = int(logits[0].argmax())  # waits for the device
             prefill = time.perf_counter() - begin
         line = {"prompt_tokens": len(prompt), "prefill_ms": prefill * 1e3,
-                **self._layers(layers, config, len(prompt))}
+                **self._layers(layers, profile, dense_rows, len(prompt))}
         # Later turns and the continuation are read densely: what is lost was lost in the prefill.
         with torch.no_grad(), tokensieve.dense():
             if "continuation" in case:
@@ -278,32 +295,16 @@ class Runner:
             token = int(self._feed([token], cache)[-1].argmax())
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
-    def _as(self, config: Config, tokens: int) -> Any:
-        """Sets the model up for the configuration."""
+    def _as(self, profile: Profile | None, dense_rows: int) -> Any:
+        """Sets the model up for a configuration."""
         tokensieve.hf.reset_stats(self.model)
-        profile = self._profile(config, tokens)
         if profile is None:
             return tokensieve.dense()
         tokensieve.hf.configure(self.model, profile)
-        return _DenseRows(self.model, profile.sparse_layers, self._dense_rows(config, tokens))
+        return _DenseRows(self.model, profile.sparse_layers, dense_rows)
 
-    @staticmethod
-    def _profile(config: Config, tokens: int) -> Profile | None:
-        """What runs at this length."""
-        if config.profile is None or config.equal_work is None:
-            return config.profile
-        window = equal_work_window(config.equal_work, tokens)
-        return config.profile.map_select(
-            lambda select: dataclasses.replace(select, local_window=window))
-
-    @staticmethod
-    def _dense_rows(config: Config, tokens: int) -> int:
-        if config.profile is None or config.kind != "none":
-            return 0
-        return min(config.profile.select.obs_window, tokens - 1)
-
-    def _layers(self, measured: dict[int, Any], config: Config, tokens: int) -> dict[str, Any]:
-        profile, rows = self._profile(config, tokens), self._dense_rows(config, tokens)
+    def _layers(self, measured: dict[int, Any], profile: Profile | None, dense_rows: int,
+                tokens: int) -> dict[str, Any]:
         stats = tokensieve.hf.stats(self.model)
         layers = []
         for index, layer in measured.items():
@@ -315,7 +316,8 @@ class Runner:
                 item["reason"] = next(iter(did.reasons), "")
             else:  # the library's own figure takes the first rows for ones with a whole window
                 pairs = selection_pairs(profile.select_of(index), item["keep_ratio"],
-                                        tokens - rows) + rows * (tokens - rows / 2)
+                                        tokens - dense_rows)
+                pairs += dense_rows * (tokens - dense_rows / 2)
                 item["work"] = pairs / (tokens * (tokens + 1) / 2)
             layers.append(item)
         ratios = [item["keep_ratio"] for item in layers if "reason" not in item]

@@ -32,7 +32,7 @@ except ImportError as problem:
 
 from tokensieve import _attention, _compiled, _context, _models, _ranks
 from tokensieve._abi import ArgumentError, UnsupportedError
-from tokensieve._config import Profile, SelectConfig
+from tokensieve._config import LayerSelect, LayerSettings, Profile, SelectConfig
 from tokensieve._drift import fingerprint, profile
 from tokensieve._measure import LayerMeasure, measure
 
@@ -45,18 +45,13 @@ _log = logging.getLogger("tokensieve")
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class Policy(LayerSettings):
     """Which layers of a model run sparse, and how."""
 
     layers: frozenset[int]
     select: SelectConfig
     min_tokens: int = 4096
-    layer_select: tuple[tuple[tuple[int, ...], SelectConfig], ...] = ()  # as in Profile
-
-    def select_of(self, layer: int) -> SelectConfig:
-        """What a sparse layer selects."""
-        return next((select for layers, select in self.layer_select if layer in layers),
-                    self.select)
+    layer_select: LayerSelect = ()  # as in Profile
 
 
 @dataclasses.dataclass
@@ -186,12 +181,10 @@ def _policy(module: nn.Module, override: _context.Override | None) -> Policy:
 
 @functools.lru_cache(maxsize=64)
 def _overridden(policy: Policy, override: _context.Override) -> Policy:
-    changed = dict(override.select)
-    return Policy(policy.layers if override.layers is None else frozenset(override.layers),
-                  dataclasses.replace(policy.select, **changed),
-                  policy.min_tokens if override.min_tokens is None else override.min_tokens,
-                  tuple((layers, dataclasses.replace(select, **changed))
-                        for layers, select in policy.layer_select))
+    return dataclasses.replace(
+        policy.map_select(functools.partial(dataclasses.replace, **dict(override.select))),
+        layers=policy.layers if override.layers is None else frozenset(override.layers),
+        min_tokens=policy.min_tokens if override.min_tokens is None else override.min_tokens)
 
 
 @functools.lru_cache(maxsize=64)
