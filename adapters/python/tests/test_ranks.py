@@ -1,5 +1,6 @@
 """Tensor parallel: processes that share a layer's heads choose what one process would."""
 
+import dataclasses
 import tempfile
 
 import pytest
@@ -20,20 +21,23 @@ SELECTS = {
 }
 
 
-def run_ranks(body, num_ranks, *arguments):
-    """body(rank, folder, *arguments) in processes with a gloo group; the folder's results."""
+def run_ranks(body, num_ranks, *arguments, backend="gloo"):
+    """What body(rank, *arguments) returns in each of `num_ranks` processes of a group; with NCCL
+    each has a GPU of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        # Forked, since a new interpreter takes seconds to import torch.
-        mp.start_processes(_enter, (num_ranks, folder, body, arguments), nprocs=num_ranks,
-                           start_method="fork")
+        # Forked, since a new interpreter takes seconds to import torch; CUDA does not bear a fork.
+        mp.start_processes(_enter, (num_ranks, folder, backend, body, arguments),
+                           nprocs=num_ranks, start_method="fork" if backend == "gloo" else "spawn")
         return [torch.load(f"{folder}/{rank}.pt", weights_only=False)
                 for rank in range(num_ranks)]
 
 
-def _enter(rank, num_ranks, folder, body, arguments):
+def _enter(rank, num_ranks, folder, backend, body, arguments):
     torch.set_num_threads(1)
     tokensieve.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=rank,
                             world_size=num_ranks)
     try:
         torch.save(body(rank, *arguments), f"{folder}/{rank}.pt")
@@ -203,6 +207,7 @@ def auto_rank(rank, saved):
     return logits_and_counts(model)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="transformers would put gloo's ranks on GPUs")
 def test_tp_plan_auto(tmp_path):
     pytest.importorskip("accelerate")  # transformers loads a split model with it only
     model = model_of()
@@ -214,11 +219,13 @@ def test_tp_plan_auto(tmp_path):
 
 
 def fsdp_rank(rank):
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = model_of()
     for layer in model.model.layers:
-        fully_shard(layer)
-    fully_shard(model)
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     tokensieve.hf.configure(model, select=SELECT, layers=range(1, LAYERS), min_tokens=100)
     return logits_and_counts(model)
 
@@ -229,3 +236,98 @@ def test_fsdp():
     for own_logits, own_counts in run_ranks(fsdp_rank, 2):
         torch.testing.assert_close(own_logits, logits)
         assert own_counts == counts
+
+
+# ---- GPUs, a rank each
+
+needs_gpus = pytest.mark.skipif(
+    torch.cuda.device_count() < 2 or tokensieve.info()["backends"]["cuda"] != "available",
+    reason="no two Hopper GPUs, or a build without CUDA")
+GPU_TOKENS = 3000
+GPU_SELECTS = {
+    "tau_head": SelectConfig(tau=0.1, obs_window=64, min_keep=64, dense_policy="never"),
+    "keep_layer": SelectConfig(budget="keep_ratio", keep_ratio=0.2, obs_window=64, min_keep=64,
+                               share="layer", fill="local", local_window=128,
+                               dense_policy="never"),
+}
+
+
+def gpu_tensors():
+    torch.manual_seed(7)
+    return [torch.randn(2, GPU_TOKENS, heads, 64, dtype=torch.bfloat16) for heads in (16, 4, 4)]
+
+
+def nccl_rank(rank):
+    """By configuration: sets, counts and output of this rank's heads."""
+    own = [x.chunk(dist.get_world_size(), dim=2)[rank].cuda() for x in gpu_tensors()]
+    results = {}
+    for name, select in GPU_SELECTS.items():
+        kept = tokensieve.select_tokens(*own[:2], select=select, group=dist.group.WORLD)
+        out, report = tokensieve.attention(*own, select=select, group=dist.group.WORLD,
+                                           return_report=True)
+        assert report.path == "sparse"
+        # On another stream than the default one, behind work that is still to be done.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            late = [(x.float() + 0).to(x.dtype) for x in own]
+            again = tokensieve.attention(*late, select=select, group=dist.group.WORLD)
+        torch.cuda.synchronize()
+        assert torch.equal(again, out)
+        results[name] = sets_of(_on_cpu(kept)), kept.count.cpu(), out.cpu()
+    return results
+
+
+def _on_cpu(kept):
+    return dataclasses.replace(kept, indices=kept.indices.cpu(), count=kept.count.cpu())
+
+
+@needs_gpus
+def test_nccl_ops():
+    q, k, v = (x.cuda() for x in gpu_tensors())
+    ranks = run_ranks(nccl_rank, 2, backend="nccl")
+    for name, select in GPU_SELECTS.items():
+        kept = _on_cpu(tokensieve.select_tokens(q, k, select=select))
+        out = tokensieve.attention(q, k, v, select=select).cpu()
+        indices, counts, outs = zip(*(rank[name] for rank in ranks))
+        assert all(torch.equal(count, kept.count) for count in counts)
+        assert torch.equal(torch.cat(outs, dim=2), out)
+        if select.share == "layer":
+            assert all(torch.equal(sets, sets_of(kept)) for sets in indices)
+        else:
+            assert torch.equal(torch.cat(indices, dim=1), sets_of(kept))
+
+
+def gpu_model():
+    torch.manual_seed(13)
+    config = LlamaConfig(vocab_size=97, hidden_size=512, intermediate_size=512,
+                         num_hidden_layers=LAYERS, num_attention_heads=8, num_key_value_heads=4,
+                         head_dim=64, attn_implementation="tokensieve", initializer_range=0.05)
+    model = LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval()
+    tokensieve.hf.configure(model, select=GPU_SELECTS["keep_layer"], layers=range(1, LAYERS),
+                            min_tokens=100)
+    return model
+
+
+def gpu_logits_and_ratios(model):
+    prompt = (torch.arange(GPU_TOKENS)[None] * 31 % 97).cuda()
+    with torch.no_grad(), tokensieve.hf.measure() as layers:
+        logits = model(prompt).logits
+    return logits.float().cpu(), [layer.keep_ratio for layer in layers.values()]
+
+
+def nccl_model_rank(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+    mesh = init_device_mesh("cuda", (dist.get_world_size(),))
+    return gpu_logits_and_ratios(split(gpu_model(), mesh))
+
+
+@needs_gpus
+def test_nccl_model():
+    """A rank's sum over heads is rounded to bf16 before the all-reduce, so near ties may be chosen
+    otherwise; how many are kept may not."""
+    logits, ratios = gpu_logits_and_ratios(gpu_model())
+    assert len(ratios) == LAYERS and all(ratio < 0.3 for ratio in ratios[1:])
+    for own_logits, own_ratios in run_ranks(nccl_model_rank, 2, backend="nccl"):
+        assert (own_logits - logits).norm() < 0.05 * logits.norm()
+        assert own_ratios == ratios
