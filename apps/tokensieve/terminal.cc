@@ -163,18 +163,21 @@ void Progress::draw(double fraction) {
   last_draw_ = Clock::now();
   const double elapsed = elapsed_ms();
   const int64_t done = std::llround(fraction * static_cast<double>(total_));
-  std::string line =
-      fmt::format("{}{}{} ▕{}▏ {}/{} {}", label_, detail_.empty() ? "" : " ", detail_,
-                  bar(fraction, kProgressCells), format_count(done), format_count(total_), unit_);
+  std::string state = fmt::format("▕{}▏ {}/{} {}", bar(fraction, kProgressCells),
+                                  format_count(done), format_count(total_), unit_);
   if (fraction > 0 && elapsed > 0) {
-    line += rate(done, elapsed) +
-            fmt::format(", {} left", format_duration(elapsed * (1 - fraction) / fraction));
+    state += rate(done, elapsed) +
+             fmt::format(", {} left", format_duration(elapsed * (1 - fraction) / fraction));
   }
+  // In a narrow window less is said, so that no line wraps.
   winsize size = {};
-  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 &&
-      display_width(line) >= size.ws_col) {
-    line = fmt::format("{} {:.0f} %", label_, fraction * 100);  // a narrow window: no wrapping
-  }
+  const bool has_width = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  const auto fits = [&](const std::string& line) {
+    return !has_width || display_width(line) < size.ws_col;
+  };
+  std::string line = fmt::format("{} {} {}", label_, detail_, state);
+  if (detail_.empty() || !fits(line)) line = fmt::format("{} {}", label_, state);
+  if (!fits(line)) line = fmt::format("{} {:.0f} %", label_, fraction * 100);
   fmt::print(stderr, "\r\033[K{}", line);
   std::fflush(stderr);
   drawn_ = true;

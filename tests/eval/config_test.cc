@@ -114,6 +114,21 @@ TEST(EvalConfig, KeysHoldForLayersThatAreSetApart) {
   EXPECT_TRUE((*configs)[3].profile.layer_select.empty());
 }
 
+TEST(EvalConfig, APresetIsMadeFromTheProfileThatItsKeyNames) {
+  const std::vector<Config> configs = parse(
+      {"once:profile=smollm2", "progressive:profile=smollm2,min_keep=9", "sparse:profile=smollm2"});
+  ASSERT_EQ(configs.size(), 4u);
+  EXPECT_FALSE(configs[1].profile.layer_select.empty());
+  EXPECT_TRUE(configs[1].equal_work) << "its layers differ";
+  EXPECT_EQ(configs[2].profile.select.fill, Fill::kZero) << "the preset's own";
+  EXPECT_EQ(configs[2].profile.select.min_keep, 9);
+  EXPECT_EQ(configs[2].profile.min_tokens, 0);
+  EXPECT_EQ(configs[3].profile.min_tokens, 4096);
+  EXPECT_NE(error_of("paper:profile=smollm2").find("forced:profile="), std::string::npos);
+  EXPECT_NE(error_of("dense:profile=smollm2").find("selects nothing"), std::string::npos);
+  EXPECT_NE(error_of("forced:profile=llama-3.1-8b").find("layers"), std::string::npos);
+}
+
 TEST(EvalConfig, BaselinesGetTheMeanWorkOfLayersThatDiffer) {
   const auto configs = parse_configs({"none", "once"}, profile_with_layers_apart());
   ASSERT_TRUE(configs.ok()) << configs.status().message();

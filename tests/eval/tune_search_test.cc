@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
+#include <algorithm>
 
 namespace tokensieve::cli::eval {
 namespace {
@@ -14,10 +14,15 @@ TuneProblem problem(double max_kl, int* calls) {
           .rungs = 2,
           .base_rung = 0,
           .max_kl = max_kl,
-          .measure = [calls](size_t rung, const std::vector<int32_t>& layers) -> Result<double> {
+          .measure = [calls](const Candidate& candidate) -> Result<double> {
             ++*calls;
             double kl = 0;
-            for (const int32_t layer : layers) kl += 0.001 * layer * (rung == 0 ? 1 : 2);
+            for (const int32_t layer : candidate.layers) {
+              const auto& thin = candidate.thin_layers;
+              const bool is_thin = std::find(thin.begin(), thin.end(), layer) != thin.end();
+              const size_t rung = is_thin ? candidate.thin_rung : candidate.rung;
+              kl += 0.001 * layer * (rung == 0 ? 1 : 2);
+            }
             return kl;
           },
           .layer_work = [](size_t rung) { return rung == 0 ? 0.4 : 0.1; }};
@@ -41,6 +46,23 @@ TEST(EvalTuneSearch, FindsTheLargestHarmlessSetOfEveryRung) {
   EXPECT_LE(calls, most_measurements(p));
 }
 
+TEST(EvalTuneSearch, TheMostHarmlessLayersGetTheCheapestRung) {
+  int calls = 0;
+  // Rung 0 on 1-5 costs 15; twice as much on 1 and 2 makes 18, on 3 too 21.
+  const TuneProblem p = problem(0.0181, &calls);
+  const Result<TuneOutcome> outcome = search(p);
+  ASSERT_TRUE(outcome.ok());
+  const Candidate& best = outcome->feasible[0];
+  EXPECT_EQ(best.rung, 0u);
+  EXPECT_EQ(best.layers, (std::vector<int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(best.thin_rung, 1u);
+  EXPECT_EQ(best.thin_layers, (std::vector<int32_t>{1, 2}));
+  EXPECT_NEAR(best.kl, 0.018, 1e-12);
+  EXPECT_NEAR(best.work, (4 + 3 * 0.4 + 2 * 0.1) / 9, 1e-12);
+  for (const Candidate& candidate : outcome->feasible) EXPECT_LE(candidate.kl, p.max_kl);
+  EXPECT_LE(calls, most_measurements(p));
+}
+
 TEST(EvalTuneSearch, AllLayersOrNone) {
   int calls = 0;
   const Result<TuneOutcome> all = search(problem(1, &calls));
@@ -55,7 +77,7 @@ TEST(EvalTuneSearch, AllLayersOrNone) {
 TEST(EvalTuneSearch, AFailedMeasurementEndsIt) {
   int calls = 0;
   TuneProblem p = problem(1, &calls);
-  p.measure = [&](size_t, const std::vector<int32_t>&) -> Result<double> {
+  p.measure = [&](const Candidate&) -> Result<double> {
     if (++calls < 5) return 0.1;
     return Status::error(StatusCode::kCancelled, "cancelled");
   };

@@ -252,6 +252,7 @@ def lines(options):
             "step": step,
             "layers": list(range(29, 28 - step, -1)),
             "select": {"keep_ratio": 0.2},
+            "thin": {"layers": [27, 28], "select": {"keep_ratio": 0.1}} if step > 10 else None,
             "work": round(work, 3),
             "loss": round(0.002 * step * rng.random(), 4),
             "kl": round(0.001 * step**1.4 * rng.uniform(0.8, 1.2), 5),

@@ -54,12 +54,14 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
       "\n"
       R"({"type":"drift","layers":[0.75,0.25]})"
       "\n"
-      R"({"type":"tune","step":0,"layers":[1],"work":0.5,"kl":0.01,"chosen":true})"
+      R"({"type":"tune","step":0,"layers":[1,2],"thin":{"layers":[2],"select":{"keep_ratio":0.1}},"work":0.5,"kl":0.01,"chosen":true})"
       "\n");
   EXPECT_THAT(run.kept.at(0).layers.at(0).sets,
               ElementsAre(ElementsAre(Pair(0, 1)), ElementsAre(Pair(0, 0), Pair(2, 2))));
   EXPECT_THAT(run.drift, ElementsAre(0.75, 0.25));
   EXPECT_TRUE(run.tune.at(0).chosen);
+  EXPECT_EQ(run.tune.at(0).thin_layers, std::vector<int32_t>{2});
+  EXPECT_EQ(run.tune.at(0).thin_select["keep_ratio"], 0.1);
 }
 
 TEST(RunFile, APromptThatRanDenseIsNotInspected) {

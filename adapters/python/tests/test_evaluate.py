@@ -145,10 +145,17 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
         (x["task"], x["config"]) for x in lines]
     assert again[-1]["metrics"] == lines[-1]["metrics"]
     for other, message in [(["--config", "paper"], "holds another run [(]configs differs"),
-                           (["--tasks", "qa"], "no case is left")]:
+                           (["--tasks", "qa"], "no case is left"),
+                           (["--part", "3/3"], "no case is left"),
+                           (["--part", "3/2"], "'3/2'; allowed: K/N")]:
         with pytest.raises(SystemExit):
             evaluate.main([*command[:5], *other])
         assert re.search(message, capsys.readouterr().err)
+    # Parts hold every case once.
+    command[2] = str(tmp_path / "part.jsonl")
+    evaluate.main([*command, "--part", "2/2"])
+    part = [json.loads(line) for line in (tmp_path / "part.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in part[1:]} == {"text"} and len(part) == 4
 
 
 def test_bad_files(tmp_path, capsys):

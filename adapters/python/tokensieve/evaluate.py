@@ -499,6 +499,13 @@ def summary(lines: list[dict[str, Any]]) -> Iterator[str]:
                    f"{attention:>14.1f}  {faster:>8}")
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: K/N with 1 <= K <= N, such as 2/4")
+    return int(number), int(count)
+
+
 def _fail(problem: BaseException) -> NoReturn:
     print(f"evaluate: error: {problem}", file=sys.stderr)
     sys.exit(1)
@@ -517,6 +524,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", nargs="+", default=["dense", "sparse"], metavar="CONFIG")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
     parser.add_argument("--lengths", nargs="+", type=int, metavar="N", help="only these")
+    parser.add_argument("--part", metavar="K/N", default="1/1", type=_part,
+                        help="only every N-th case, from the K-th on: for N processes or GPUs side "
+                        "by side, each with an own -o; `tokensieve report` joins the files")
     parser.add_argument("--device", help="default: cuda if torch sees a GPU")
     parser.add_argument("-o", "--output", default="run.jsonl", metavar="FILE",
                         help="results (default: run.jsonl)")
@@ -526,8 +536,10 @@ def main(arguments: list[str] | None = None) -> None:
         cases = [case for case in cases
                  if case["task"] in (options.tasks or [case["task"]])
                  and case["length"] in (options.lengths or [case["length"]])]
+        first, step = options.part
+        cases = cases[first - 1::step]
         if not cases:
-            raise ArgumentError("no case is left; see --tasks and --lengths")
+            raise ArgumentError("no case is left; see --tasks, --lengths and --part")
         model, tokenizer, profile = _load(options)
         made_for = header.get("model", {}).get("fingerprint", {})
         names = {field.name for field in dataclasses.fields(Fingerprint)}

@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <variant>
 
 #include "profiles.h"
 
@@ -18,6 +19,7 @@ using Json = nlohmann::ordered_json;
 
 // Local fill rounds a window down to whole blocks: a row sees half of one more, on average.
 constexpr double kBesideWindow = kLocalBlock / 2.0;
+constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 // ---- presets ------------------------------------------------------------------------------------
 
@@ -72,23 +74,25 @@ Profile without_gates(Profile profile) {
   return profile;
 }
 
-Result<Config> from_preset(const Preset& preset, const Profile& model_profile) {
+Config from_preset(const Preset& preset, const Profile& profile) {
   Config config{.kind = preset.kind, .note = preset.note};
   if (!config.selects()) return config;
   const std::string_view name = preset.name;
-  config.profile = model_profile;
+  config.profile = profile;
   config.always_sparse = name != "sparse";
   if (name == "paper") {
-    config.profile = default_profile(model_profile.fingerprint);
+    config.profile = default_profile(profile.fingerprint);
     config.profile.select = paper_select();
     config.profile.min_tokens = 0;
   } else if (name != "sparse") {
     config.profile = without_gates(config.profile);
   }
-  config.filter_layer = std::max(1, 2 * model_profile.fingerprint.num_layers / 5);
+  config.filter_layer = std::max(1, 2 * profile.fingerprint.num_layers / 5);
+  // `once` has one set for all layers: where they keep different shares, as much work stands in.
+  const bool layers_differ = !config.profile.layer_select.empty();
   config.equal_work = config.kind == Kind::kNone || config.kind == Kind::kRecent ||
                       config.kind == Kind::kProgressive ||
-                      (config.kind == Kind::kOnce && !config.profile.layer_select.empty());
+                      (config.kind == Kind::kOnce && layers_differ);
   config.beside_fill = config.profile.select.fill;
   if (config.kind == Kind::kProgressive || config.kind == Kind::kRecent) {
     for_each_select(config.profile, [](SelectConfig& select) { select.fill = Fill::kZero; });
@@ -107,13 +111,17 @@ Status bad_value(const std::string& key, const std::string& value, const std::st
                        value.c_str(), allowed.c_str());
 }
 
-using Setter = std::function<Status(Config&, const std::string& key, const std::string& value)>;
+template <typename Owner>
+using Setter = std::function<Status(Owner&, const std::string& key, const std::string& value)>;
+
+// What a baseline of equal work gets from its profile's work, unless the user names it.
+enum class Names { kNothing, kTokens, kWindow };
 
 struct Key {
   const char* name;
   const char* help;
-  Setter set;
-  bool of_select = false;  // sets a field of `profile.select`: of every layer
+  std::variant<Setter<Config>, Setter<SelectConfig>> set;  // the latter: for every layer
+  Names names = Names::kNothing;
 };
 
 template <typename T>
@@ -122,46 +130,72 @@ bool read_number(const std::string& text, T& out) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-Setter real(double SelectConfig::*field, BudgetPolicy budget, double least, double most) {
-  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
-    double number = 0;
-    if (!read_number(value, number) || !(number >= least && number <= most)) {
-      return bad_value(key, value, fmt::format("a number from {} to {}", least, most));
-    }
-    config.profile.select.*field = number;
-    config.profile.select.budget = budget;
-    if (config.kind != Kind::kNone) config.equal_work = false;
-    return {};
-  };
-}
-
-template <typename T>
-Setter integer(std::function<T&(Config&)> field, int64_t least, int64_t most, int64_t step = 1) {
-  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
+template <typename Owner, typename Number>
+Setter<Owner> integer(Number Owner::*field, int64_t least, int64_t most, int64_t step = 1) {
+  return [=](Owner& owner, const std::string& key, const std::string& value) -> Status {
     int64_t number = 0;
     if (!read_number(value, number) || number < least || number > most || number % step != 0) {
       return bad_value(key, value,
                        fmt::format("an integer from {} to {}{}", least, most,
                                    step > 1 ? fmt::format(", a multiple of {}", step) : ""));
     }
-    field(config) = static_cast<T>(number);
+    owner.*field = static_cast<Number>(number);
     return {};
   };
 }
 
-template <typename E>
-Setter choice(std::function<void(Config&, E)> set, std::vector<std::pair<std::string, E>> words) {
-  return [=](Config& config, const std::string& key, const std::string& value) -> Status {
+template <typename Owner, typename Word>
+Setter<Owner> choice(Word Owner::*field, std::vector<std::pair<std::string, Word>> words) {
+  return [=](Owner& owner, const std::string& key, const std::string& value) -> Status {
     std::string allowed;
     for (const auto& [word, meaning] : words) {
       if (word == value) {
-        set(config, meaning);
+        owner.*field = meaning;
         return {};
       }
       allowed += (allowed.empty() ? "" : ", ") + word;
     }
     return bad_value(key, value, allowed);
   };
+}
+
+Setter<SelectConfig> share_of(double SelectConfig::*field, BudgetPolicy budget, double least,
+                              double most) {
+  return [=](SelectConfig& select, const std::string& key, const std::string& value) -> Status {
+    double number = 0;
+    if (!read_number(value, number) || !(number >= least && number <= most)) {
+      return bad_value(key, value, fmt::format("a number from {} to {}", least, most));
+    }
+    select.*field = number;
+    select.budget = budget;
+    return {};
+  };
+}
+
+Status set_count(SelectConfig& select, const std::string& key, const std::string& value) {
+  select.budget = BudgetPolicy::kKeepCount;
+  return integer(&SelectConfig::keep_count, 1, kMostTokens)(select, key, value);
+}
+
+Status set_pool_width(SelectConfig& select, const std::string& key, const std::string& value) {
+  TOKENSIEVE_RETURN_IF_ERROR(integer(&SelectConfig::pool_width, 1, 1023)(select, key, value));
+  if (select.pool_width % 2 == 1) return {};
+  return bad_value(key, value, "an odd number from 1 to 1023");
+}
+
+Status set_min_tokens(Config& config, const std::string& key, const std::string& value) {
+  return integer(&Profile::min_tokens, 0, kMostTokens)(config.profile, key, value);
+}
+
+Status set_filter(Config& config, const std::string& key, const std::string& value) {
+  const int32_t last = config.profile.fingerprint.num_layers - 1;
+  return integer(&Config::filter_layer, 1, last)(config, key, value);
+}
+
+Status set_name(Config& config, const std::string& key, const std::string& value) {
+  if (value.empty()) return bad_value(key, value, "some text");
+  config.name = value;
+  return {};
 }
 
 Status set_layers(Config& config, const std::string& key, const std::string& value) {
@@ -185,86 +219,39 @@ Status set_layers(Config& config, const std::string& key, const std::string& val
   return {};
 }
 
-Status set_profile(Config& config, const std::string&, const std::string& value) {
-  Result<ChosenProfile> chosen = load_named_profile(value);
-  if (!chosen.ok()) return chosen.status();
-  TOKENSIEVE_RETURN_IF_ERROR(check_fingerprint(chosen->profile, config.profile.fingerprint));
-  config.profile = config.always_sparse ? without_gates(chosen->profile) : chosen->profile;
-  return {};
-}
+// The preset was made from it already: see profile_for.
+Status ignore_profile(Config&, const std::string&, const std::string&) { return {}; }
 
-// `profile` first: other keys change what it loads.
 const std::vector<Key>& keys() {
-  constexpr int64_t kMost = int64_t{1} << 30;
-  const auto select = [](auto SelectConfig::*field) {
-    using T = std::remove_reference_t<decltype(std::declval<SelectConfig&>().*field)>;
-    return std::function<T&(Config&)>(
-        [field](Config& c) -> T& { return c.profile.select.*field; });
-  };
+  using C = Setter<Config>;
+  using S = Setter<SelectConfig>;
   static const std::vector<Key> kKeys = {
-      {"profile", "another layer profile: a file or a shipped name", set_profile},
+      {"profile", "another layer profile: a file or a shipped name", C(ignore_profile)},
       {"keep", "share of the prefix that is kept",
-       real(&SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio, 1e-6, 1), true},
+       share_of(&SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio, 1e-6, 1), Names::kTokens},
       {"tau", "share of score mass that may be dropped",
-       real(&SelectConfig::tau, BudgetPolicy::kTau, 0, 0.999999), true},
-      {"count", "number of prefix tokens that is kept",
-       [](Config& config, const std::string& key, const std::string& value) -> Status {
-         config.profile.select.budget = BudgetPolicy::kKeepCount;
-         if (config.kind != Kind::kNone) config.equal_work = false;
-         return integer<int64_t>(
-             [](Config& c) -> int64_t& { return c.profile.select.keep_count; }, 1, kMost)(
-             config, key, value);
-       },
-       true},
-      {"layers", "profile, upper, all, or a list such as 2-29", set_layers},
+       share_of(&SelectConfig::tau, BudgetPolicy::kTau, 0, 0.999999), Names::kTokens},
+      {"count", "number of prefix tokens that is kept", S(set_count), Names::kTokens},
+      {"layers", "profile, upper, all, or a list such as 2-29", C(set_layers)},
       {"fill", "zero or local",
-       choice<Fill>([](Config& c, Fill f) { c.profile.select.fill = f; },
-                    {{"zero", Fill::kZero}, {"local", Fill::kLocal}}),
-       true},
+       choice(&SelectConfig::fill, {{"zero", Fill::kZero}, {"local", Fill::kLocal}})},
       {"share", "head, kv or layer",
-       choice<Share>([](Config& c, Share s) { c.profile.select.share = s; },
-                     {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}}),
-       true},
+       choice(&SelectConfig::share,
+              {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}})},
       {"window", "local fill: neighbours, a multiple of 64",
-       [select](Config& config, const std::string& key, const std::string& value) -> Status {
-         if (config.kind == Kind::kNone) config.equal_work = false;
-         return integer<int32_t>(select(&SelectConfig::local_window), 0, 1 << 20, kLocalBlock)(
-             config, key, value);
-       },
-       true},
-      {"sinks", "first tokens that every row sees",
-       integer<int32_t>(select(&SelectConfig::sinks), 0, kLocalBlock), true},
-      {"obs_window", "last rows that choose",
-       integer<int32_t>(select(&SelectConfig::obs_window), 1, 4096), true},
-      {"pool_width", "smoothing of the scores, odd",
-       [select](Config& config, const std::string& key, const std::string& value) -> Status {
-         TOKENSIEVE_RETURN_IF_ERROR(
-             integer<int32_t>(select(&SelectConfig::pool_width), 1, 1023)(config, key, value));
-         if (config.profile.select.pool_width % 2 == 1) return {};
-         return bad_value(key, value, "an odd number from 1 to 1023");
-       },
-       true},
+       integer(&SelectConfig::local_window, 0, 1 << 20, kLocalBlock), Names::kWindow},
+      {"sinks", "first tokens that every row sees", integer(&SelectConfig::sinks, 0, kLocalBlock)},
+      {"obs_window", "last rows that choose", integer(&SelectConfig::obs_window, 1, 4096)},
+      {"pool_width", "smoothing of the scores, odd", S(set_pool_width)},
       {"min_keep", "fewest prefix tokens that are kept",
-       integer<int64_t>(select(&SelectConfig::min_keep), 0, kMost), true},
-      {"min_tokens", "shorter prompts run dense",
-       integer<int64_t>([](Config& c) -> int64_t& { return c.profile.min_tokens; }, 0, kMost)},
+       integer(&SelectConfig::min_keep, 0, kMostTokens)},
+      {"min_tokens", "shorter prompts run dense", C(set_min_tokens)},
       {"mode", "whole: the prompt at once; chunk: 2048 tokens at a time",
-       choice<bool>([](Config& c, bool chunk) { c.chunk = chunk; },
-                    {{"whole", false}, {"chunk", true}})},
+       choice(&Config::chunk, {{"whole", false}, {"chunk", true}})},
       {"gate", "on: dense where that is predicted to be faster; off: always sparse",
-       choice<bool>([](Config& c, bool gate) { c.always_sparse = !gate; },
-                    {{"on", true}, {"off", false}})},
-      {"filter", "evict: the layer that chooses",
-       [](Config& config, const std::string& key, const std::string& value) -> Status {
-         return integer<int32_t>([](Config& c) -> int32_t& { return c.filter_layer; }, 1,
-                                 config.profile.fingerprint.num_layers - 1)(config, key, value);
-       }},
-      {"name", "what the results call it",
-       [](Config& config, const std::string& key, const std::string& value) -> Status {
-         if (value.empty()) return bad_value(key, value, "some text");
-         config.name = value;
-         return {};
-       }}};
+       choice(&Config::always_sparse, {{"on", false}, {"off", true}})},
+      {"filter", "evict: the layer that chooses", C(set_filter)},
+      {"name", "what the results call it", C(set_name)}};
   return kKeys;
 }
 
@@ -313,14 +300,16 @@ std::vector<Settings> combinations(const Settings& settings) {
 
 // A key of the selection holds for all layers, also for those that the profile sets apart.
 Status set(Config& config, const Key& key, const std::string& value) {
-  TOKENSIEVE_RETURN_IF_ERROR(key.set(config, key.name, value));
-  if (!key.of_select) return {};
-  for (LayerSelect& group : config.profile.layer_select) {
-    std::swap(config.profile.select, group.select);
-    const Status status = key.set(config, key.name, value);
-    std::swap(config.profile.select, group.select);
-    TOKENSIEVE_RETURN_IF_ERROR(status);
+  if (const auto* of_config = std::get_if<Setter<Config>>(&key.set)) {
+    return (*of_config)(config, key.name, value);
   }
+  const auto& of_select = std::get<Setter<SelectConfig>>(key.set);
+  TOKENSIEVE_RETURN_IF_ERROR(of_select(config.profile.select, key.name, value));
+  for (LayerSelect& group : config.profile.layer_select) {
+    TOKENSIEVE_RETURN_IF_ERROR(of_select(group.select, key.name, value));
+  }
+  const Names own = config.kind == Kind::kNone ? Names::kWindow : Names::kTokens;
+  if (key.names == own) config.equal_work = false;
   return {};
 }
 
@@ -379,6 +368,35 @@ std::string join(const Settings& settings) {
   return text;
 }
 
+// The profile that a preset is made from: the model's, or the one that a key `profile` names.
+Result<Profile> profile_for(const Preset& preset, const Settings& settings,
+                            const Profile& model_profile) {
+  Profile profile = model_profile;
+  for (const auto& [key, value] : settings) {
+    if (key != "profile") continue;
+    if (std::string_view(preset.name) == "paper") {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "paper has no key profile: its settings are the paper's; use "
+                           "forced:profile=...");
+    }
+    Result<ChosenProfile> chosen = load_named_profile(value);
+    if (!chosen.ok()) return chosen.status();
+    TOKENSIEVE_RETURN_IF_ERROR(check_fingerprint(chosen->profile, model_profile.fingerprint));
+    profile = std::move(chosen->profile);
+  }
+  return profile;
+}
+
+Status check_selects(const Preset& preset, const Settings& settings) {
+  if (preset.kind != Kind::kStock && preset.kind != Kind::kDense) return {};
+  for (const auto& [key, value] : settings) {
+    if (key == "name") continue;
+    return Status::error(StatusCode::kInvalidArgument, "%s has no key %s: it selects nothing",
+                         preset.name, key.c_str());
+  }
+  return {};
+}
+
 Status add_spec(const std::string& spec, const Profile& model_profile,
                 std::vector<Config>& configs) {
   const size_t colon = std::min(spec.find(':'), spec.size());
@@ -396,29 +414,22 @@ Status add_spec(const std::string& spec, const Profile& model_profile,
     settings = std::move(split.value());
   }
   for (const Settings& some : combinations(settings)) {
-    Result<Config> config = from_preset(*preset, model_profile);
-    if (!config.ok()) return config.status();
-    if (!config->selects()) {
-      for (const auto& [key, value] : some) {
-        if (key != "name") {
-          return Status::error(StatusCode::kInvalidArgument, "%s has no key %s: it selects nothing",
-                               preset->name, key.c_str());
-        }
-      }
-    }
-    TOKENSIEVE_RETURN_IF_ERROR(apply(config.value(), some));
-    TOKENSIEVE_RETURN_IF_ERROR(check(*config));
-    if (config->name.empty()) {
-      config.value().name =
-          some.empty() ? preset->name : fmt::format("{}:{}", preset->name, join(some));
+    TOKENSIEVE_RETURN_IF_ERROR(check_selects(*preset, some));
+    const Result<Profile> profile = profile_for(*preset, some, model_profile);
+    if (!profile.ok()) return profile.status();
+    Config config = from_preset(*preset, *profile);
+    TOKENSIEVE_RETURN_IF_ERROR(apply(config, some));
+    TOKENSIEVE_RETURN_IF_ERROR(check(config));
+    if (config.name.empty()) {
+      config.name = some.empty() ? preset->name : fmt::format("{}:{}", preset->name, join(some));
     }
     for (const Config& other : configs) {
-      if (other.name != config->name) continue;
+      if (other.name != config.name) continue;
       return Status::error(StatusCode::kInvalidArgument,
                            "two configurations are called \"%s\"; add name=...",
                            other.name.c_str());
     }
-    configs.push_back(std::move(config.value()));
+    configs.push_back(std::move(config));
   }
   return {};
 }

@@ -30,21 +30,44 @@ struct Setup {
   double budget;  // points
 };
 
+Json select_json(const Config& rung) { return Json::parse(profile_to_json(rung.profile))["select"]; }
+
 // What was measured, under names by which a later call finds it.
 Json tune_line(const Setup& setup, const Candidate& candidate, size_t step) {
-  const Profile& profile = setup.rungs[candidate.rung].profile;
-  return {{"type", "tune"},
-          {"step", step},
-          {"layers", candidate.layers},
-          {"rung", setup.rungs[candidate.rung].name},
-          {"select", Json::parse(profile_to_json(profile))["select"]},
-          {"work", candidate.work},
-          {"kl", candidate.kl},
-          {"chosen", false}};
+  const Config& rung = setup.rungs[candidate.rung];
+  Json line = {{"type", "tune"},
+               {"step", step},
+               {"layers", candidate.layers},
+               {"rung", rung.name},
+               {"select", select_json(rung)},
+               {"work", candidate.work},
+               {"kl", candidate.kl},
+               {"chosen", false}};
+  if (!candidate.thin_layers.empty()) {
+    const Config& thin = setup.rungs[candidate.thin_rung];
+    line["thin"] = {{"layers", candidate.thin_layers},
+                    {"rung", thin.name},
+                    {"select", select_json(thin)}};
+  }
+  return line;
 }
 
-std::string measurement_key(const std::string& rung, const Json& layers) {
-  return rung + layers.dump();
+std::string measurement_key(const Json& line) {
+  std::string key = line["rung"].get<std::string>() + line["layers"].dump();
+  if (line.contains("thin")) {
+    key += line["thin"]["rung"].get<std::string>() + line["thin"]["layers"].dump();
+  }
+  return key;
+}
+
+std::string describe(const Setup& setup, const Candidate& candidate) {
+  std::string text = fmt::format("{} on {}", setup.rungs[candidate.rung].name,
+                                 format_layers(candidate.layers));
+  if (!candidate.thin_layers.empty()) {
+    text += fmt::format(", {} on {}", setup.rungs[candidate.thin_rung].name,
+                        format_layers(candidate.thin_layers));
+  }
+  return text;
 }
 
 class Tuner {
@@ -59,8 +82,7 @@ class Tuner {
         runner_(model, plugin, setup.lengths.back()) {
     for (const Json& line : file.earlier()) {
       if (line["type"] != "tune" || !line.contains("rung")) continue;
-      const std::string key = measurement_key(line["rung"].get<std::string>(), line["layers"]);
-      known_[key] = line["kl"].get<double>();
+      known_[measurement_key(line)] = line["kl"].get<double>();
     }
   }
 
@@ -73,10 +95,9 @@ class Tuner {
                         .layer_work = [&](size_t rung) { return layer_work(rung); }};
     const int32_t most = most_measurements(problem);
     Progress progress("tune", most, "measurements");
-    problem.measure = [&](size_t rung, const std::vector<int32_t>& layers) {
-      progress.set_detail(fmt::format("{} layers {}", setup_.rungs[rung].name,
-                                      format_layers(layers)));
-      const Result<double> kl = measure(rung, layers, [&](double fraction) {
+    problem.measure = [&](const Candidate& candidate) {
+      progress.set_detail(describe(setup_, candidate));
+      const Result<double> kl = measure(candidate, [&](double fraction) {
         progress.update((step_ + fraction) / most);
       });
       ++step_;
@@ -89,7 +110,7 @@ class Tuner {
 
   // Mean points that the candidate loses on tasks that dense solves, follow-ups included.
   Result<Loss> answer_loss(const Candidate& candidate) {
-    Config config = config_of(candidate.rung, candidate.layers);
+    const Config config = config_of(candidate);
     const Config dense{.name = "dense", .kind = Kind::kDense, .profile = {}, .note = ""};
     std::vector<PairedScore> scores;
     Progress progress("checking answers", answer_cases(), "cases");
@@ -113,7 +134,7 @@ class Tuner {
   }
 
   Profile profile_of(const Candidate& candidate) const {
-    Profile profile = config_of(candidate.rung, candidate.layers).profile;
+    Profile profile = config_of(candidate).profile;
     profile.model = model_.source().name;
     profile.min_tokens = setup_.lengths.front() * 95 / 100;  // the shortest measured prompt
     return profile;
@@ -130,9 +151,13 @@ class Tuner {
     return static_cast<int32_t>(setup_.cases * setup_.lengths.size() * kAnswerTasks.size());
   }
 
-  Config config_of(size_t rung, const std::vector<int32_t>& layers) const {
-    Config config = setup_.rungs[rung];
-    config.profile.sparse_layers = layers;
+  Config config_of(const Candidate& candidate) const {
+    Config config = setup_.rungs[candidate.rung];
+    config.profile.sparse_layers = candidate.layers;
+    if (!candidate.thin_layers.empty()) {
+      config.profile.layer_select = {
+          {candidate.thin_layers, setup_.rungs[candidate.thin_rung].profile.select}};
+    }
     return config;
   }
 
@@ -146,12 +171,11 @@ class Tuner {
     return selection_work(select, kept + select.obs_window, tokens);
   }
 
-  Result<double> measure(size_t rung, const std::vector<int32_t>& layers,
-                         const std::function<void(double)>& on_progress) {
-    const std::string key = measurement_key(setup_.rungs[rung].name, Json(layers));
+  Result<double> measure(Candidate candidate, const std::function<void(double)>& on_progress) {
+    const std::string key = measurement_key(tune_line(setup_, candidate, 0));
     if (const auto found = known_.find(key); found != known_.end()) return found->second;
     if (prompts_.empty()) TOKENSIEVE_RETURN_IF_ERROR(prepare_prompts());
-    const Config config = config_of(rung, layers);
+    const Config config = config_of(candidate);
     std::map<std::string, std::pair<double, int>> by_task;
     for (size_t i = 0; i < prompts_.size(); ++i) {
       const Result<CaseRun> run = runner_.run(
@@ -167,13 +191,8 @@ class Tuner {
     double kl = 0;
     for (const auto& [task, sum] : by_task) kl += sum.first / sum.second;
     kl /= static_cast<double>(by_task.size());
-    known_[key] = kl;
-    const double share = static_cast<double>(layers.size()) / model_.num_layers();
-    const Candidate measured{.rung = rung,
-                             .layers = layers,
-                             .work = 1 - share * (1 - layer_work(rung)),
-                             .kl = kl};
-    TOKENSIEVE_RETURN_IF_ERROR(file_.append(tune_line(setup_, measured, known_.size())));
+    known_[key] = candidate.kl = kl;
+    TOKENSIEVE_RETURN_IF_ERROR(file_.append(tune_line(setup_, candidate, known_.size())));
     return kl;
   }
 
@@ -260,8 +279,8 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
     }
     if (!config.profile.layer_select.empty()) {
       return Status::error(StatusCode::kInvalidArgument,
-                           "--ladder %s: the profile has a layer_select, but tune gives all sparse "
-                           "layers the same selection",
+                           "--ladder %s: the profile has a layer_select, but tune itself finds the "
+                           "layers that may keep less",
                            ladder.c_str());
     }
     setup.rungs.push_back(std::move(config));
@@ -285,14 +304,14 @@ Json tune_header(const TuneOptions& options, const Setup& setup, const LlamaMode
 
 void print_frontier(const Setup& setup, const TuneOutcome& outcome) {
   Table table;
-  table.add_row({"selection", "layers", "work", "KL", ""});
+  table.add_row({"selection", "work", "KL", ""});
   for (const Candidate& c : outcome.measured) {
     if (c.layers.size() == 1 && c.rung == setup.rungs.size() / 2) continue;  // the ranking
-    const bool fits = std::find(outcome.feasible.begin(), outcome.feasible.end(), c) !=
-                      outcome.feasible.end();
-    table.add_row({setup.rungs[c.rung].name, format_layers(c.layers),
-                   fmt::format("{:.1f} %", 100 * c.work), fmt::format("{:.4f}", c.kl),
-                   fits ? "within the KL" : ""});
+    const bool fits = std::any_of(
+        outcome.feasible.begin(), outcome.feasible.end(),
+        [&](const Candidate& other) { return other.is_same_selection(c); });
+    table.add_row({describe(setup, c), fmt::format("{:.1f} %", 100 * c.work),
+                   fmt::format("{:.4f}", c.kl), fits ? "within the KL" : ""});
   }
   fmt::print(stderr, "{}", table.render());
 }
@@ -319,11 +338,11 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
     line["loss"] = loss->points.mean;
     line["chosen"] = chosen;
     TOKENSIEVE_RETURN_IF_ERROR(file.append(line));
-    fmt::print(stderr, "{} on {}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; "
-               "{} answers): {}\n",
-               setup.rungs[candidate.rung].name, format_layers(candidate.layers),
-               100 * candidate.work, candidate.kl, loss->points.mean, loss->points.low,
-               loss->points.high, loss->points.count, chosen ? "chosen" : "too much");
+    fmt::print(stderr, "{}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; {} "
+               "answers): {}\n",
+               describe(setup, candidate), 100 * candidate.work, candidate.kl, loss->points.mean,
+               loss->points.low, loss->points.high, loss->points.count,
+               chosen ? "chosen" : "too much");
     if (loss->solved_cells == 0) {
       return Status::error(StatusCode::kUnsupported,
                            "dense solves none of the tasks at these lengths, so a budget of "

@@ -2,19 +2,22 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 
 namespace tokensieve::cli::eval {
 namespace {
 
 class Search {
  public:
-  explicit Search(const TuneProblem& problem) : problem_(problem) {}
+  explicit Search(const TuneProblem& problem) : problem_(problem) {
+    for (size_t rung = 1; rung < problem.rungs; ++rung) {
+      if (problem.layer_work(rung) < problem.layer_work(cheapest_)) cheapest_ = rung;
+    }
+  }
 
   Result<TuneOutcome> run() {
     TOKENSIEVE_RETURN_IF_ERROR(rank_layers());
     for (size_t rung = 0; rung < problem_.rungs; ++rung) {
-      TOKENSIEVE_RETURN_IF_ERROR(find_largest_set(rung));
+      TOKENSIEVE_RETURN_IF_ERROR(search_rung(rung));
     }
     std::stable_sort(outcome_.feasible.begin(), outcome_.feasible.end(),
                      [](const Candidate& a, const Candidate& b) { return a.work < b.work; });
@@ -25,7 +28,7 @@ class Search {
   Status rank_layers() {
     std::vector<std::pair<double, int32_t>> harm;
     for (int32_t layer = 1; layer < problem_.num_layers; ++layer) {
-      const Result<Candidate> alone = measure(problem_.base_rung, {layer});
+      const Result<Candidate> alone = measure({.rung = problem_.base_rung, .layers = {layer}});
       if (!alone.ok()) return alone.status();
       harm.emplace_back(alone->kl, layer);
     }
@@ -34,14 +37,30 @@ class Search {
     return {};
   }
 
-  // Joint KL grows with the set, up to noise: bisection over its size.
-  Status find_largest_set(size_t rung) {
-    size_t fits = 0, most = ranked_.size();
+  Status search_rung(size_t rung) {
+    const auto of_size = [&](size_t size) {
+      return Candidate{.rung = rung, .layers = most_harmless(size)};
+    };
+    const Result<size_t> size = find_largest(ranked_.size(), of_size);
+    if (!size.ok()) return size.status();
+    if (*size < 2 || rung == cheapest_) return {};
+    const auto thinned = [&](size_t thin) {
+      Candidate candidate = of_size(*size);
+      candidate.thin_rung = cheapest_;
+      candidate.thin_layers = most_harmless(thin);
+      return candidate;
+    };
+    return find_largest(*size - 1, thinned).status();  // all of them: a set of the cheapest rung
+  }
+
+  // The largest size up to `most` whose candidate stays within max_kl; 0: none. Joint KL grows with
+  // the size, up to noise: bisection.
+  template <typename MakeCandidate>
+  Result<size_t> find_largest(size_t most, const MakeCandidate& candidate_of) {
+    size_t fits = 0;
     while (fits < most) {
       const size_t size = fits + (most - fits + 1) / 2;
-      std::vector<int32_t> layers(ranked_.begin(), ranked_.begin() + static_cast<ptrdiff_t>(size));
-      std::sort(layers.begin(), layers.end());
-      Result<Candidate> joint = measure(rung, std::move(layers));
+      Result<Candidate> joint = measure(candidate_of(size));
       if (!joint.ok()) return joint.status();
       if (joint->kl <= problem_.max_kl) {
         fits = size;
@@ -50,22 +69,31 @@ class Search {
         most = size - 1;
       }
     }
-    return {};
+    return fits;
   }
 
-  Result<Candidate> measure(size_t rung, std::vector<int32_t> layers) {
-    const Result<double> kl = problem_.measure(rung, layers);
+  std::vector<int32_t> most_harmless(size_t count) const {
+    std::vector<int32_t> layers(ranked_.begin(), ranked_.begin() + static_cast<ptrdiff_t>(count));
+    std::sort(layers.begin(), layers.end());
+    return layers;
+  }
+
+  Result<Candidate> measure(Candidate candidate) {
+    const auto all = static_cast<double>(candidate.layers.size());
+    const auto thin = static_cast<double>(candidate.thin_layers.size());
+    const double dense = problem_.num_layers - all;
+    candidate.work = (dense + (all - thin) * problem_.layer_work(candidate.rung) +
+                      thin * problem_.layer_work(candidate.thin_rung)) /
+                     problem_.num_layers;
+    const Result<double> kl = problem_.measure(candidate);
     if (!kl.ok()) return kl.status();
-    const double share = static_cast<double>(layers.size()) / problem_.num_layers;
-    Candidate candidate{.rung = rung,
-                        .layers = std::move(layers),
-                        .work = 1 - share * (1 - problem_.layer_work(rung)),
-                        .kl = *kl};
+    candidate.kl = *kl;
     outcome_.measured.push_back(candidate);
     return candidate;
   }
 
   const TuneProblem& problem_;
+  size_t cheapest_ = 0;          // rung
   std::vector<int32_t> ranked_;  // most harmless first
   TuneOutcome outcome_;
 };
@@ -76,7 +104,8 @@ Result<TuneOutcome> search(const TuneProblem& problem) { return Search(problem).
 
 int32_t most_measurements(const TuneProblem& problem) {
   const auto layers = static_cast<uint32_t>(std::max(1, problem.num_layers - 1));
-  return static_cast<int32_t>(layers + problem.rungs * std::bit_width(layers));
+  const size_t bisections = 2 * problem.rungs - 1;  // sets of every rung, thinner ones of all but one
+  return static_cast<int32_t>(layers + bisections * std::bit_width(layers));
 }
 
 }  // namespace tokensieve::cli::eval

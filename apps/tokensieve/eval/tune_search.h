@@ -11,13 +11,16 @@
 namespace tokensieve::cli::eval {
 
 struct Candidate {
-  size_t rung = 0;              // of the ladder of selections
-  std::vector<int32_t> layers;  // ascending
-  double work = 1;              // computed / causal pairs of the whole model
-  double kl = 0;                // measured
+  size_t rung = 0;                   // of the ladder of selections
+  std::vector<int32_t> layers;       // ascending; not empty
+  size_t thin_rung = 0;              // of thin_layers
+  std::vector<int32_t> thin_layers;  // ascending; those of `layers` that get a cheaper rung
+  double work = 1;                   // computed / causal pairs of the whole model
+  double kl = 0;                     // measured
 
-  bool operator==(const Candidate& other) const {
-    return rung == other.rung && layers == other.layers;
+  bool is_same_selection(const Candidate& other) const {
+    return rung == other.rung && layers == other.layers && thin_layers == other.thin_layers &&
+           (thin_layers.empty() || thin_rung == other.thin_rung);
   }
 };
 
@@ -26,8 +29,8 @@ struct TuneProblem {
   size_t rungs = 1;
   size_t base_rung = 0;  // single layers are ranked with this one
   double max_kl = 0;
-  // KL(dense || sparse) of a selection on these layers.
-  std::function<Result<double>(size_t rung, const std::vector<int32_t>& layers)> measure;
+  // KL(dense || sparse) of a candidate; its work is filled in.
+  std::function<Result<double>(const Candidate&)> measure;
   // Work of one sparse layer, relative to dense.
   std::function<double(size_t rung)> layer_work;
 };
@@ -38,8 +41,8 @@ struct TuneOutcome {
 };
 
 // Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
-// harmless ones whose joint KL stays within max_kl; smaller sets that it passed are kept too.
-// Layer 0 is never sparse.
+// harmless ones whose joint KL stays within max_kl, and of that set the most layers that may have
+// the cheapest rung instead. Smaller sets that it passed are kept too. Layer 0 is never sparse.
 Result<TuneOutcome> search(const TuneProblem& problem);
 
 // Most measurements that search() makes: for a progress bar.

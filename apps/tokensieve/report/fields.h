@@ -50,6 +50,12 @@ class Fields {
     out = value;
   }
 
+  // Calls `visit(Fields)` for an object; an absent one or null is left out.
+  template <typename Visit>
+  void object(const char* key, const Visit& visit) {
+    if (has(key) && !object_[key].is_null()) visit(Fields(object_[key], error_));
+  }
+
   // Calls `visit(Fields)` for every object of an array; an absent one is empty.
   template <typename Visit>
   void each(const char* key, const Visit& visit) {

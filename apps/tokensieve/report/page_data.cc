@@ -114,12 +114,13 @@ Json layers_json(const Cases& cases, const EvalRun& run) {
 Json tune_json(const EvalRun& run) {
   Json list = Json::array();
   for (const TuneStep& step : run.tune) {
-    list.push_back({{"layers", step.layers},
-                    {"select", step.select},
-                    {"work", number(step.work)},
-                    {"loss", number(step.loss)},
-                    {"kl", number(step.kl)},
-                    {"chosen", step.chosen}});
+    Json json = {{"layers", step.layers},     {"select", step.select},
+                 {"work", number(step.work)}, {"loss", number(step.loss)},
+                 {"kl", number(step.kl)},     {"chosen", step.chosen}};
+    if (!step.thin_layers.empty()) {
+      json["thin"] = {{"layers", step.thin_layers}, {"select", step.thin_select}};
+    }
+    list.push_back(std::move(json));
   }
   return list;
 }

@@ -46,7 +46,9 @@ void print_search(const report::EvalRun& run, bool color) {
              run.path);
   for (const report::TuneStep& step : run.tune) {
     if (!step.chosen) continue;
-    fmt::print("chosen: layers {}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers),
+    const std::string thin = step.thin_layers.empty()
+                                 ? "" : fmt::format(" ({} keep less)", format_layers(step.thin_layers));
+    fmt::print("chosen: layers {}{}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers), thin,
                100 * step.work, step.kl);
   }
 }

@@ -159,6 +159,10 @@ void read_tune(Fields line, EvalRun& run) {
   TuneStep step;
   line.read("layers", step.layers);
   step.select = line.at("select");
+  line.object("thin", [&](Fields thin) {
+    thin.require("layers", step.thin_layers);
+    step.thin_select = thin.at("select");
+  });
   line.require("work", step.work);
   line.read("loss", step.loss);
   line.read("kl", step.kl);

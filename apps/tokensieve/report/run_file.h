@@ -88,6 +88,8 @@ struct KeptTokens {
 struct TuneStep {
   std::vector<int32_t> layers;
   Json select;
+  std::vector<int32_t> thin_layers;  // those of `layers` that keep less
+  Json thin_select;
   double work = 1;
   double loss = 0;
   double kl = 0;

@@ -89,8 +89,11 @@ function tuneSection(view) {
   if (!tune.length) return null;
   const front = paretoFront(tune.map((step, i) => ({x: step.work, y: step.kl, i})));
   const [on, off] = [themeColor("--accent"), themeColor("--line-strong")];
-  const describe = (step) => `${step.layers.length} sparse layers, ${Object.entries(step.select ?? {})
-    .map(([key, value]) => `${key} ${value}`).join(", ")}`;
+  const settings = (select, besides = {}) => Object.entries(select ?? {})
+    .filter(([key, value]) => besides[key] !== value)
+    .map(([key, value]) => `${key} ${value}`).join(", ");
+  const describe = ({layers, select, thin}) => `${layers.length} sparse layers, ${settings(select)}${
+    thin ? `; of these ${thin.layers.join(", ")}: ${settings(thin.select, select)}` : ""}`;
   return {
     id: "tune", name: "Search", title: "What did the search try?",
     intro: "Every layer set and budget that tokensieve tune measured, and the one that it chose.",
