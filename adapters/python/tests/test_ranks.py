@@ -57,6 +57,14 @@ def sets_of(kept):
     return kept.indices.masked_fill(behind, -1)
 
 
+def assert_same_sets(indices, kept, select):
+    """`indices`: the sets of each rank; `kept`: what one process chose for all heads."""
+    if select.share == "layer":
+        assert all(torch.equal(sets, sets_of(kept)) for sets in indices)
+    else:
+        assert torch.equal(torch.cat(indices, dim=1), sets_of(kept))
+
+
 def op_rank(rank):
     """attention and select_tokens of this rank's heads, by configuration."""
     own = [x.chunk(dist.get_world_size(), dim=2)[rank] for x in tensors()]
@@ -86,10 +94,7 @@ def test_ops(num_ranks):
         assert torch.equal(torch.cat(outs, dim=2), out)
         assert all(torch.equal(count, kept.count) for count in counts)
         assert set(kept_counts) == {report.keep_count}
-        if select.share == "layer":
-            assert all(torch.equal(sets, sets_of(kept)) for sets in indices)
-        else:
-            assert torch.equal(torch.cat(indices, dim=1), sets_of(kept))
+        assert_same_sets(indices, kept, select)
 
 
 def failing_rank(rank):
@@ -292,10 +297,7 @@ def test_nccl_ops():
         indices, counts, outs = zip(*(rank[name] for rank in ranks))
         assert all(torch.equal(count, kept.count) for count in counts)
         assert torch.equal(torch.cat(outs, dim=2), out)
-        if select.share == "layer":
-            assert all(torch.equal(sets, sets_of(kept)) for sets in indices)
-        else:
-            assert torch.equal(torch.cat(indices, dim=1), sets_of(kept))
+        assert_same_sets(indices, kept, select)
 
 
 def gpu_model():

@@ -388,7 +388,7 @@ Result<Profile> profile_for(const Preset& preset, const Settings& settings,
 }
 
 Status check_selects(const Preset& preset, const Settings& settings) {
-  if (preset.kind != Kind::kStock && preset.kind != Kind::kDense) return {};
+  if (selects(preset.kind)) return {};
   for (const auto& [key, value] : settings) {
     if (key == "name") continue;
     return Status::error(StatusCode::kInvalidArgument, "%s has no key %s: it selects nothing",

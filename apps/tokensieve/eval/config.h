@@ -25,6 +25,7 @@ enum class Kind {
   kDraft,        // sets seen in a dense run of the same model: a bound
 };
 const char* kind_name(Kind kind);
+inline bool selects(Kind kind) { return kind != Kind::kStock && kind != Kind::kDense; }
 
 struct Config {
   std::string name;
@@ -39,7 +40,7 @@ struct Config {
   Profile profile;             // empty for stock and dense
   std::string note;
 
-  bool selects() const { return kind != Kind::kStock && kind != Kind::kDense; }
+  bool selects() const { return eval::selects(kind); }
 };
 
 // What a run compares by default, and a line of help for every preset.

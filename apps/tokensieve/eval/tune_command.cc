@@ -302,16 +302,13 @@ Json tune_header(const TuneOptions& options, const Setup& setup, const LlamaMode
   return header;
 }
 
-void print_frontier(const Setup& setup, const TuneOutcome& outcome) {
+void print_frontier(const Setup& setup, const TuneOutcome& outcome, double max_kl) {
   Table table;
   table.add_row({"selection", "work", "KL", ""});
   for (const Candidate& c : outcome.measured) {
     if (c.layers.size() == 1 && c.rung == setup.rungs.size() / 2) continue;  // the ranking
-    const bool fits = std::any_of(
-        outcome.feasible.begin(), outcome.feasible.end(),
-        [&](const Candidate& other) { return other.is_same_selection(c); });
     table.add_row({describe(setup, c), fmt::format("{:.1f} %", 100 * c.work),
-                   fmt::format("{:.4f}", c.kl), fits ? "within the KL" : ""});
+                   fmt::format("{:.4f}", c.kl), c.kl <= max_kl ? "within the KL" : ""});
   }
   fmt::print(stderr, "{}", table.render());
 }
@@ -377,7 +374,7 @@ Status tune(const TuneOptions& options) {
   Tuner tuner(options, *setup, *model, plugin.value(), file.value(), system);
   const Result<TuneOutcome> outcome = tuner.find_candidates();
   if (!outcome.ok()) return outcome.status();
-  print_frontier(*setup, *outcome);
+  print_frontier(*setup, *outcome, options.max_kl);
   return choose(options, *setup, tuner, file.value(), *outcome);
 }
 

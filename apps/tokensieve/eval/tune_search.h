@@ -17,11 +17,6 @@ struct Candidate {
   std::vector<int32_t> thin_layers;  // ascending; those of `layers` that get a cheaper rung
   double work = 1;                   // computed / causal pairs of the whole model
   double kl = 0;                     // measured
-
-  bool is_same_selection(const Candidate& other) const {
-    return rung == other.rung && layers == other.layers && thin_layers == other.thin_layers &&
-           (thin_layers.empty() || thin_rung == other.thin_rung);
-  }
 };
 
 struct TuneProblem {
