@@ -42,12 +42,12 @@ std::vector<int32_t> visible_in_chunk(const Plan& plan, std::span<const int32_t>
 std::vector<int32_t> visible_local(const SelectConfig& select, bool is_kept,
                                    std::span<const int32_t> kept, int64_t position) {
   const int64_t block = position / kLocalBlock * kLocalBlock;
-  const int64_t window = std::max<int64_t>(0, block - select.local_window);
-  const int64_t sinks = std::min<int64_t>(select.sinks, window);
+  const int64_t window_begin = std::max<int64_t>(0, block - select.local_window);
+  const int64_t sink_tokens = std::min<int64_t>(select.sinks, window_begin);
   std::vector<int32_t> keys;
-  append_range(keys, 0, sinks);
-  if (is_kept) append_kept(keys, kept, sinks, window);
-  append_range(keys, window, position + 1);
+  append_range(keys, 0, sink_tokens);
+  if (is_kept) append_kept(keys, kept, sink_tokens, window_begin);
+  append_range(keys, window_begin, position + 1);
   return keys;
 }
 
@@ -99,9 +99,9 @@ double attend_row(const QueryRow& r, std::span<const int32_t> tokens, double* ou
   // A sink is a logit without a value: it takes part in the maximum and in the denominator.
   double denominator = 0.0;
   if (r.inputs.sink_logits != nullptr) {
-    const double sink = r.inputs.sink_logits[r.head];
-    max = std::max(max, sink);
-    denominator = std::exp(sink - max);
+    const double sink_mass = r.inputs.sink_logits[r.head];
+    max = std::max(max, sink_mass);
+    denominator = std::exp(sink_mass - max);
   }
   for (size_t t = 0; t < tokens.size(); ++t) {
     if (logits[t] == -kInf) continue;
