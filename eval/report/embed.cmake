@@ -12,7 +12,7 @@ foreach(i RANGE ${last})
 endforeach()
 list(REMOVE_DUPLICATES names)
 
-set(source "#include \"report/page_files.h\"\n\nnamespace tokensieve::cli::report {\n")
+set(source "#include \"eval/report/page_files.h\"\n\nnamespace tokensieve::cli::report {\n")
 foreach(name ${names})
   string(FIND "${text_${name}}" ")__embed__\"" clash)
   if(NOT clash EQUAL -1)
