@@ -7,14 +7,14 @@
 #include <chrono>
 
 #include "ask_report.h"
-#include "command.h"
-#include "files.h"
-#include "plugin.h"
-#include "prefill_watch.h"
-#include "profiles.h"
-#include "prompt.h"
-#include "system.h"
-#include "terminal.h"
+#include "common/command.h"
+#include "common/files.h"
+#include "common/plugin.h"
+#include "common/prefill_watch.h"
+#include "common/profiles.h"
+#include "common/prompt.h"
+#include "common/system.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "models.h"
+#include "common/models.h"
 
 namespace tokensieve::cli {
 

@@ -1,7 +1,7 @@
 #include <map>
 
 #include "ask.h"
-#include "options.h"
+#include "common/options.h"
 
 namespace tokensieve::cli {
 namespace {

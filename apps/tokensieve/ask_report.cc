@@ -6,7 +6,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "terminal.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

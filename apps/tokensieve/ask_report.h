@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ask.h"
-#include "plugin.h"
+#include "common/plugin.h"
 
 namespace tokensieve::cli {
 

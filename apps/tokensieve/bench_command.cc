@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "bench_cuda.h"
-#include "command.h"
-#include "options.h"
-#include "paths.h"
-#include "terminal.h"
+#include "common/command.h"
+#include "common/options.h"
+#include "common/paths.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

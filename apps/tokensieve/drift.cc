@@ -7,8 +7,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "prefill_watch.h"
-#include "terminal.h"
+#include "common/prefill_watch.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

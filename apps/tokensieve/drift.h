@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "llama_session.h"
+#include "common/llama_session.h"
 
 namespace tokensieve::cli {
 

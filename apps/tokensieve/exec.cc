@@ -6,10 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "command.h"
-#include "options.h"
-#include "paths.h"
-#include "profiles.h"
+#include "common/command.h"
+#include "common/options.h"
+#include "common/paths.h"
+#include "common/profiles.h"
 
 namespace tokensieve::cli {
 namespace {

@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "command.h"
-#include "options.h"
-#include "paths.h"
-#include "profiles.h"
-#include "system.h"
-#include "terminal.h"
+#include "common/command.h"
+#include "common/options.h"
+#include "common/paths.h"
+#include "common/profiles.h"
+#include "common/system.h"
+#include "common/terminal.h"
 #include "tokensieve/backend.h"
 #include "tokensieve/version.h"
 

@@ -1,8 +1,8 @@
 // The llama.cpp commands of a build without llama.cpp: they say how to get it.
 #include "ask.h"
-#include "command.h"
-#include "eval/eval_command.h"
-#include "eval/tune_command.h"
+#include "common/command.h"
+#include "eval_command.h"
+#include "tune_command.h"
 #include "profile_command.h"
 
 namespace tokensieve::cli {

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 
-#include "command.h"
+#include "common/command.h"
 #include "drift.h"
-#include "files.h"
-#include "llama_session.h"
-#include "terminal.h"
+#include "common/files.h"
+#include "common/llama_session.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

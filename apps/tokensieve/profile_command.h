@@ -5,8 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
-#include "models.h"
-#include "profiles.h"
+#include "common/models.h"
+#include "common/profiles.h"
 #include "tokensieve/select.h"
 
 namespace tokensieve::cli {

@@ -1,4 +1,4 @@
-#include "options.h"
+#include "common/options.h"
 #include "profile_command.h"
 
 namespace tokensieve::cli {

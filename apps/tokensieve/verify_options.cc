@@ -1,6 +1,6 @@
 #include "verify_options.h"
 
-#include "options.h"
+#include "common/options.h"
 
 namespace tokensieve::cli {
 

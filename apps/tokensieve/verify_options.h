@@ -3,7 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "verify.h"
+#include "verify/verify.h"
 
 namespace tokensieve::cli {
 

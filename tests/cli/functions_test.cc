@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "files.h"
-#include "models.h"
-#include "profiles.h"
-#include "terminal.h"
+#include "common/files.h"
+#include "common/models.h"
+#include "common/profiles.h"
+#include "common/terminal.h"
 
 namespace tokensieve::cli {
 namespace {

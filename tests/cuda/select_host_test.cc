@@ -18,7 +18,7 @@
 #include "core/budget.h"
 #include "cuda/budget.h"
 #include "support/golden_files.h"
-#include "tokensieve/golden.h"
+#include "verify/golden.h"
 
 namespace tokensieve::cuda {
 namespace {

@@ -11,7 +11,7 @@
 #include "eval/case_json.h"
 #include "eval/corpus.h"
 #include "eval/random.h"
-#include "files.h"
+#include "common/files.h"
 #include "tokens.h"
 
 namespace tokensieve::cli::eval {

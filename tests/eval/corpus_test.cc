@@ -9,7 +9,7 @@
 #include <map>
 #include <set>
 
-#include "files.h"
+#include "common/files.h"
 #include "tokens.h"
 
 namespace tokensieve::cli::eval {

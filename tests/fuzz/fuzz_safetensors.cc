@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "bytes.h"
-#include "safetensors.h"
+#include "verify/safetensors.h"
 
 using namespace tokensieve;
 using cli::SafeTensors;

@@ -1,5 +1,5 @@
 // The oracle against the golden cases: drop, keep and indices exactly, the rest to rounding.
-#include "tokensieve/golden.h"
+#include "verify/golden.h"
 
 #include <gtest/gtest.h>
 

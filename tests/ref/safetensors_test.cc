@@ -1,5 +1,5 @@
 // The safetensors reader: what is well-formed loads, everything else is an error that says why.
-#include "tokensieve/safetensors.h"
+#include "verify/safetensors.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

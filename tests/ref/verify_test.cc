@@ -1,6 +1,6 @@
 // `tokensieve verify` on golden files made here: other shapes, shares, fills and budgets than the
 // committed ones pass, and each kind of damage is noticed.
-#include "tokensieve/verify.h"
+#include "verify/verify.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include "ref/elements.h"
 #include "support/case_data.h"
 #include "support/safetensors_writer.h"
-#include "tokensieve/golden.h"
+#include "verify/golden.h"
 
 namespace tokensieve::cli {
 namespace {

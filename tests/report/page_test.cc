@@ -1,12 +1,12 @@
 // The page's data and that nothing in it can leave its place in the HTML.
-#include "tokensieve/report/page.h"
+#include "eval/report/page.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "report/runs.h"
-#include "tokensieve/report/page_data.h"
-#include "tokensieve/report/profile_text.h"
+#include "eval/report/page_data.h"
+#include "eval/report/profile_text.h"
 
 namespace tokensieve::cli::report {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "tokensieve/report/run_file.h"
+#include "eval/report/run_file.h"
 
 namespace tokensieve::cli::report {
 

@@ -1,5 +1,5 @@
 // The headline numbers, against values worked out by hand.
-#include "tokensieve/report/summary.h"
+#include "eval/report/summary.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

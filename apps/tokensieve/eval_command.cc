@@ -1,0 +1,333 @@
+#include "eval_command.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "common/command.h"
+#include "drift.h"
+#include "eval/cases.h"
+#include "eval/closing.h"
+#include "eval/lines.h"
+#include "common/files.h"
+#include "common/profiles.h"
+#include "common/terminal.h"
+
+namespace tokensieve::cli {
+namespace eval {
+namespace {
+
+constexpr int32_t kDriftTokens = 1024;
+
+// One configuration of one case that is not in the file yet.
+struct Todo {
+  const Config* config;
+  bool reuse_dense;  // it would run exactly as dense
+};
+
+// Seconds of a prefill grow about like this: linear layers, then attention.
+double cost(const Config& config, int32_t length) {
+  const double tokens = length;
+  const double passes = config.kind == Kind::kDraft ? 2 : 1;
+  return passes * tokens * (1 + tokens / 8000);
+}
+
+bool runs_as_dense(const Config& config, size_t prompt_tokens) {
+  return config.kind == Kind::kSparse && !config.chunk &&
+         static_cast<int64_t>(prompt_tokens) < config.profile.min_tokens;
+}
+
+// All that a run needs, and the loop over its cases.
+class Evaluation {
+ public:
+  Evaluation(const EvalOptions& options, const EvalPlan& plan, const LlamaModel& model,
+             Plugin& plugin, ResultsFile& file, const std::string& system)
+      : options_(options),
+        plan_(plan),
+        model_(model),
+        file_(file),
+        system_(system),
+        runner_(model, plugin, plan.lengths.back()),
+        progress_("eval", count_todo(), "runs") {
+    for (const Json& line : file_.earlier()) has_drift_ |= line["type"] == "drift";
+  }
+
+  Status run() {
+    for (int32_t index = 0; index < plan_.cases; ++index) {
+      for (const int32_t length : plan_.lengths) {
+        for (const std::string& task : plan_.tasks) {
+          TOKENSIEVE_RETURN_IF_ERROR(run_case(task, length, index));
+        }
+      }
+    }
+    if (ran_ > 0) progress_.finish();
+    return {};
+  }
+
+  // The report shows it beside what was kept. Models whose hidden states cannot be read have none.
+  Status add_drift() {
+    if (has_drift_ || ran_ == 0) return {};
+    const int32_t tokens = std::min(kDriftTokens, model_.max_context());
+    const Result<PreparedCase> text =
+        prepare_case(model_, system_, "text", tokens, 0, plan_.seed);
+    if (!text.ok()) return {};
+    const Result<std::vector<double>> drift = measure_drift(model_, text->source.document, tokens);
+    if (drift.ok()) return file_.append({{"type", "drift"}, {"layers", *drift}});
+    return drift.status().code() == StatusCode::kCancelled ? drift.status() : Status();
+  }
+
+  int32_t ran() const { return ran_; }
+  double model_ms() const { return runner_.model_ms(); }
+
+ private:
+  // Fills done_ and total_cost_.
+  int32_t count_todo() {
+    for (const Json& line : file_.earlier()) {
+      if (line["type"] == "result") done_.insert(result_key(line));
+    }
+    int32_t todo = 0;
+    for (int32_t index = 0; index < plan_.cases; ++index) {
+      for (const int32_t length : plan_.lengths) {
+        for (const std::string& task : plan_.tasks) {
+          for (const Config& config : plan_.configs) {
+            if (done_.contains(result_key(task, length, index, config.name))) continue;
+            ++todo;
+            if (!runs_as_dense(config, static_cast<size_t>(length))) {
+              total_cost_ += cost(config, length);
+            }
+          }
+        }
+      }
+    }
+    return todo;
+  }
+
+  Status run_case(const std::string& task, int32_t length, int32_t index) {
+    const int32_t inspected = inspected_++;
+    const bool missing = std::any_of(
+        plan_.configs.begin(), plan_.configs.end(), [&](const Config& config) {
+          return !done_.contains(result_key(task, length, index, config.name));
+        });
+    if (!missing) return {};
+    if (interrupted()) return Status::error(StatusCode::kCancelled, "cancelled");
+    const Result<PreparedCase> made =
+        prepare_case(model_, system_, task, length, index, plan_.seed);
+    if (!made.ok()) return made.status();
+    const PreparedCase& input = *made;
+
+    std::optional<CaseRun> dense;  // the first configuration
+    for (const Config& config : plan_.configs) {
+      const bool is_dense = config.kind == Kind::kDense && !dense.has_value();
+      const bool done = done_.contains(result_key(task, length, index, config.name));
+      if (done && !(is_dense && needs_dense(input))) continue;
+      progress_.set_detail(fmt::format("{} {} {}", task, length, config.name));
+      if (!is_dense && runs_as_dense(config, input.prompt.size()) && dense.has_value()) {
+        TOKENSIEVE_RETURN_IF_ERROR(write_reused(input, config, *dense));
+        continue;
+      }
+      const bool keep_sets = inspected < options_.inspect && config.selects();
+      Result<CaseRun> run = run_config(input, config, keep_sets, done);
+      if (!run.ok()) return run.status();
+      if (!done) {
+        TOKENSIEVE_RETURN_IF_ERROR(file_.append(
+            result_line(input, config, *run, dense ? &*dense : is_dense ? &*run : nullptr, false)));
+        if (!run->kept.empty()) {
+          TOKENSIEVE_RETURN_IF_ERROR(file_.append(kept_line(input, config, run->kept, model_)));
+        }
+      }
+      if (is_dense) dense = std::move(run.value());
+    }
+    return {};
+  }
+
+  // Whether a missing configuration of this case is compared with dense, or is dense.
+  bool needs_dense(const PreparedCase& input) const {
+    const Case& c = input.source;
+    return std::any_of(plan_.configs.begin(), plan_.configs.end(), [&](const Config& config) {
+      if (done_.contains(result_key(c.task, c.length, c.index, config.name))) return false;
+      return input.is_text() || runs_as_dense(config, input.prompt.size());
+    });
+  }
+
+  Result<CaseRun> run_config(const PreparedCase& input, const Config& config, bool keep_sets,
+                             bool again) {
+    const double share = again ? 0 : cost(config, input.source.length);
+    Result<CaseRun> run = runner_.run(
+        input, config, {.keep_sets = keep_sets, .on_progress = [&](double fraction) {
+                          progress_.update((done_cost_ + share * fraction) / total_cost_);
+                        }});
+    done_cost_ += share;
+    ++ran_;
+    return run;
+  }
+
+  Status write_reused(const PreparedCase& input, const Config& config, const CaseRun& dense) {
+    CaseRun run = dense;
+    for (LayerStats& layer : run.layers) layer.dense_reason = "prompt shorter than min_tokens";
+    ++ran_;
+    return file_.append(result_line(input, config, run, &dense, /*reused=*/true));
+  }
+
+  const EvalOptions& options_;
+  const EvalPlan& plan_;
+  const LlamaModel& model_;
+  ResultsFile& file_;
+  const std::string& system_;
+  Runner runner_;
+  std::set<std::string> done_;
+  double total_cost_ = 0;
+  double done_cost_ = 0;
+  int32_t ran_ = 0;
+  int32_t inspected_ = 0;
+  bool has_drift_ = false;
+  Progress progress_;  // last: it counts what there is to do
+};
+
+Status check_tasks(const std::vector<std::string>& tasks) {
+  const std::vector<std::string_view> known = task_names();
+  for (const std::string& task : tasks) {
+    if (std::find(known.begin(), known.end(), task) != known.end()) continue;
+    return Status::error(StatusCode::kInvalidArgument, "unknown task \"%s\"; allowed: all, %s",
+                         task.c_str(), fmt::format("{}", fmt::join(known, ", ")).c_str());
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> chosen_tasks(const EvalOptions& options) {
+  std::vector<std::string> tasks = options.tasks;
+  if (tasks.empty()) {
+    tasks = {"multi_key", "multi_value", "multi_query", "variable_tracking", "qa", "text"};
+  }
+  if (tasks.size() == 1 && tasks[0] == "all") {
+    tasks.clear();
+    for (const std::string_view task : task_names()) tasks.emplace_back(task);
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_tasks(tasks));
+  std::vector<std::string> unique;
+  for (std::string& task : tasks) {
+    if (std::find(unique.begin(), unique.end(), task) == unique.end()) {
+      unique.push_back(std::move(task));
+    }
+  }
+  return unique;
+}
+
+Status check_lengths(const std::vector<int32_t>& lengths, const LlamaModel& model) {
+  const int32_t most = model.max_context() - Runner::kReserve;
+  if (lengths.back() <= most) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "--lengths %d: the model's context is %d tokens, %d of them for answers; "
+                       "allowed: up to %d, or use a model with a longer context (smollm2-128k, or "
+                       "--rope-scaling yarn)",
+                       lengths.back(), model.max_context(), Runner::kReserve, most);
+}
+
+Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) {
+  EvalPlan plan{.cases = options.cases, .seed = options.seed};
+  Result<std::vector<std::string>> tasks = chosen_tasks(options);
+  if (!tasks.ok()) return tasks.status();
+  plan.tasks = std::move(tasks.value());
+  const std::set<int32_t> lengths(options.lengths.begin(), options.lengths.end());
+  plan.lengths.assign(lengths.begin(), lengths.end());
+  TOKENSIEVE_RETURN_IF_ERROR(check_lengths(plan.lengths, model));
+  const Result<ChosenProfile> profile =
+      choose_profile(options.profile, model.source().name, model.fingerprint());
+  if (!profile.ok()) return profile.status();
+  fmt::print(stderr, "profile: {} (layers {})\n", profile->source,
+             format_layers(profile->profile.sparse_layers));
+  Result<std::vector<Config>> configs = parse_configs(
+      options.configs.empty() ? default_configs() : options.configs, profile->profile);
+  if (!configs.ok()) return configs.status();
+  plan.configs = std::move(configs.value());
+  return plan;
+}
+
+Status write_cases(const EvalOptions& options, const EvalPlan& plan, const LlamaModel& model,
+                   const std::string& system) {
+  std::string lines = Json{{"type", "cases"},
+                           {"format", 1},
+                           {"model", model_json(model, system)},
+                           {"seed", plan.seed},
+                           {"tasks", plan.tasks},
+                           {"lengths", plan.lengths},
+                           {"cases", plan.cases}}
+                          .dump() +
+                      "\n";
+  const auto total = static_cast<int64_t>(plan.cases * plan.lengths.size() * plan.tasks.size());
+  Progress progress("writing", total, "cases");
+  int64_t done = 0;
+  for (int32_t index = 0; index < plan.cases; ++index) {
+    for (const int32_t length : plan.lengths) {
+      for (const std::string& task : plan.tasks) {
+        if (interrupted()) return Status::error(StatusCode::kCancelled, "cancelled");
+        const Result<PreparedCase> made =
+            prepare_case(model, system, task, length, index, plan.seed);
+        if (!made.ok()) return made.status();
+        lines += case_line(*made).dump() + "\n";
+        progress.update(static_cast<double>(++done) / static_cast<double>(total));
+      }
+    }
+  }
+  progress.finish();
+  TOKENSIEVE_RETURN_IF_ERROR(write_atomically(options.write_cases, lines));
+  fmt::print(stderr, "wrote {}\n", options.write_cases);
+  return {};
+}
+
+Status measure(Evaluation& evaluation) {
+  const auto start = std::chrono::steady_clock::now();
+  TOKENSIEVE_RETURN_IF_ERROR(evaluation.run());
+  const double ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (evaluation.ran() > 0) {
+    fmt::print(stderr, "{:.1f} % of the time was the model's own\n",
+               100 * evaluation.model_ms() / ms);
+  }
+  return evaluation.add_drift();
+}
+
+Status evaluate(const EvalOptions& options) {
+  TOKENSIEVE_RETURN_IF_ERROR(chosen_tasks(options).status());  // before a model is loaded
+  const Result<ResolvedModel> source = resolve_model(options.model);
+  if (!source.ok()) return source.status();
+  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
+  Result<Plugin> plugin = Plugin::load();
+  if (!plugin.ok()) return plugin.status();
+  Result<LlamaModel> model = LlamaModel::load(*source);
+  if (!model.ok()) return model.status();
+  const std::string system = options.system.value_or(source->system_prompt);
+  const Result<EvalPlan> plan = make_plan(options, *model);
+  if (!plan.ok()) return plan.status();
+  if (!options.write_cases.empty()) return write_cases(options, *plan, *model, system);
+
+  const Json header = header_line(*plan, *model, system);
+  const std::string path =
+      options.output.empty() ? default_output("eval", header) : options.output;
+  Result<ResultsFile> file = ResultsFile::open(path, header);
+  if (!file.ok()) return file.status();
+  fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "results:", path);
+
+  Evaluation evaluation(options, *plan, *model, plugin.value(), file.value(), system);
+  const Status status = measure(evaluation);
+  if (!status.ok() && status.code() != StatusCode::kCancelled) return status;
+  // An interrupted run shows what it has.
+  const Result<std::string> summary = options.json ? closing_json(path, plan->lengths)
+                                                   : closing_tables(path, plan->lengths);
+  if (!summary.ok()) return summary.status();
+  fmt::print("{}", *summary);
+  if (!status.ok()) fmt::print(stderr, "stopped; the same command goes on with {}\n", path);
+  return status;
+}
+
+}  // namespace
+}  // namespace eval
+
+int run_eval(const EvalOptions& options) {
+  const Status status = eval::evaluate(options);
+  return status.ok() ? kExitOk : fail(status);
+}
+
+}  // namespace tokensieve::cli

@@ -1,0 +1,25 @@
+# cmake -DOUTPUT=page_files.cc -P embed.cmake NAME=FILE...: writes files into string constants.
+# Several files of one name are joined in order.
+set(names "")
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(CMAKE_ARGV${i} MATCHES "^(k[A-Za-z]+)=(.+)$")
+    set(name ${CMAKE_MATCH_1})
+    file(READ "${CMAKE_MATCH_2}" content)
+    string(APPEND text_${name} "${content}")
+    list(APPEND names ${name})
+  endif()
+endforeach()
+list(REMOVE_DUPLICATES names)
+
+set(source "#include \"eval/report/page_files.h\"\n\nnamespace tokensieve::cli::report {\n")
+foreach(name ${names})
+  string(FIND "${text_${name}}" ")__embed__\"" clash)
+  if(NOT clash EQUAL -1)
+    message(FATAL_ERROR "${name} holds the delimiter of raw strings")
+  endif()
+  string(APPEND source
+         "\nconst std::string_view ${name} = R\"__embed__(${text_${name}})__embed__\";\n")
+endforeach()
+string(APPEND source "\n}  // namespace tokensieve::cli::report\n")
+file(WRITE "${OUTPUT}" "${source}")
