@@ -18,7 +18,7 @@ struct ProfileOptions {
   int32_t max_tokens = 4096;
   double delta = 0.5;
   std::string layers;  // empty: by drift
-  SelectConfig select = default_select();
+  SelectConfig select = default_profile({}).select;
   int64_t min_tokens = 4096;
   bool verbose = false;
 };

@@ -71,7 +71,11 @@ enum class DenseReason : int32_t {
   kBreakEven,         // the cost model says that sparse cannot win
   kNotSparsifiable,   // non-causal or biased attention: selection is not defined
   kNonFiniteScore,    // NaN or inf in q or k: dense keeps the damage in its head
-  kDecidedOnDevice,   // CUDA: one of the three above, decided on the device, which keeps no record
+  kDecidedOnDevice,   // CUDA: nothing to drop, break-even or a non-finite score; no record is kept
+  // From choose() (profile.h):
+  kLayerNotListed,    // the profile does not list the layer
+  kBelowMinTokens,    // fewer keys than the profile's min_tokens
+  kFewRows,           // a chunk of too few queries
 };
 
 TOKENSIEVE_API const char* dense_reason_text(DenseReason reason);

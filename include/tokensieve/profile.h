@@ -1,9 +1,13 @@
 // Layer profile: which layers of a model run sparse, and how. JSON on disk (docs/profile.md).
+//
+//   const LayerChoice choice = choose(profile, {.layer = 7, .seqlen_q = 8192, .seqlen_kv = 8192});
+//   make_plan(shape, choice.select);  // dense if choice.reason says why
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "tokensieve/attention.h"
 #include "tokensieve/export.h"
 #include "tokensieve/select.h"
 #include "tokensieve/status.h"
@@ -46,5 +50,27 @@ TOKENSIEVE_API std::string profile_to_json(const Profile& profile);
 
 // Error if the profile was made for another model: names each field that differs.
 TOKENSIEVE_API Status check_fingerprint(const Profile& profile, const ModelFingerprint& model);
+
+// For models that nobody has measured: the upper half of the layers, local fill, keep_ratio 0.2,
+// one set per layer (docs/profile.md says why).
+TOKENSIEVE_API Profile default_profile(const ModelFingerprint& model);
+
+// What an engine knows about one attention call of one layer.
+struct LayerCall {
+  int32_t layer = -1;
+  // Equal: the call holds the whole prompt, whose queries may be dropped. Fewer queries: a chunk.
+  int64_t seqlen_q = 0;
+  int64_t seqlen_kv = 0;
+  bool plain_causal = true;  // no bias, window or other mask that selection does not know
+};
+
+struct LayerChoice {
+  SelectConfig select;  // enabled = false: run dense, for `reason`
+  DenseReason reason = DenseReason::kNone;
+};
+
+// Whether a call runs sparse, and with which settings; engines add what only they can know. A plan
+// may still decide for dense.
+TOKENSIEVE_API LayerChoice choose(const Profile& profile, const LayerCall& call);
 
 }  // namespace tokensieve

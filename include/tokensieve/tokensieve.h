@@ -4,6 +4,7 @@
 #include "tokensieve/attention.h"
 #include "tokensieve/backend.h"
 #include "tokensieve/executor.h"
+#include "tokensieve/names.h"
 #include "tokensieve/profile.h"
 #include "tokensieve/select.h"
 #include "tokensieve/status.h"

@@ -1,10 +1,8 @@
 // The C ABI: converts, calls the C++ surface, reports. Nothing throws past it.
 #include <cstddef>
-#include <exception>
 #include <memory>
-#include <new>
 
-#include "core/c_structs.h"
+#include "core/c_call.h"
 
 using namespace tokensieve;
 
@@ -17,33 +15,6 @@ struct tokensieve_thread_pool {
 };
 
 namespace {
-
-int32_t report_status(const Status& status, tokensieve_status* out) {
-  const int32_t code = static_cast<int32_t>(status.code());
-  if (out != nullptr) {
-    tokensieve_status c = {.struct_size = sizeof(tokensieve_status), .code = code};
-    std::snprintf(c.message, sizeof(c.message), "%s", status.message());
-    write_struct(c, out);
-  }
-  return code;
-}
-
-template <typename F>
-int32_t guarded(tokensieve_status* out, F&& body) noexcept {
-  try {
-    return report_status(body(), out);
-  } catch (const std::bad_alloc&) {
-    return report_status(Status::error(StatusCode::kOutOfMemory, "out of memory"), out);
-  } catch (const std::exception& e) {
-    return report_status(Status::error(StatusCode::kInternal, "%s", e.what()), out);
-  } catch (...) {
-    return report_status(Status::error(StatusCode::kInternal, "unknown exception"), out);
-  }
-}
-
-Status null_argument(const char* name) {
-  return Status::error(StatusCode::kInvalidArgument, "%s is NULL", name);
-}
 
 // The caller's callbacks as an Executor.
 class CExecutor final : public Executor {
@@ -123,18 +94,6 @@ int32_t call(const tokensieve_plan* plan, const tokensieve_run_options* options,
 
 std::span<std::byte> bytes(void* data, size_t size) {
   return {static_cast<std::byte*>(data), data == nullptr ? 0 : size};
-}
-
-template <typename T>
-void init(T* out, const T& defaults) {
-  if (out != nullptr) *out = defaults;
-}
-
-template <typename T>
-T empty() {
-  T value = {};
-  value.struct_size = sizeof(T);
-  return value;
 }
 
 void init_tensor(tokensieve_tensor* tensor, const TensorView& view) {

@@ -1,5 +1,5 @@
-// The words that people see for the library's enumerators.
-#include "tokensieve/attention.h"
+// Texts and names of the library's enumerators, but for the words of names.h.
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 
@@ -18,31 +18,16 @@ const char* status_code_name(StatusCode code) {
   return "unknown";
 }
 
-const char* dtype_name(DType dtype) {
-  switch (dtype) {
-    case DType::kF32: return "f32";
-    case DType::kF16: return "f16";
-    case DType::kBF16: return "bf16";
-  }
-  return "unknown";
-}
+const char* dtype_name(DType dtype) { return name_of(dtype); }
+const char* backend_name(Backend backend) { return name_of(backend); }
+const char* stage_name(Stage stage) { return name_of(stage); }
 
-const char* backend_name(Backend backend) {
-  switch (backend) {
-    case Backend::kAuto: return "auto";
-    case Backend::kRef: return "ref";
-    case Backend::kCpu: return "cpu";
-    case Backend::kCuda: return "cuda";
-  }
-  return "unknown";
-}
-
-const char* stage_name(Stage stage) {
-  static constexpr const char* kNames[kNumStages] = {"score",   "budget", "select",
-                                                     "compact", "attend", "scatter"};
-  const int i = static_cast<int>(stage);
-  return i >= 0 && i < kNumStages ? kNames[i] : "unknown";
-}
+// Each enumeration's last.
+static_assert(is_valid(BudgetPolicy::kKeepCount) && is_valid(Share::kLayer) &&
+              is_valid(Fill::kLocal) && is_valid(Queries::kAll) &&
+              is_valid(Arithmetic::kReferenceRounding) && is_valid(DensePolicy::kNever) &&
+              is_valid(DType::kBF16) && is_valid(Backend::kCuda) && is_valid(Isa::kBaseline) &&
+              is_valid(Path::kSparse) && kWords<Stage>.size() == kNumStages);
 
 const char* dense_reason_text(DenseReason reason) {
   switch (reason) {
@@ -55,6 +40,9 @@ const char* dense_reason_text(DenseReason reason) {
     case DenseReason::kNotSparsifiable: return "attention is not plainly causal";
     case DenseReason::kNonFiniteScore: return "q or k holds NaN or inf";
     case DenseReason::kDecidedOnDevice: return "the device chose dense (no reason kept)";
+    case DenseReason::kLayerNotListed: return "layer not in the profile";
+    case DenseReason::kBelowMinTokens: return "prompt shorter than min_tokens";
+    case DenseReason::kFewRows: return "few rows";
   }
   return "unknown";
 }

@@ -1,8 +1,8 @@
 // Which instruction set runs: what is compiled in, what this CPU has, what is forced.
 #include <cstdlib>
-#include <cstring>
 
 #include "cpu/kernels.h"
+#include "tokensieve/names.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -57,26 +57,13 @@ const Kernels* kernels_for(Isa isa) {
 
 }  // namespace cpu
 
-const char* isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::kAuto: return "auto";
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kSse4: return "sse4";
-    case Isa::kNeon: return "neon";
-    case Isa::kBaseline: return "baseline";
-  }
-  return "unknown";
-}
+const char* isa_name(Isa isa) { return name_of(isa); }
 
 Result<Isa> isa_from_name(const char* name) {
-  for (Isa isa : {Isa::kAuto, Isa::kAvx512, Isa::kAvx2, Isa::kSse4, Isa::kNeon, Isa::kBaseline}) {
-    if (std::strcmp(name, isa_name(isa)) == 0) return isa;
-  }
+  if (const std::optional<Isa> isa = parse<Isa>(name)) return *isa;
   return Status::error(StatusCode::kInvalidArgument,
-                       "instruction set \"%.40s\" is unknown; allowed: auto, avx512, avx2, sse4, "
-                       "neon, baseline",
-                       name);
+                       "instruction set \"%.40s\" is unknown; allowed: %s", name,
+                       allowed_words<Isa>());
 }
 
 std::vector<Isa> compiled_isas() {

@@ -3,36 +3,9 @@
  * Runs on the oracle and, where it is built, on the CPU backend; both must agree. */
 #include <math.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <tokensieve/tokensieve_c.h>
 
-static int failures = 0;
-
-#define EXPECT(condition)                                                       \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
-      fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      ++failures;                                                               \
-    }                                                                           \
-  } while (0)
-
-/* The call fails with `code` and its message holds `text`. */
-#define EXPECT_ERROR(call, expected_code, text)                                             \
-  do {                                                                                      \
-    tokensieve_status status;                                                               \
-    tokensieve_status_init(&status);                                                        \
-    const int32_t code = (call);                                                            \
-    EXPECT(code == (expected_code) && status.code == (expected_code));                      \
-    if (strstr(status.message, (text)) == NULL) {                                           \
-      fprintf(stderr, "%s:%d: \"%s\" lacks \"%s\"\n", __FILE__, __LINE__, status.message, \
-              (text));                                                                      \
-      ++failures;                                                                           \
-    }                                                                                       \
-  } while (0)
-
-#define EXPECT_OK(call) EXPECT_ERROR(call, TOKENSIEVE_OK, "")
+#include "c_expect.h"
 
 enum { kTokens = 160, kHeads = 4, kKvHeads = 2, kDim = 32, kWindow = 16 };
 

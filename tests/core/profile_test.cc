@@ -1,10 +1,13 @@
 // Layer profiles: the shipped ones, round trips, and every malformed file.
 #include "tokensieve/profile.h"
 
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
+#include <type_traits>
 
 #include "core/expect_error.h"
 
@@ -137,6 +140,68 @@ TEST(Profile, ShippedOnesAreValidAndCanonical) {
   EXPECT_GE(count, 4) << "smollm2, smollm2-128k, llama-3.1-8b, mistral-nemo-12b";
 }
 
+// Another value than the default that the field allows.
+template <typename T>
+T other_value(const SelectField& about, const T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return !value;
+  } else if constexpr (std::is_enum_v<T>) {
+    return static_cast<T>(value == T{} ? 1 : 0);
+  } else {
+    const double least = about.least;
+    return static_cast<T>(value == least ? least + (about.most - least) / 4 : least);
+  }
+}
+
+// Each field of the list alone: profiles read and write it, its ends are allowed, and the manual
+// has a row for it.
+TEST(SelectFields, AreReadWrittenAndDocumented) {
+  std::ifstream manual(std::string(TOKENSIEVE_SOURCE_DIR) + "/docs/profile.md");
+  const std::string text(std::istreambuf_iterator<char>(manual), {});
+  SelectConfig changed;
+  std::vector<std::string> names;
+  for_each_field(changed, [&](const SelectField& about, auto& value) {
+    using Value = std::remove_cvref_t<decltype(value)>;
+    if (about.group == SelectField::Group::kCall) return;
+    const Value before = value;
+    value = other_value(about, before);
+    ASSERT_NE(value, before) << about.name;
+    if (about.of_budget) changed.budget = *about.of_budget;
+    if (about.of_fill) changed.fill = *about.of_fill;
+    Profile profile;
+    profile.select = changed;
+    const Result<Profile> again = parse_profile(profile_to_json(profile), about.name);
+    ASSERT_TRUE(again.ok()) << again.status().message();
+    for_each_field(again->select, [&](const SelectField& read, const auto& back) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(back)>, Value>) {
+        if (about.name != std::string(read.name)) return;
+        EXPECT_EQ(back, value) << about.name;
+      }
+    });
+    EXPECT_THAT(text, testing::HasSubstr(std::string("| `") + about.name + "` |"));
+    names.push_back(about.name);
+  });
+  EXPECT_THAT(names, testing::IsSupersetOf({"budget", "tau", "local_window", "arithmetic"}));
+}
+
+TEST(SelectFields, AllowWhatTheirWordsSay) {
+  const SelectConfig config;
+  for_each_field(config, [](const SelectField& about, const auto& value) {
+    if (about.allowed == nullptr) return;
+    SCOPED_TRACE(about.name);
+    EXPECT_TRUE(about.allows(about.least));
+    EXPECT_TRUE(about.allows(about.most - std::fmod(about.most - about.least,
+                                                    static_cast<double>(about.step))));
+    EXPECT_FALSE(about.allows(about.least - static_cast<double>(about.step)));
+    EXPECT_FALSE(about.allows(about.most + static_cast<double>(about.step)));
+    EXPECT_FALSE(about.allows(std::nan("")));
+    EXPECT_EQ(about.allows(about.least + 1), about.step == 1 && about.most >= about.least + 1);
+    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>>) {
+      EXPECT_TRUE(about.allows(static_cast<double>(value)));
+    }
+  });
+}
+
 struct BadText {
   const char* name;
   std::string text;
@@ -161,7 +226,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"binary", std::string("\0\xff{", 3), {"not valid JSON"}},
         BadText{"array", "[1, 2]", {"not a JSON object"}},
         BadText{"number", "7", {"not a JSON object"}},
-        BadText{"deep", std::string(100000, '['), {"not valid JSON"}},
+        BadText{"deep", std::string(100000, '['), {"more than 64 levels deep"}},
+        BadText{"deep_value", replaced("\"fp32\"", std::string(400000, '[') +
+                                                       std::string(400000, ']')),
+                {"more than 64 levels deep"}},
+        BadText{"nested_value", replaced("\"fp32\"", "[[\"fp32\"]]"),
+                {"arithmetic is [[\"fp32\"]]", "fp32, reference_rounding"}},
         BadText{"huge", std::string(2 << 20, ' '), {"2097152 bytes", "at most 1048576"}},
         BadText{"no_version", replaced("\"tokensieve_profile\": 1,", ""), {"is 0; allowed: 1"}},
         BadText{"version_2", replaced("\"tokensieve_profile\": 1", "\"tokensieve_profile\": 2"),
@@ -202,6 +272,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadText{"window_huge", replaced("\"obs_window\": 64", "\"obs_window\": 9999999999999999999"),
                 {"obs_window is", "an integer"}},
         BadText{"local_window", replaced("256", "100"), {"local_window is 100", "64"}},
+        BadText{"call_policy", replaced("\"sinks\": 8", "\"queries\": \"all\""),
+                {"select", "unknown key \"queries\""}},
+        BadText{"count_huge", replaced("\"min_keep\": 500", "\"min_keep\": 2147483649"),
+                {"min_keep is 2147483649", "at most 2^31"}},
         BadText{"min_keep_negative", replaced("500", "-500"), {"min_keep is -500"}},
         BadText{"min_tokens_text", replaced("2000", "null"), {"min_tokens is null"}},
         BadText{"model_number", replaced("\"Test-1B\"", "3"), {"model is not a string"}},

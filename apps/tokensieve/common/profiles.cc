@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <map>
 #include <set>
@@ -82,26 +81,7 @@ Result<ChosenProfile> choose_profile(const std::string& requested, const std::st
                        "no profile for this model: its upper half, local fill, keep 0.2"};
 }
 
-SelectConfig default_select() {
-  SelectConfig select;
-  select.budget = BudgetPolicy::kKeepRatio;
-  select.share = Share::kLayer;
-  select.fill = Fill::kLocal;
-  return select;
-}
-
 SelectConfig paper_select() { return SelectConfig{}; }
-
-Profile default_profile(const ModelFingerprint& model) {
-  Profile profile;
-  profile.model = "upper half";
-  profile.fingerprint = model;
-  profile.select = default_select();
-  for (int32_t l = std::max(1, model.num_layers / 2); l < model.num_layers; ++l) {
-    profile.sparse_layers.push_back(l);
-  }
-  return profile;
-}
 
 Result<std::vector<int32_t>> parse_layers(const std::string& text, int32_t num_layers) {
   std::set<int32_t> layers;

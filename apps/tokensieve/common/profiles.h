@@ -27,13 +27,8 @@ Result<ChosenProfile> load_named_profile(const std::string& requested);
 Result<ChosenProfile> choose_profile(const std::string& requested, const std::string& model_name,
                                      const ModelFingerprint& model);
 
-// The selection that new profiles start from: docs/method.md, "local fill".
-SelectConfig default_select();
 // The paper's: zero fill, a set per head, tau 0.005.
 SelectConfig paper_select();
-
-// For models that nobody has measured: the upper half of the layers.
-Profile default_profile(const ModelFingerprint& model);
 
 // Layers first..last of text such as "2-29" or "14,15,20-37"; layer 0 is never sparse.
 Result<std::vector<int32_t>> parse_layers(const std::string& text, int32_t num_layers);

@@ -1,0 +1,197 @@
+// The C ABI of profiles.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/c_call.h"
+#include "core/profile.h"
+#include "tokensieve/tokensieve_profile_c.h"
+
+using namespace tokensieve;
+
+struct tokensieve_profile {
+  Profile profile;
+};
+
+namespace {
+
+Status from_c(const tokensieve_fingerprint* in, ModelFingerprint& out) {
+  tokensieve_fingerprint f;
+  TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "model", f));
+  out = {.architecture = f.architecture == nullptr ? "" : f.architecture,
+         .num_layers = f.num_layers,
+         .num_q_heads = f.num_q_heads,
+         .num_kv_heads = f.num_kv_heads,
+         .head_dim = f.head_dim};
+  return {};
+}
+
+Status from_c(const tokensieve_layer_call* in, LayerCall& out) {
+  tokensieve_layer_call c;
+  TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "call", c));
+  if (c.reserved != 0) {
+    return Status::error(StatusCode::kUnsupported, "call.reserved is %d; allowed: 0", c.reserved);
+  }
+  if (c.seqlen_q < 1 || c.seqlen_q > c.seqlen_kv) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "call.seqlen_q is %lld; allowed: 1..seqlen_kv (%lld)",
+                         (long long)c.seqlen_q, (long long)c.seqlen_kv);
+  }
+  out = {.layer = c.layer,
+         .seqlen_q = c.seqlen_q,
+         .seqlen_kv = c.seqlen_kv,
+         .plain_causal = c.plain_causal != 0};
+  return {};
+}
+
+Status read_keys(int32_t in, SelectKeys& out) {
+  if (in != TOKENSIEVE_KEYS_PROFILE && in != TOKENSIEVE_KEYS_ALL) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "keys is %d; allowed: 0 (profile) and 1 (all)", in);
+  }
+  out = in == TOKENSIEVE_KEYS_ALL ? SelectKeys::kAll : SelectKeys::kProfile;
+  return {};
+}
+
+Status copy_text(const std::string& in, char* text, size_t capacity, size_t* length) {
+  if (text == nullptr && capacity > 0) return null_argument("text");
+  if (length != nullptr) *length = in.size();
+  if (capacity == 0) return {};
+  const size_t count = std::min(capacity - 1, in.size());
+  std::memcpy(text, in.data(), count);
+  text[count] = '\0';
+  return {};
+}
+
+// Hands out what `make` returns.
+template <typename Make>
+int32_t create(tokensieve_profile** profile, tokensieve_status* status, Make&& make) {
+  return guarded(status, [&]() -> Status {
+    if (profile == nullptr) return null_argument("profile");
+    *profile = nullptr;
+    Result<Profile> made = make();
+    if (!made.ok()) return made.status();
+    *profile = new tokensieve_profile{std::move(made).value()};
+    return {};
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+void tokensieve_fingerprint_init(tokensieve_fingerprint* out) {
+  init(out, empty<tokensieve_fingerprint>());
+}
+void tokensieve_layer_call_init(tokensieve_layer_call* out) {
+  init(out, {.struct_size = sizeof(tokensieve_layer_call), .plain_causal = 1});
+}
+
+int32_t tokensieve_select_merge_json(const char* json, tokensieve_select* select,
+                                     tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (json == nullptr) return null_argument("json");
+    if (select == nullptr) return null_argument("select");
+    SelectConfig merged;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, merged));
+    const Result<Json> object = parse_json(json, "select");
+    const Status read = object.ok() ? read_select(*object, "select", SelectKeys::kAll, merged)
+                                    : object.status();
+    // It is an argument here, not a file.
+    if (!read.ok()) return Status::error(StatusCode::kInvalidArgument, "%s", read.message());
+    write_struct(to_c(merged), select);
+    return {};
+  });
+}
+
+int32_t tokensieve_select_to_json(const tokensieve_select* select, char* text, size_t capacity,
+                                  size_t* length, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (select == nullptr) return null_argument("select");
+    SelectConfig config;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, config));
+    return copy_text(select_json(config, SelectKeys::kAll).dump(), text, capacity, length);
+  });
+}
+
+const char* tokensieve_select_word(const char* field, int32_t value) {
+  const char* word = nullptr;
+  if (field == nullptr) return word;
+  const SelectConfig config;
+  for_each_field(config, [&](const SelectField& about, const auto& of_config) {
+    using Value = std::remove_cvref_t<decltype(of_config)>;
+    if constexpr (std::is_enum_v<Value>) {
+      const auto named = static_cast<Value>(value);
+      if (std::strcmp(field, about.name) == 0 && is_valid(named)) word = name_of(named);
+    }
+  });
+  return word;
+}
+
+int32_t tokensieve_profile_load(const char* path, tokensieve_profile** profile,
+                                tokensieve_status* status) {
+  return create(profile, status, [&]() -> Result<Profile> {
+    if (path == nullptr) return null_argument("path");
+    return load_profile(path);
+  });
+}
+
+int32_t tokensieve_profile_parse(const char* json, const char* source_name, int32_t keys,
+                                 tokensieve_profile** profile, tokensieve_status* status) {
+  return create(profile, status, [&]() -> Result<Profile> {
+    if (json == nullptr) return null_argument("json");
+    SelectKeys known = SelectKeys::kProfile;
+    TOKENSIEVE_RETURN_IF_ERROR(read_keys(keys, known));
+    return parse_profile(json, source_name == nullptr ? "profile" : source_name, known);
+  });
+}
+
+int32_t tokensieve_profile_default(const tokensieve_fingerprint* model,
+                                   tokensieve_profile** profile, tokensieve_status* status) {
+  return create(profile, status, [&]() -> Result<Profile> {
+    ModelFingerprint fingerprint;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(model, fingerprint));
+    return default_profile(fingerprint);
+  });
+}
+
+void tokensieve_profile_free(tokensieve_profile* profile) { delete profile; }
+
+int32_t tokensieve_profile_to_json(const tokensieve_profile* profile, int32_t keys, char* text,
+                                   size_t capacity, size_t* length, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (profile == nullptr) return null_argument("profile");
+    SelectKeys written = SelectKeys::kProfile;
+    TOKENSIEVE_RETURN_IF_ERROR(read_keys(keys, written));
+    return copy_text(profile_to_json(profile->profile, written), text, capacity, length);
+  });
+}
+
+int32_t tokensieve_profile_check(const tokensieve_profile* profile,
+                                 const tokensieve_fingerprint* model, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (profile == nullptr) return null_argument("profile");
+    ModelFingerprint fingerprint;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(model, fingerprint));
+    return check_fingerprint(profile->profile, fingerprint);
+  });
+}
+
+int32_t tokensieve_profile_choose(const tokensieve_profile* profile,
+                                  const tokensieve_layer_call* call, tokensieve_select* select,
+                                  int32_t* reason, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (profile == nullptr) return null_argument("profile");
+    if (select == nullptr) return null_argument("select");
+    LayerCall layer_call;
+    SelectConfig before;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(call, layer_call));
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, before));  // it was initialised
+    const LayerChoice choice = choose(profile->profile, layer_call);
+    write_struct(to_c(choice.select), select);
+    if (reason != nullptr) *reason = static_cast<int32_t>(choice.reason);
+    return {};
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,16 @@
+// The profile's JSON with a choice of keys: files hold those of the model, programs that keep a
+// profile in objects of their own also the policies of a call.
+#pragma once
+
+#include <string>
+
+#include "core/select_json.h"
+#include "tokensieve/profile.h"
+
+namespace tokensieve {
+
+Result<Profile> parse_profile(const std::string& json, const std::string& source_name,
+                              SelectKeys keys);
+std::string profile_to_json(const Profile& profile, SelectKeys keys);
+
+}  // namespace tokensieve
