@@ -52,7 +52,7 @@ Json layers_json(const std::vector<LayerStats>& layers) {
   for (const LayerStats& l : layers) {
     Json item = {{"layer", l.layer},
                  {"keep_ratio", l.keep_ratio},
-                 {"work", l.pair_ratio},
+                 {"work", l.work},
                  {"attention_ms", l.attention_ms}};
     if (l.sparse_nodes == 0) item["reason"] = l.dense_reason;
     list.push_back(std::move(item));

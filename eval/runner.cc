@@ -83,7 +83,7 @@ Profile windowed_profile(Profile profile, const Config& config, int64_t tokens) 
 void correct_work(const Profile& profile, double tokens, std::vector<LayerStats>& layers) {
   for (LayerStats& layer : layers) {
     if (layer.sparse_nodes == 0) continue;
-    layer.pair_ratio = selection_work(profile.select_of(layer.layer), layer.keep_ratio * tokens,
+    layer.work = selection_work(profile.select_of(layer.layer), layer.keep_ratio * tokens,
                                       tokens);
   }
 }
@@ -97,7 +97,7 @@ void summarize(CaseRun& run) {
       keep += layer.keep_ratio;
       ++sparse;
     }
-    work += layer.pair_ratio;
+    work += layer.work;
     run.attention_ms += layer.attention_ms;
   }
   run.keep_ratio = sparse > 0 ? keep / sparse : 1;
@@ -261,7 +261,7 @@ Status Runner::prefill_without_selection(Job& job) {
   const double all = causal_pairs(static_cast<double>(tokens));
   const double counted = causal_pairs(static_cast<double>(windowed.size())) / all;
   for (LayerStats& layer : job.out.layers) {
-    layer.pair_ratio = layer.pair_ratio * counted + (1 - counted);
+    layer.work = layer.work * counted + (1 - counted);
   }
   summarize(job.out);
   return {};
@@ -306,7 +306,7 @@ Status Runner::prefill_evicted(Job& job) {
     job.out.layers.push_back({.layer = l,
                               .sparse_nodes = 1,
                               .keep_ratio = static_cast<double>(rest.size()) / all,
-                              .pair_ratio = share + (l <= job.config.filter_layer ? 1 : 0)});
+                              .work = share + (l <= job.config.filter_layer ? 1 : 0)});
   }
   for (const auto& pass : {first_pass, plugin_.stats()}) {
     for (const LayerStats& layer : pass) {

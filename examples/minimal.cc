@@ -27,5 +27,5 @@ int main() {
                             {.out = tensor(3)}, workspace, {.report = &report});
   if (!status.ok()) return std::puts(status.message()), 1;
   std::printf("kept %.0f %% of the tokens, computed %.0f %% of the attention\n",
-              100 * report.keep_ratio, 100 * report.attention_pairs);
+              100 * report.keep_ratio, 100 * report.work);
 }

@@ -96,7 +96,7 @@ class BackendChecker {
   // Sets of every head; false if the call failed.
   bool select_sets(const Plan& plan, const char* stage, TokenSets& sets) {
     const AttentionInputs in = golden_.inputs();
-    const int64_t capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+    const int64_t capacity = plan.keep_capacity();
     std::vector<int32_t> indices(plan.num_sets * capacity, -1);
     int64_t count = 0;
     const Status status = select_tokens(plan, in, {indices.data(), capacity, &count},
@@ -153,7 +153,7 @@ class BackendChecker {
     const AttentionInputs in = golden_.inputs();
     if (golden_.keep >= golden_.prefix_len() || golden_.keep > plan_.max_keep) return;
     const int64_t heads = s.num_q_heads;
-    const int64_t capacity = plan_.max_keep + s.seqlen_kv - plan_.prefix_len;
+    const int64_t capacity = plan_.keep_capacity();
     std::vector<int32_t> indices(plan_.num_sets * capacity, -1);
     for (int64_t set = 0; set < plan_.num_sets; ++set) {
       const auto from = row_of(golden_.indices, golden_.kept, set * heads / plan_.num_sets);

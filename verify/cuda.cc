@@ -98,7 +98,7 @@ class CudaChecker {
 
   // select_tokens on the inputs; false if it failed.
   bool select(const Plan& plan, const char* stage, TokenSets& sets) {
-    const int64_t capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+    const int64_t capacity = plan.keep_capacity();
     const DeviceBuffer indices(plan.num_sets * capacity * sizeof(int32_t)), count(sizeof(int64_t));
     const KeepSet keep = {indices.as<int32_t>(), capacity, count.as<int64_t>()};
     if (!worked(stage, select_tokens(plan, inputs(), keep, workspace(plan), {}))) return false;

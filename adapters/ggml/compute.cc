@@ -28,7 +28,7 @@ std::unique_ptr<Executor> make_executor(int num_threads) {
 #endif
 }
 
-double causal_pairs(const MaskSegment& segment) {
+double dense_pairs(const MaskSegment& segment) {
   const auto rows = static_cast<double>(segment.num_rows);
   const auto cells = static_cast<double>(segment.num_cells);
   return segment.causal ? rows * (cells - rows) + rows * (rows + 1) / 2 : rows * cells;
@@ -111,10 +111,10 @@ Status Computer::run_segment(const Node& node, int64_t stream, const MaskSegment
     clear_rows(node.out(stream, segment.first_row, segment.num_rows));
     return {};
   }
-  report.causal_pairs += causal_pairs(segment);
+  report.dense_pairs += dense_pairs(segment);
   if (segment.causal) return run_causal(node, stream, segment, settings, report);
   report.reason = choose(settings, node, segment).reason;
-  report.computed_pairs += causal_pairs(segment);
+  report.pairs += dense_pairs(segment);
   return run_biased(node, stream, segment, settings);
 }
 
@@ -146,10 +146,10 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
     report.sparse = true;
     report.kept += static_cast<double>(run.keep_count);
     report.tokens += static_cast<double>(segment.num_cells);
-    report.computed_pairs += run.attention_pairs * causal_pairs(segment);
+    report.pairs += run.work * dense_pairs(segment);
   } else {
     report.reason = choice.sparse ? dense_reason_text(run.reason) : choice.reason;
-    report.computed_pairs += causal_pairs(segment);
+    report.pairs += dense_pairs(segment);
   }
   return {};
 }

@@ -13,8 +13,8 @@ struct LayerSums {
   int64_t nodes = 0;
   int64_t sparse_nodes = 0;
   double keep_ratios = 0;  // sum over sparse nodes
-  double computed_pairs = 0;
-  double causal_pairs = 0;
+  double pairs = 0;
+  double dense_pairs = 0;
   double ms = 0;
   std::string reason;
 };
@@ -37,7 +37,7 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
   stats.sparse_nodes = sums.sparse_nodes;
   stats.keep_ratio =
       sums.sparse_nodes > 0 ? sums.keep_ratios / static_cast<double>(sums.sparse_nodes) : 1.0;
-  stats.pair_ratio = sums.causal_pairs > 0 ? sums.computed_pairs / sums.causal_pairs : 1.0;
+  stats.work = sums.dense_pairs > 0 ? sums.pairs / sums.dense_pairs : 1.0;
   stats.attention_ms = sums.ms;
   std::snprintf(stats.reason, sizeof(stats.reason), "%s", sums.reason.c_str());
   return stats;
@@ -46,7 +46,7 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
 void print_row(std::FILE* file, const char* layer, const tokensieve_ggml_layer_stats& s) {
   std::fprintf(file, "tokensieve: %6s %6lld %7lld %6.3f %6.3f %10.1f  %s\n", layer,
                static_cast<long long>(s.nodes), static_cast<long long>(s.sparse_nodes),
-               s.keep_ratio, s.pair_ratio, s.attention_ms, s.reason);
+               s.keep_ratio, s.work, s.attention_ms, s.reason);
 }
 
 }  // namespace
@@ -59,8 +59,8 @@ void add_to_stats(const NodeReport& report) {
     ++sums.sparse_nodes;
     sums.keep_ratios += report.kept / report.tokens;
   }
-  sums.computed_pairs += report.computed_pairs;
-  sums.causal_pairs += report.causal_pairs;
+  sums.pairs += report.pairs;
+  sums.dense_pairs += report.dense_pairs;
   sums.ms += report.ms;
   if (report.reason[0] != '\0') sums.reason = report.reason;
 }
@@ -96,8 +96,8 @@ void print_stats(std::FILE* file) {
     total.nodes += sums.nodes;
     total.sparse_nodes += sums.sparse_nodes;
     total.keep_ratios += sums.keep_ratios;
-    total.computed_pairs += sums.computed_pairs;
-    total.causal_pairs += sums.causal_pairs;
+    total.pairs += sums.pairs;
+    total.dense_pairs += sums.dense_pairs;
     total.ms += sums.ms;
   }
   print_row(file, "all", summary(-1, total));

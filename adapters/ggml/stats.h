@@ -14,8 +14,8 @@ struct NodeReport {
   bool sparse = false;         // at least one run was
   double kept = 0;             // kept tokens of the sparse runs
   double tokens = 0;           // tokens of the sparse runs
-  double computed_pairs = 0;   // (query, key) pairs per head
-  double causal_pairs = 0;     // that dense attention computes
+  double pairs = 0;   // (query, key) pairs per head
+  double dense_pairs = 0;     // that dense attention computes
   double ms = 0;
   const char* reason = "";     // of the last dense run; copied
 };

@@ -68,7 +68,7 @@ typedef struct tokensieve_ggml_layer_stats {
   int64_t nodes;         /* attention nodes computed */
   int64_t sparse_nodes;  /* of which at least one run was sparse */
   double keep_ratio;     /* mean over sparse nodes of kept tokens / tokens; 1 if none */
-  double pair_ratio;     /* computed (query, key) pairs / causal pairs, over all nodes */
+  double work;     /* computed (query, key) pairs / causal pairs, over all nodes */
   double attention_ms;   /* wall time */
   char reason[64];       /* why the last dense node was dense; "" if none was */
 } tokensieve_ggml_layer_stats;

@@ -48,12 +48,12 @@ void summarize_layers(AskRun& run) {
   double keep = 0, pairs = 0, attention = 0;
   for (const LayerStats& layer : run.layers) {
     if (layer.sparse_nodes > 0) keep += layer.keep_ratio;
-    pairs += layer.pair_ratio;
+    pairs += layer.work;
     attention += layer.attention_ms;
   }
   const int sparse = sparse_layer_count(run);
   run.keep_ratio = sparse > 0 ? keep / sparse : 1;
-  run.pair_ratio = run.layers.empty() ? 1 : pairs / static_cast<double>(run.layers.size());
+  run.work = run.layers.empty() ? 1 : pairs / static_cast<double>(run.layers.size());
   run.attention_ms = attention;
 }
 
@@ -69,7 +69,7 @@ std::string report_json(const AskReport& report) {
                  {"mode", run.mode},
                  {"ubatch", run.ubatch},
                  {"tokens_per_second", tokens_per_second(report, run)},
-                 {"pair_ratio", run.pair_ratio},
+                 {"work", run.work},
                  {"sparse_layers", sparse_layer_count(run)},
                  {"memory_bytes", run.memory_bytes}};
     for (const LayerStats& l : run.layers) {
@@ -106,7 +106,7 @@ std::string report_table(const AskReport& report, bool color) {
   row("attention", [](const AskRun& r) { return format_duration(r.attention_ms); });
   row("  speed-up", [&](const AskRun& r) { return times(stock.attention_ms / r.attention_ms); });
   row("pairs computed",
-      [](const AskRun& r) { return fmt::format("{:.0f} %", r.pair_ratio * 100); });
+      [](const AskRun& r) { return fmt::format("{:.0f} %", r.work * 100); });
   row("sparse layers", [](const AskRun& r) { return fmt::format("{}", sparse_layer_count(r)); });
   row("kept in them", [](const AskRun& r) { return fmt::format("{:.0f} %", r.keep_ratio * 100); });
   row("memory", [](const AskRun& r) { return format_bytes(static_cast<double>(r.memory_bytes)); });

@@ -85,7 +85,7 @@ inline constexpr int kNumStages = 6;
 TOKENSIEVE_API const char* stage_name(Stage stage);
 
 // A plan is a plain value: copy it, keep it, use it from several threads at once.
-struct Plan {
+struct TOKENSIEVE_API Plan {
   AttentionShape shape;  // sm_scale resolved
   SelectConfig select;
   PlanOptions options;  // backend and isa resolved
@@ -96,6 +96,11 @@ struct Plan {
   int64_t max_keep = 0;    // most prefix tokens of a set that runs sparse
   int32_t num_sets = 0;    // index sets per sequence: num_q_heads, num_kv_heads or 1
   size_t workspace = 0;    // bytes
+
+  // Tokens after the prefix, which are always kept.
+  int64_t suffix_len() const;
+  // Most tokens of a set: what KeepSet::capacity must hold.
+  int64_t keep_capacity() const;
 };
 
 // Pure: looks at no data, allocates nothing. Errors: kInvalidArgument, kUnsupported.
@@ -105,12 +110,20 @@ TOKENSIEVE_API Result<Plan> make_plan(const AttentionShape& shape, const SelectC
 // Bytes of workspace that run() and select_tokens() need, any alignment.
 TOKENSIEVE_API size_t workspace_bytes(const Plan& plan);
 
+// The share of dense attention's (query, key) pairs that a sequence computes when it keeps `keep` of
+// the prefix's tokens, evenly spread (not exactly: what a set of tokens sees depends on where they
+// lie). 1 where that means dense. It is RunReport::work, before the run.
+TOKENSIEVE_API double work_of(const Plan& plan, int64_t keep);
+
+// Prefix tokens that a run will keep (dense plans: 0), or -1: the tau budget decides at run time.
+TOKENSIEVE_API int64_t planned_keep(const Plan& plan);
+
 // Kept tokens of every set, in the caller's memory.
 struct KeepSet {
   // i32 [batch, num_sets, capacity]: ascending original positions; the first `count[b]` of a row
   // count.
   int32_t* indices = nullptr;
-  int64_t capacity = 0;      // >= plan.max_keep + seqlen_kv - prefix_len; given sets: >= count
+  int64_t capacity = 0;      // >= plan.keep_capacity(); given sets: >= count
   int64_t* count = nullptr;  // i64 [batch]: kept tokens, those after the prefix included
 };
 
@@ -149,14 +162,14 @@ struct AttentionOutputs {
 };
 
 // What a run did. CUDA: what is known without waiting: `path` and `reason` are the plan's,
-// keep_count is -1 and keep_ratio and attention_pairs are NaN where the device decides (a sparse
+// keep_count is -1 and keep_ratio and work are NaN where the device decides (a sparse
 // plan), stage_ns is 0. read_report() waits and reads them.
 struct RunReport {
   Path path = Path::kDense;  // kSparse if any sequence ran sparse
   DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense
   int64_t keep_count = 0;     // kept tokens of all sequences together (dense: all)
   double keep_ratio = 1.0;    // keep_count / (batch * seqlen_kv)
-  double attention_pairs = 0; // computed (query, key) pairs per head / causal pairs
+  double work = 0;  // computed (query, key) pairs per head / those of dense attention
   int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend
   Isa isa = Isa::kAuto;               // CPU backend: the instruction set that really ran
 };

@@ -329,7 +329,7 @@ typedef struct tokensieve_report {
   int32_t isa;            /* the instruction set that really ran */
   int64_t keep_count;     /* kept tokens of all sequences together */
   double keep_ratio;      /* keep_count / (batch * seqlen_kv) */
-  double attention_pairs; /* computed (query, key) pairs per head / causal pairs */
+  double work; /* computed (query, key) pairs per head / those of dense attention */
   int64_t stage_ns[TOKENSIEVE_NUM_STAGES]; /* wall time; fused stages count in attend */
 } tokensieve_report;
 

@@ -224,7 +224,7 @@ tokensieve_report to_c(const RunReport& in) {
                            .isa = static_cast<int32_t>(in.isa),
                            .keep_count = in.keep_count,
                            .keep_ratio = in.keep_ratio,
-                           .attention_pairs = in.attention_pairs};
+                           .work = in.work};
   std::copy_n(in.stage_ns, kNumStages, out.stage_ns);
   return out;
 }
@@ -238,7 +238,7 @@ tokensieve_plan_info to_c(const Plan& in) {
           .isa = static_cast<int32_t>(in.options.isa),
           .num_sets = in.num_sets,
           .prefix_len = in.prefix_len,
-          .keep_capacity = sparse ? in.max_keep + in.shape.seqlen_kv - in.prefix_len : 0,
+          .keep_capacity = sparse ? in.keep_capacity() : 0,
           .workspace_bytes = in.workspace};
 }
 

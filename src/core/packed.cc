@@ -4,6 +4,7 @@
 
 #include "core/backend_table.h"
 #include "core/plan.h"
+#include "core/report.h"
 
 namespace tokensieve {
 namespace {
@@ -17,36 +18,12 @@ TensorView rows_of(const TensorView& x, int64_t begin, int64_t end) {
   return view;
 }
 
-struct Counts {
-  RunReport report;
-  double tokens = 0.0;
-  double pairs = 0.0;        // computed
-  double dense_pairs = 0.0;  // causal
-
-  void add(const AttentionShape& shape, const RunReport& sequence) {
-    if (sequence.path == Path::kSparse) report.path = Path::kSparse;
-    if (report.reason == DenseReason::kNone) report.reason = sequence.reason;
-    report.isa = sequence.isa;
-    report.keep_count += sequence.keep_count;
-    for (int i = 0; i < kNumStages; ++i) report.stage_ns[i] += sequence.stage_ns[i];
-    tokens += static_cast<double>(shape.seqlen_kv);
-    dense_pairs += tokensieve::dense_pairs(shape);
-    pairs += sequence.attention_pairs * tokensieve::dense_pairs(shape);
-  }
-
-  RunReport finish() {
-    if (tokens > 0) report.keep_ratio = static_cast<double>(report.keep_count) / tokens;
-    if (dense_pairs > 0) report.attention_pairs = pairs / dense_pairs;
-    return report;
-  }
-};
-
 constexpr int64_t kChooses = -1;  // the library chooses the kept tokens
 
 // Kept prefix tokens of the sets that the caller gives for sequence b.
 int64_t given_prefix(const Plan& packed, const KeepSet& keep, int64_t b) {
   if (keep.indices == nullptr) return kChooses;
-  return keep.count[b] - (packed.shape.seqlen_kv - packed.prefix_len);
+  return keep.count[b] - packed.suffix_len();
 }
 
 // The plan of one sequence: what the packed plan decided for all stays decided. `given`: kept
@@ -98,8 +75,8 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
   float* lse = reinterpret_cast<float*>(workspace.data() + skip);
   const std::span<std::byte> rest = workspace.subspan(packed_scratch_bytes(plan.shape));
 
-  Counts counts;
-  RunReport report;
+  ReportSum sum;
+  RunReport total, report;
   RunOptions sequence_options = options;
   sequence_options.report = &report;
   for (int64_t b = 0; b < plan.shape.batch; ++b) {
@@ -120,9 +97,12 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
                                     .lse = outputs.lse != nullptr ? lse : nullptr},
                                    rest, sequence_options));
     if (outputs.lse != nullptr) place_lse(lse, outputs.lse + q, heads, q_end - q, rows_q);
-    counts.add(sequence->shape, report);
+    sum.add(sequence->shape, report);
+    total.isa = report.isa;
+    for (int i = 0; i < kNumStages; ++i) total.stage_ns[i] += report.stage_ns[i];
   }
-  if (options.report != nullptr) *options.report = counts.finish();
+  sum.finish(total);
+  if (options.report != nullptr) *options.report = total;
   return {};
 }
 

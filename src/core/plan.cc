@@ -7,6 +7,7 @@
 #include "core/budget.h"
 #include "core/packed.h"
 #include "core/validate.h"
+#include "core/work.h"
 
 namespace tokensieve {
 namespace {
@@ -14,25 +15,16 @@ namespace {
 // Sparse must be predicted at least this much cheaper: the model's own error, measured.
 constexpr double kSafety = 0.95;
 
-// (query, key) pairs per head of local fill's local pass.
-double local_pairs(const Plan& plan) {
-  const SelectConfig& c = plan.select;
-  if (c.fill != Fill::kLocal || c.queries == Queries::kAll) return 0.0;
-  const double window = static_cast<double>(c.local_window) + kLocalBlock / 2 + c.sinks;
-  return static_cast<double>(plan.shape.seqlen_q) *
-         std::min(window, static_cast<double>(plan.shape.seqlen_kv) / 2);
-}
-
 double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const AttentionShape& s = plan.shape;
   const CostModel& cost = cost_model(plan.options.backend);
   const double sets_per_head = static_cast<double>(std::max(plan.num_sets, s.num_kv_heads)) /
                                static_cast<double>(s.num_q_heads);
-  const double kept = static_cast<double>(keep + s.seqlen_kv - plan.prefix_len);
+  const double kept = static_cast<double>(keep + plan.suffix_len());
+  const SparsePairs pairs = sparse_pairs(plan, keep);
   const double score = static_cast<double>(plan.select.obs_window) * s.seqlen_kv * cost.score_pair;
   return score + kept * sets_per_head * cost.gather_row +
-         (sparse_pairs(plan, keep) - local_pairs(plan)) * cost.sparse_pair +
-         local_pairs(plan) * cost.local_pair + cost.fixed +
+         pairs.compact * cost.sparse_pair + pairs.local * cost.local_pair + cost.fixed +
          cost.call * 128.0 / s.head_dim / static_cast<double>(s.batch * layer_heads(plan));
 }
 
@@ -56,27 +48,6 @@ DenseReason dense_at_plan_time(const Plan& plan) {
 SetHeads set_heads(const Plan& plan) {
   if (plan.select.share == Share::kLayer) return {0, layer_heads(plan)};
   return {first_head(plan), plan.shape.num_q_heads / plan.num_sets};
-}
-
-double dense_pairs(const AttentionShape& s) {
-  const double q = static_cast<double>(s.seqlen_q);
-  const double kv = static_cast<double>(s.seqlen_kv);
-  return s.causal ? q * (kv - q) + q * (q + 1) / 2 : q * kv;
-}
-
-double sparse_pairs(const Plan& plan, int64_t keep) {
-  const AttentionShape& s = plan.shape;
-  const SelectConfig& c = plan.select;
-  const double q = static_cast<double>(s.seqlen_q);
-  const double kept = static_cast<double>(keep);
-  if (c.queries == Queries::kAll) {
-    // Chunk rows see the kept past and the chunk; the last obs_window rows see everything.
-    return q * kept + q * (q + 1) / 2 +
-           static_cast<double>(c.obs_window) * (static_cast<double>(plan.prefix_len) - kept);
-  }
-  // Kept queries against kept keys, as if kept tokens were spread evenly over the prefix.
-  const double ratio = (kept + c.obs_window) / static_cast<double>(s.seqlen_kv);
-  return dense_pairs(s) * ratio * ratio + local_pairs(plan);
 }
 
 DenseReason dense_after_budget(const Plan& plan, int64_t keep) {

@@ -25,10 +25,6 @@ SetHeads set_heads(const Plan& plan);
 // kNone.
 DenseReason dense_after_budget(const Plan& plan, int64_t keep);
 
-// (query, key) pairs per head that a sequence computes when it keeps `keep` prefix tokens.
-double sparse_pairs(const Plan& plan, int64_t keep);
-double dense_pairs(const AttentionShape& shape);
-
 // The most prefix tokens in [least, most] that a sequence keeps without running dense; `least` must
 // run sparse.
 int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most);

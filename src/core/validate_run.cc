@@ -3,6 +3,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "core/backend_table.h"
 #include "core/validate.h"
 
 namespace tokensieve {
@@ -148,7 +149,9 @@ Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
 }
 
 // Pointers of the call are device memory, which the host must not read.
-bool on_device(const Plan& plan) { return plan.options.backend == Backend::kCuda; }
+bool on_device(const Plan& plan) {
+  return backend_ops(plan.options.backend)->device_memory;
+}
 
 // Token -> row tables are data, but a wrong entry would read foreign memory.
 Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows) {
@@ -235,11 +238,6 @@ Status check_bias(const Plan& plan, const AttentionInputs& in) {
   return {};
 }
 
-// Tokens of one set at most.
-int64_t capacity_needed(const Plan& plan) {
-  return plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
-}
-
 // `least`: of its capacity.
 Status check_keep_memory(const Plan& plan, const KeepSet& keep, int64_t least) {
   if (keep.indices == nullptr || keep.count == nullptr) {
@@ -297,27 +295,27 @@ Status check_keep_contents(const Plan& plan, const KeepSet& keep) {
 Status check_given_sets(const Plan& plan, const KeepSet& keep, int64_t b, int64_t seqlen) {
   const int64_t count = keep.count[b];
   if (count == seqlen) return {};  // runs dense: no indices
-  const int64_t after = plan.shape.seqlen_kv - plan.prefix_len;
-  const int64_t most = std::min({capacity_needed(plan), keep.capacity, seqlen});
-  if (count < after || count > most) {
+  const int64_t suffix = plan.suffix_len();
+  const int64_t most = std::min({plan.keep_capacity(), keep.capacity, seqlen});
+  if (count < suffix || count > most) {
     return Status::error(StatusCode::kInvalidArgument,
                          "keep.count[%lld] is %lld; allowed: %lld (what follows the prefix is "
                          "always kept) to %lld (the most of plan and keep.capacity), or %lld, all "
                          "tokens, for dense; plan with a larger keep_count for larger sets",
-                         (long long)b, (long long)count, (long long)after, (long long)most,
+                         (long long)b, (long long)count, (long long)suffix, (long long)most,
                          (long long)seqlen);
   }
   for (int64_t set = 0; set < plan.num_sets; ++set) {
     TOKENSIEVE_RETURN_IF_ERROR(check_set(plan, keep, b, set, count, seqlen));
     const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
     // They ascend below seqlen, so the rest follows from the first.
-    if (row[count - after] == seqlen - after) continue;
+    if (row[count - suffix] == seqlen - suffix) continue;
     return Status::error(StatusCode::kInvalidArgument,
                          "keep.indices[%lld, %lld] does not end with the last %lld tokens, which "
                          "are always kept: entry %lld is %d, not %lld",
-                         (long long)b, (long long)set, (long long)after,
-                         (long long)(count - after), row[count - after],
-                         (long long)(seqlen - after));
+                         (long long)b, (long long)set, (long long)suffix,
+                         (long long)(count - suffix), row[count - suffix],
+                         (long long)(seqlen - suffix));
   }
   return {};
 }
@@ -355,7 +353,7 @@ Status check_given(const Plan& plan, const AttentionInputs& in) {
 Status check_gather(const Plan& plan, const char* full_name, const TensorView& full,
                     const TensorView& rows, const KeepSet& keep, bool writes_rows) {
   const AttentionShape& s = plan.shape;
-  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, capacity_needed(plan)));
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, plan.keep_capacity()));
   const int64_t heads = rows.shape[2];
   const int64_t full_heads = full.shape[2];
   const bool heads_ok = full_heads >= 1 && heads >= 1 && heads <= s.num_q_heads &&
@@ -450,7 +448,7 @@ Status validate_select_tokens(const Plan& plan, const AttentionInputs& in, const
     return Status::error(StatusCode::kInvalidArgument,
                          "inputs.keep was given to select_tokens, which chooses; give it to run");
   }
-  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, capacity_needed(plan)));
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, plan.keep_capacity()));
   TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
   const size_t indices = static_cast<size_t>(s.batch * plan.num_sets * keep.capacity);

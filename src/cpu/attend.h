@@ -57,7 +57,7 @@ class Attender {
     return c_.layout.indices + set * c_.layout.keep_capacity;
   }
   // Kept tokens of a set: the prefix part and everything after the prefix.
-  int64_t kept(int64_t keep) const { return keep + shape().seqlen_kv - c_.plan.prefix_len; }
+  int64_t kept(int64_t keep) const { return keep + c_.plan.suffix_len(); }
 
   PanelGroup group(const Pass& pass, int64_t slot) const;
   Panels identity(int64_t slot) const {

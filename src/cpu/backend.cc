@@ -54,6 +54,7 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
 }
 
 Status finish(Context& context) {
+  context.sum.finish(context.report);
   context.report.isa = context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
   if (context.gather_failed) {
@@ -63,23 +64,6 @@ Status finish(Context& context) {
     return Status::error(StatusCode::kCancelled, "cancelled by the caller");
   }
   return {};
-}
-
-void count_sequence(Context& context, int64_t kept, double pairs) {
-  context.report.keep_count += kept;
-  context.report.attention_pairs += pairs;
-}
-
-void count_dense(Context& context, DenseReason reason) {
-  if (context.report.reason == DenseReason::kNone) context.report.reason = reason;
-  count_sequence(context, context.plan.shape.seqlen_kv, dense_pairs(context.plan.shape));
-}
-
-void finish_counts(Context& context) {
-  const AttentionShape& s = context.plan.shape;
-  const double tokens = static_cast<double>(s.batch) * static_cast<double>(s.seqlen_kv);
-  context.report.keep_ratio = static_cast<double>(context.report.keep_count) / tokens;
-  context.report.attention_pairs /= static_cast<double>(s.batch) * dense_pairs(s);
 }
 
 // Kept prefix tokens of sequence b, -1 for dense; its sets become those of the layout.
@@ -98,7 +82,7 @@ int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
   }
   context.layout.indices = keep.indices + b * plan.num_sets * keep.capacity;
   context.layout.keep_capacity = keep.capacity;
-  return keep.count[b] - (plan.shape.seqlen_kv - plan.prefix_len);
+  return keep.count[b] - plan.suffix_len();
 }
 
 Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
@@ -113,16 +97,12 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
     }
     if (context.cancelled) break;
     if (keep >= 0) {
-      context.report.path = Path::kSparse;
       attend_sparse(context, b, keep);
-      count_sequence(context, keep + plan.shape.seqlen_kv - plan.prefix_len,
-                     sparse_pairs(plan, keep));
     } else {
       attend_dense(context, b);
-      count_dense(context, reason);
     }
+    context.sum.add(plan, keep, reason);
   }
-  finish_counts(context);
   return finish(context);
 }
 
@@ -146,16 +126,9 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
     score_sequence(context, b);
     const int64_t kept = select_sequence(
         context, keep.indices + b * plan.num_sets * keep.capacity, keep.capacity, &reason);
-    if (kept >= 0) {
-      context.report.path = Path::kSparse;
-      keep.count[b] = kept + plan.shape.seqlen_kv - plan.prefix_len;
-      count_sequence(context, keep.count[b], sparse_pairs(plan, kept));
-    } else {
-      keep.count[b] = plan.shape.seqlen_kv;
-      count_dense(context, reason);
-    }
+    keep.count[b] = kept >= 0 ? kept + plan.suffix_len() : plan.shape.seqlen_kv;
+    context.sum.add(plan, kept, reason);
   }
-  finish_counts(context);
   return finish(context);
 }
 

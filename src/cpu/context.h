@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 
+#include "core/report.h"
 #include "cpu/kernels.h"
 #include "cpu/layout.h"
 #include "tokensieve/attention.h"
@@ -28,7 +29,8 @@ struct Context {
   const AttentionInputs& in;
   const AttentionOutputs& out;
   Layout layout;
-  RunReport report;
+  ReportSum sum{};
+  RunReport report{};
   std::atomic<bool> cancelled{false};
   bool gather_failed = false;
 

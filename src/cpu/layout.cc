@@ -86,7 +86,7 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   const bool local = sparse && plan.select.fill == Fill::kLocal;
   const bool chunk = sparse && plan.select.queries == Queries::kAll;
   const int64_t all_keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
-  const int64_t kept = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+  const int64_t kept = plan.keep_capacity();
   PanelBuffers buffers;
   // A sparse plan may find at run time that dense is right, so it always has room for it. Zero
   // fill and chunks use the two one after the other; local fill needs both at once.
@@ -124,7 +124,7 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   layout.threads = arena.take<std::byte>(
       static_cast<int64_t>(scratch_bytes(plan.shape.head_dim)) * plan.options.num_threads);
   if (plan.path == Path::kSparse) {
-    layout.keep_capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+    layout.keep_capacity = plan.keep_capacity();
     layout.token_score = arena.take<float>(layer_heads(plan) * plan.prefix_len);
     if (base) layout.own_score = layout.token_score + first_head(plan) * plan.prefix_len;
     layout.indices = arena.take<int32_t>(plan.num_sets * layout.keep_capacity);

@@ -40,10 +40,10 @@ RunReport early_report(const Plan& plan) {
   report.reason = plan.reason;
   if (plan.path == Path::kSparse || plan.shape.packed) {
     report.keep_count = -1;
-    report.keep_ratio = report.attention_pairs = std::numeric_limits<double>::quiet_NaN();
+    report.keep_ratio = report.work = std::numeric_limits<double>::quiet_NaN();
   } else {
     report.keep_count = plan.shape.batch * plan.shape.seqlen_kv;
-    report.attention_pairs = 1.0;
+    report.work = 1.0;
   }
   return report;
 }
@@ -194,7 +194,7 @@ RunReport full_report(const Plan& plan, const std::vector<int32_t>& count,
                    : sparse_pairs(one, count[b] - (one.shape.seqlen_kv - one.prefix_len));
   }
   report.keep_ratio = static_cast<double>(report.keep_count) / tokens;
-  report.attention_pairs = pairs / all_pairs;
+  report.work = pairs / all_pairs;
   return report;
 }
 

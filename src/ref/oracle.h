@@ -17,7 +17,7 @@ struct Selection {
   bool gather_failed = false;               // the caller's all_gather did; nothing else counts
   std::vector<double> token_score;          // [layer_heads, prefix_len], those of all ranks
   Budget budget;
-  // [num_sets][keep + seqlen_kv - prefix_len], ascending; empty if the sequence runs dense.
+  // [num_sets][keep + suffix_len], ascending; empty if the sequence runs dense.
   std::vector<std::vector<int32_t>> kept;
 
   bool dense() const { return reason != DenseReason::kNone; }

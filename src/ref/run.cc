@@ -5,6 +5,7 @@
 
 #include "core/backend_table.h"
 #include "core/plan.h"
+#include "core/report.h"
 #include "ref/attend.h"
 #include "ref/compact.h"
 #include "ref/elements.h"
@@ -43,27 +44,12 @@ Executor& executor_of(const RunOptions& options) {
 
 // Fills all but the times.
 void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunReport& report) {
-  const int64_t seqlen = plan.shape.seqlen_kv;
-  double pairs = 0.0;
+  ReportSum sum;
   for (const Selection& sequence : sequences) {
-    if (sequence.dense()) {
-      if (report.reason == DenseReason::kNone) report.reason = sequence.reason;
-      report.keep_count += seqlen;
-      pairs += dense_pairs(plan.shape);
-    } else {
-      report.path = Path::kSparse;
-      report.keep_count += sequence.budget.keep + seqlen - plan.prefix_len;
-      pairs += sparse_pairs(plan, sequence.budget.keep);
-    }
+    sum.add(plan, sequence.budget.keep, sequence.reason);
   }
-  const double batch = static_cast<double>(sequences.size());
-  report.keep_ratio = static_cast<double>(report.keep_count) / (batch * seqlen);
-  report.attention_pairs = pairs / (batch * dense_pairs(plan.shape));
+  sum.finish(report);
 }
-
-}  // namespace
-
-namespace {
 
 Selection given_sets(const Plan& plan, const KeepSet& keep, int64_t b) {
   Selection result;
@@ -72,7 +58,7 @@ Selection given_sets(const Plan& plan, const KeepSet& keep, int64_t b) {
     result.reason = DenseReason::kNothingToDrop;
     return result;
   }
-  result.budget.keep = count - (plan.shape.seqlen_kv - plan.prefix_len);
+  result.budget.keep = count - plan.suffix_len();
   for (int64_t set = 0; set < plan.num_sets; ++set) {
     const int32_t* row = keep.indices + (b * plan.num_sets + set) * keep.capacity;
     result.kept.emplace_back(row, row + count);

@@ -371,7 +371,7 @@ TEST_F(Plugin, SparseMeansWhatTheOracleMeans) {
     ASSERT_EQ(layers.size(), 1u);
     EXPECT_EQ(layers[0].sparse_nodes, 1) << layers[0].reason;
     EXPECT_LT(layers[0].keep_ratio, 0.5);
-    EXPECT_LT(layers[0].pair_ratio, 0.7);
+    EXPECT_LT(layers[0].work, 0.7);
     const double error = worst_error(graph.result(), oracle(graph, c, cells));
     EXPECT_LT(error, 2e-5);
     std::printf("%-24s keep %.3f, worst error %.1e\n", c.name, layers[0].keep_ratio, error);

@@ -28,7 +28,7 @@ struct Sets {
       : indices(batch * num_sets * rows, -1), count(batch, -1), capacity(rows) {}
   explicit Sets(const Plan& plan)
       : Sets(plan.shape.batch, plan.num_sets,
-             plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len) {}
+             plan.keep_capacity()) {}
   KeepSet view() { return {indices.data(), capacity, count.data()}; }
 };
 
@@ -81,7 +81,7 @@ TEST_P(GivenSets, TheChosenOnesGiveTheSameBits) {
   EXPECT_TRUE(same_bits(chosen.lse, given.lse));
   EXPECT_EQ(before, sets.indices) << "only read";
   EXPECT_EQ(given.report.keep_count, chosen.report.keep_count);
-  EXPECT_EQ(given.report.attention_pairs, chosen.report.attention_pairs);
+  EXPECT_EQ(given.report.work, chosen.report.work);
   EXPECT_EQ(given.report.path, chosen.report.path);
 }
 

@@ -38,7 +38,7 @@ Outcome run_rank(const AttentionCase& c, Backend backend, CaseData& data, int ra
   const Plan plan =
       make_plan(shape, c.select, {.backend = backend, .num_ranks = num_ranks, .rank = rank})
           .value();
-  const int64_t capacity = plan.max_keep + kTokens - plan.prefix_len;
+  const int64_t capacity = plan.keep_capacity();
   outcome.count.assign(shape.batch, -1);
   outcome.indices.assign(shape.batch * plan.num_sets * capacity, -1);
   test::GuardedBytes workspace(workspace_bytes(plan));

@@ -97,7 +97,7 @@ TEST_P(CpuStages, SelectCompactScatterMatchTheOracle) {
   const Result<Plan> plan = make_plan(c.shape, c.select, {.backend = Backend::kCpu});
   ASSERT_TRUE(plan.ok()) << plan.status().message();
   const ref::OracleResult expected = test::run_oracle(c, data);
-  const int64_t capacity = plan->max_keep + c.shape.seqlen_kv - plan->prefix_len;
+  const int64_t capacity = plan->keep_capacity();
   std::vector<int32_t> indices(c.shape.batch * plan->num_sets * capacity, -1);
   std::vector<int64_t> count(c.shape.batch, -1);
   const KeepSet keep{indices.data(), capacity, count.data()};

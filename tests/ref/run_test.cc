@@ -67,7 +67,7 @@ TEST_P(RefRunTest, TakesThePathThatTheCaseIsFor) {
 // select_tokens -> compact -> dense attention -> scatter is the paper's zero fill.
 TEST_P(RefStagesTest, StagesGiveTheRun) {
   const AttentionShape& s = c_.shape;
-  const int64_t capacity = plan_.max_keep + s.seqlen_kv - plan_.prefix_len + 3;
+  const int64_t capacity = plan_.keep_capacity() + 3;
   std::vector<int32_t> indices(s.batch * plan_.num_sets * capacity, -1);
   std::vector<int64_t> count(s.batch);
   const KeepSet keep = {indices.data(), capacity, count.data()};

@@ -73,7 +73,7 @@ std::vector<LayerStats> Plugin::stats() const {
   std::vector<LayerStats> layers;
   for (const auto& r : raw) {
     layers.push_back(
-        {r.layer, r.sparse_nodes, r.keep_ratio, r.pair_ratio, r.attention_ms, r.reason});
+        {r.layer, r.sparse_nodes, r.keep_ratio, r.work, r.attention_ms, r.reason});
   }
   return layers;
 }

@@ -16,7 +16,7 @@ struct LayerStats {
   int32_t layer = 0;
   int64_t sparse_nodes = 0;
   double keep_ratio = 1;
-  double pair_ratio = 1;
+  double work = 1;
   double attention_ms = 0;
   std::string dense_reason;
 };
