@@ -81,7 +81,7 @@ TEST(Policy, EveryDoubtfulCaseIsDense) {
   EXPECT_EQ(reason(chunk, node_of_layer(0), good), "layer not in the profile");
   EXPECT_EQ(reason(chunk, node_of_layer(3), good), "layer not in the profile");
   EXPECT_EQ(reason(chunk, node, {.num_rows = 2048, .num_cells = 8192}),
-            "mask is not plain causal");
+            "attention is not plainly causal");
   // The first chunk of a longer prompt looks like a whole prompt.
   EXPECT_EQ(reason(chunk, node, causal(8192, 8192)), "first chunk");
   EXPECT_EQ(reason(whole, node, causal(4095, 4095)), "prompt shorter than min_tokens");
