@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "tokensieve/names.h"
 #include "verify/safetensors.h"
 
 namespace tokensieve::cli {
@@ -44,18 +45,15 @@ class Reader {
   }
 
   template <typename E>
-  void choice(const char* key, std::initializer_list<std::pair<const char*, E>> choices, E& out) {
+  void word(const char* key, E& out) {
     if (!has(key)) return;
-    std::string allowed;
-    for (const auto& [name, value] : choices) {
-      if (file_.metadata().at(key) == name) {
-        out = value;
-        return;
-      }
-      allowed += std::string(allowed.empty() ? "" : ", ") + name;
+    const std::string& text = file_.metadata().at(key);
+    if (const std::optional<E> value = parse<E>(text)) {
+      out = *value;
+    } else {
+      fail(std::string("metadata \"") + key + "\" is \"" + text.substr(0, 40) +
+           "\"; allowed: " + allowed_words<E>());
     }
-    fail(std::string("metadata \"") + key + "\" is \"" + file_.metadata().at(key).substr(0, 40) +
-         "\"; allowed: " + allowed);
   }
 
   // Copies a tensor whose shape must match; -1 matches and returns any size through `free_size`.
@@ -110,9 +108,8 @@ void read_select(Reader& reader, SelectConfig& select) {
   reader.number("local_window", select.local_window, false);
   reader.number("sinks", select.sinks, false);
   reader.number("protect_first", select.protect_first, false);
-  reader.choice("fill", {{"zero", Fill::kZero}, {"local", Fill::kLocal}}, select.fill);
-  reader.choice("share", {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
-                select.share);
+  reader.word("fill", select.fill);
+  reader.word("share", select.share);
   if (reader.has("keep_ratio")) {
     select.budget = BudgetPolicy::kKeepRatio;
   } else if (reader.has("keep_count")) {

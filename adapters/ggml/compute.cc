@@ -135,7 +135,7 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
     if (!status.ok()) {
       log_line(GGML_LOG_LEVEL_WARN, "tokensieve: layer %d runs dense: %s", node.layer,
                status.message());
-      choice = {.reason = "sparse run failed", .select = {.enabled = false}};
+      choice = {.reason = kRunFailed, .select = {.enabled = false}};
     }
   }
   if (!choice.sparse) {

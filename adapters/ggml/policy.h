@@ -7,6 +7,15 @@
 
 namespace tokensieve::ggml {
 
+// Reasons to run dense that only this engine knows; the others are the library's.
+inline constexpr const char* kModeIsDense = "mode is dense";
+inline constexpr const char* kNoProfile = "no profile";
+inline constexpr const char* kLayerUnknown = "layer number not found";
+inline constexpr const char* kOtherModel = "profile is for another model";
+inline constexpr const char* kInLogits = "softcap, sinks or ALiBi";
+inline constexpr const char* kFirstChunk = "first chunk";
+inline constexpr const char* kRunFailed = "sparse run failed";
+
 struct Choice {
   bool sparse = false;
   const char* reason = "";  // why not

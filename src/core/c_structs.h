@@ -24,6 +24,9 @@ inline constexpr size_t kBornSize = sizeof(T);
 template <>
 inline constexpr size_t kBornSize<tokensieve_shape> = offsetof(tokensieve_shape, packed);
 template <>
+inline constexpr size_t kBornSize<tokensieve_select> =
+    offsetof(tokensieve_select, sinks) + 2 * sizeof(int32_t);
+template <>
 inline constexpr size_t kBornSize<tokensieve_inputs> = offsetof(tokensieve_inputs, cu_seqlens_q);
 template <>
 inline constexpr size_t kBornSize<tokensieve_options> = offsetof(tokensieve_options, num_ranks);

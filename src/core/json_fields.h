@@ -77,13 +77,8 @@ class JsonFields {
 
   void read(const char* key, std::string& out) {
     if (!has(key)) return;
-    if (!at(key).is_string()) return fail(std::string(key) + " is not a string");
+    if (!at(key).is_string()) return refuse(key, at(key), "a string");
     out = at(key).get<std::string>();
-  }
-  void read(const char* key, double& out) {
-    if (!has(key)) return;
-    if (!at(key).is_number()) return fail(std::string(key) + " is not a number");
-    out = at(key).get<double>();
   }
   void read(const char* key, bool& out) {
     if (!has(key)) return;

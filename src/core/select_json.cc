@@ -1,7 +1,5 @@
 #include "core/select_json.h"
 
-#include "core/validate.h"
-
 namespace tokensieve {
 namespace {
 
@@ -11,17 +9,18 @@ bool has_key(const SelectField& field, SelectKeys keys) {
 
 template <typename T>
 void read_field(JsonFields& fields, const SelectField& about, T& value) {
-  if constexpr (std::integral<T> && !std::same_as<T, bool>) {
-    if (!fields.has(about.name)) return;
-    const Json& json = fields.at(about.name);
-    T number = 0;
-    if (!JsonFields::read_integer(json, static_cast<int64_t>(about.most), number) ||
-        !about.allows(static_cast<double>(number))) {
-      return fields.refuse(about.name, json, std::string("an integer, ") + about.allowed);
-    }
-    value = number;
-  } else {
+  if constexpr (std::is_enum_v<T> || std::is_same_v<T, bool>) {
     fields.read(about.name, value);
+  } else if (fields.has(about.name)) {
+    const Json& json = fields.at(about.name);
+    constexpr bool kIsInteger = std::integral<T>;
+    if ((kIsInteger ? json.is_number_integer() : json.is_number()) &&
+        about.allows(json.get<double>())) {
+      value = json.get<T>();
+    } else {
+      fields.refuse(about.name, json,
+                    std::string(kIsInteger ? "an integer, " : "a number, ") + about.allowed);
+    }
   }
 }
 
@@ -46,18 +45,12 @@ Status read_select(const Json& object, const std::string& where, SelectKeys keys
     });
     return known;
   });
-  if (!fields.ok()) return fields.status();
   SelectConfig read = select;
   for_each_field(read, [&](const SelectField& about, auto& value) {
     if (has_key(about, keys)) read_field(fields, about, value);
   });
-  if (!fields.ok()) return fields.status();
-  const Status valid = validate_select(read);
-  if (!valid.ok()) {
-    return Status::error(StatusCode::kDataError, "%s: %s", where.c_str(), valid.message());
-  }
-  select = read;
-  return {};
+  if (fields.ok()) select = read;
+  return fields.status();
 }
 
 Json select_json(const SelectConfig& select, SelectKeys keys) {

@@ -13,7 +13,7 @@ enum class SelectKeys {
   kAll,      // every field
 };
 
-// Reads and checks; what the object does not name stays as it is in `select`.
+// What the object does not name stays as it is in `select`; after an error all does.
 Status read_select(const Json& object, const std::string& where, SelectKeys keys,
                    SelectConfig& select);
 Json select_json(const SelectConfig& select, SelectKeys keys);

@@ -81,13 +81,23 @@ TEST(Policy, EveryDoubtfulCaseIsDense) {
   EXPECT_EQ(reason(chunk, node_of_layer(0), good), "layer not in the profile");
   EXPECT_EQ(reason(chunk, node_of_layer(3), good), "layer not in the profile");
   EXPECT_EQ(reason(chunk, node, {.num_rows = 2048, .num_cells = 8192}),
-            "mask is not plain causal");
+            "attention is not plainly causal");
   // The first chunk of a longer prompt looks like a whole prompt.
   EXPECT_EQ(reason(chunk, node, causal(8192, 8192)), "first chunk");
   EXPECT_EQ(reason(whole, node, causal(4095, 4095)), "prompt shorter than min_tokens");
   EXPECT_EQ(reason(whole, node, causal(4096, 4096)), "");
   EXPECT_EQ(reason(chunk, node, causal(511, 8192)), "few rows");  // 4 observation windows
   EXPECT_EQ(reason(chunk, node, causal(512, 8192)), "");
+}
+
+TEST(Policy, NodesThatMayBeAProbeAreDense) {
+  Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  settings.profile->select.obs_window = 16;
+  settings.profile->min_tokens = 0;
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(256, 8192)), "few rows");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(257, 8192)), "");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(256, 256)), "few rows");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(257, 257)), "");
 }
 
 TEST(Policy, ValuesInTheLogitsAreDense) {

@@ -111,7 +111,7 @@ static void test_settings(void) {
   EXPECT(select.dense_policy == TOKENSIEVE_DENSE_NEVER && select.obs_window == 128);
   EXPECT(select.struct_size == sizeof(select));
   EXPECT_ERROR(tokensieve_select_merge_json("{\"sinks\": 9, \"tau\": 2}", &select, &status),
-               TOKENSIEVE_INVALID_ARGUMENT, "tau is 2; allowed: [0, 1)");
+               TOKENSIEVE_INVALID_ARGUMENT, "tau is 2; allowed: a number, [0, 1)");
   EXPECT_ERROR(tokensieve_select_merge_json("{\"fill\": \"l\"}", &select, &status),
                TOKENSIEVE_INVALID_ARGUMENT, "fill is \"l\"; allowed: zero, local");
   EXPECT_ERROR(tokensieve_select_merge_json("{\"keep\": 1}", &select, &status),

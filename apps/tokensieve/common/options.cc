@@ -3,18 +3,53 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <string_view>
+#include <type_traits>
+
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli {
 namespace {
 
-CLI::Validator remainder_check(int64_t divisor, int64_t remainder, const std::string& allowed) {
+// --keep-ratio,--keep
+std::string option_names(const SelectField& about) {
+  std::string names = std::string("--") + about.name;
+  if (std::string_view(about.alias) != about.name) names += std::string(",--") + about.alias;
+  std::replace(names.begin(), names.end(), '_', '-');
+  return names;
+}
+
+CLI::Validator check_of(const SelectField& about) {
   return CLI::Validator(
-      [=](std::string& text) {
-        const bool ok = std::strtoll(text.c_str(), nullptr, 10) % divisor == remainder;
-        return ok ? std::string() : fmt::format("Value {} is not {}", text, allowed);
+      [about](std::string& text) {
+        double value = 0;
+        const bool ok = CLI::detail::lexical_cast(text, value) && about.allows(value);
+        return ok ? std::string() : fmt::format("Value {}; allowed: {}", text, about.allowed);
       },
       "");
+}
+
+template <typename T>
+CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig& select,
+                       T& value) {
+  const std::string names = option_names(about);
+  if constexpr (std::is_enum_v<T>) {
+    std::map<std::string, T> words;
+    for (size_t i = 0; i < kWords<T>.size(); ++i) words[kWords<T>[i]] = static_cast<T>(i);
+    return add_choice(command, names, value, words, about.help);
+  } else {
+    const auto set = [&select, &value, budget = about.of_budget](const T& given) {
+      value = given;
+      select.budget = budget.value_or(select.budget);
+    };
+    const std::string help =
+        fmt::format("{}{}: {}", about.of_budget ? "budget: " : "", about.help, about.allowed);
+    CLI::Option* option =
+        command.add_option_function<T>(names, set, help)->check(check_of(about));
+    const bool shown = !about.of_budget || about.used_by(select);
+    return shown ? option->default_str(fmt::format("{}", value)) : option;
+  }
 }
 
 }  // namespace
@@ -59,62 +94,18 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 }
 
 void add_select_options(CLI::App& command, SelectConfig& select) {
-  const auto is = [&select](BudgetPolicy policy) { return select.budget == policy; };
-  // Naming a value of a budget also chooses it; only one may be named.
-  const auto add_budget = [&](const char* name, auto SelectConfig::*field, BudgetPolicy policy,
-                              const char* help) {
-    using Value = std::remove_reference_t<decltype(select.*field)>;
-    return command.add_option_function<Value>(
-        name,
-        [&select, field, policy](const Value& value) {
-          select.*field = value;
-          select.budget = policy;
-        },
-        help);
-  };
-  auto* tau = add_budget("--tau", &SelectConfig::tau, BudgetPolicy::kTau,
-                         "budget: share of score mass that may be dropped (the paper: 0.005)");
-  auto* ratio = add_budget("--keep-ratio", &SelectConfig::keep_ratio, BudgetPolicy::kKeepRatio,
-                           "budget: share of the prefix tokens that is kept");
-  auto* count = add_budget("--keep-count", &SelectConfig::keep_count, BudgetPolicy::kKeepCount,
-                           "budget: number of prefix tokens that is kept");
-  tau->check(real_range(0, 0.999999))->excludes(ratio)->excludes(count);
-  ratio->check(real_range(1e-6, 1))->excludes(count);
-  count->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  if (is(BudgetPolicy::kTau)) tau->default_str(fmt::format("{}", select.tau));
-  if (is(BudgetPolicy::kKeepRatio)) ratio->default_str(fmt::format("{}", select.keep_ratio));
-
-  const auto number = [&command](const char* name, auto& value, auto least, auto most,
-                                 const char* help) {
-    return command.add_option(name, value, help)
-        ->check(CLI::Range(least, most))
-        ->capture_default_str();
-  };
-  const std::vector<CLI::Option*> all = {
-      tau,
-      ratio,
-      count,
-      add_choice<Fill>(command, "--fill", select.fill,
-                       {{"zero", Fill::kZero}, {"local", Fill::kLocal}},
-                       "what rows of dropped tokens get"),
-      add_choice<Share>(command, "--share", select.share,
-                        {{"head", Share::kHead}, {"kv", Share::kKv}, {"layer", Share::kLayer}},
-                        "whose scores are averaged before the top tokens are taken"),
-      number("--window", select.local_window, 0, 1 << 20,
-             "local fill: neighbours, a multiple of 64")
-          ->check(remainder_check(kLocalBlock, 0, "a multiple of 64")),
-      number("--sinks", select.sinks, 0, 64, "local fill: first tokens that every row sees"),
-      number("--obs-window", select.obs_window, 1, 4096, "last queries that score the prefix"),
-      number("--pool-width", select.pool_width, 1, 1023, "smoothing width of the scores, odd")
-          ->check(remainder_check(2, 1, "odd")),
-      number("--min-keep", select.min_keep, int64_t{0}, int64_t{1} << 30,
-             "fewest prefix tokens that are kept"),
-      command
-          .add_option("--min-drop", select.min_drop,
-                      "run dense unless this share of the prefix is dropped")
-          ->check(real_range(0, 0.999999))
-          ->capture_default_str()};
-  for (CLI::Option* option : all) option->group("What a sparse layer keeps");
+  std::vector<CLI::Option*> budgets;  // naming the value of one chooses it
+  for_each_field(select, [&](const SelectField& about, auto& value) {
+    using Value = std::remove_cvref_t<decltype(value)>;
+    if constexpr (!std::is_same_v<Value, bool> && !std::is_same_v<Value, BudgetPolicy>) {
+      if (about.group == SelectField::Group::kCall) return;
+      CLI::Option* option = add_field(command, about, select, value);
+      option->group("What a sparse layer keeps");
+      if (!about.of_budget) return;
+      for (CLI::Option* other : budgets) option->excludes(other);
+      budgets.push_back(option);
+    }
+  });
 }
 
 void add_examples(CLI::App& command, const std::string& examples) {

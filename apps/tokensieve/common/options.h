@@ -33,7 +33,7 @@ CLI::Option* add_choice(CLI::App& command, const std::string& name, E& value,
 // MODEL, --lora, --rope-scaling, --rope-scale, --yarn-orig-ctx, --threads.
 void add_model_options(CLI::App& command, ModelOptions& options);
 
-// The fields of SelectConfig, with `select`'s present values as defaults.
+// The fields of SelectConfig that profiles have, with `select`'s present values as defaults.
 void add_select_options(CLI::App& command, SelectConfig& select);
 
 // A finite number from `least` to `most` (CLI::Range lets NaN through).
