@@ -7,7 +7,7 @@
 
 #include "verify/safetensors.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 namespace fs = std::filesystem;
@@ -229,4 +229,4 @@ Result<std::vector<std::string>> list_golden(const std::string& folder) {
   return paths;
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify
