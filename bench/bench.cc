@@ -1,13 +1,15 @@
 #include "bench.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cmath>
 #include <map>
 #include <random>
+#include <span>
 #include <utility>
 
+#include "ref/elements.h"
+#include "verify/compare.h"
 #include "yardstick_ggml.h"
 
 namespace tokensieve::bench {
@@ -17,14 +19,6 @@ namespace {
 constexpr double kTolerance = 2e-3;  // of f16 inputs against ggml's own f32 sums
 constexpr int64_t kCheckLength = 1536;  // sparse results are compared with the oracle at this size
 
-// To nearest even, for |x| < 65504: scaling puts the f16 exponent range at f32's lower end, where
-// the mantissa's upper bits are the answer, subnormals included.
-uint16_t to_f16(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(std::fabs(x) * 0x1p-112f);
-  const uint32_t rounded = (bits + 0xfffu + ((bits >> 13) & 1u)) >> 13;
-  return static_cast<uint16_t>(rounded | (std::signbit(x) ? 0x8000u : 0u));
-}
-
 // Random tokens of which every 16th is a heavy hitter, so that selection has something to find.
 struct Inputs {
   Inputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
@@ -32,7 +26,12 @@ struct Inputs {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     std::vector<float> pool(1 << 20);
-    for (float& x : pool) x = normal(random);
+    std::vector<uint16_t> light(pool.size()), heavy(pool.size());  // as keys
+    for (size_t i = 0; i < pool.size(); ++i) {
+      pool[i] = normal(random);
+      light[i] = ref::encode(pool[i], ref::kF16);
+      heavy[i] = ref::encode(2.5f * pool[i], ref::kF16);
+    }
     const size_t queries = static_cast<size_t>(tokens) * heads * dim;
     const size_t keys = static_cast<size_t>(tokens) * kv_heads * dim;
     q.resize(queries);
@@ -42,9 +41,8 @@ struct Inputs {
     for (size_t i = 0; i < queries; ++i) q[i] = 1.5f * pool[(i * 7 + 3) % pool.size()];
     const size_t row = static_cast<size_t>(kv_heads) * dim;
     for (size_t i = 0; i < keys; ++i) {
-      const float weight = (i / row) % 16 == 5 ? 2.5f : 1.0f;
-      k[i] = to_f16(weight * pool[(i * 5 + 11) % pool.size()]);
-      v[i] = to_f16(pool[(i * 3 + 17) % pool.size()]);
+      k[i] = ((i / row) % 16 == 5 ? heavy : light)[(i * 5 + 11) % pool.size()];
+      v[i] = light[(i * 3 + 17) % pool.size()];
     }
   }
 
@@ -74,18 +72,6 @@ struct Inputs {
   std::vector<float> q, out;
   std::vector<uint16_t> k, v;
 };
-
-double relative_l2(const std::vector<float>& actual, const std::vector<float>& expected,
-                   size_t count) {
-  double error = 0.0;
-  double norm = 0.0;
-  for (size_t i = 0; i < count; ++i) {
-    const double difference = static_cast<double>(actual[i]) - expected[i];
-    error += difference * difference;
-    norm += static_cast<double>(expected[i]) * expected[i];
-  }
-  return norm > 0.0 ? std::sqrt(error / norm) : std::sqrt(error);
-}
 
 struct Timing {
   double ms = 0.0;
@@ -140,7 +126,9 @@ class Bench {
         if (rows >= 256) TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, rows, keep));
       }
     }
-    if (!settings_.wants("compact") && !settings_.wants("select") && !settings_.wants("layer")) return {};
+    if (!settings_.wants("compact") && !settings_.wants("select") && !settings_.wants("layer")) {
+      return {};
+    }
     Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
     for (double keep : settings_.keep_ratios) {
       TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kZeroLayer, length, keep));
@@ -232,7 +220,7 @@ class Bench {
       if (!time.ok()) return time.status();
       ms.push_back(*time);
     }
-    row->error = relative_l2(inputs.out, expected, expected.size());
+    row->error = verify::rel_l2(inputs.out, expected).error;
     if (!(row->error < kTolerance)) {
       return Status::error(StatusCode::kInternal,
                            "attend of %lld rows, head_dim %d differs from ggml's flash attention: "
@@ -267,10 +255,12 @@ class Bench {
       results[i] = inputs.out;
     }
     const size_t count = static_cast<size_t>(queries) * settings_.num_q_heads * dim;
-    *error = relative_l2(results[0], results[1], count);
+    const std::span<const float> actual(results[0].data(), count);
+    const std::span<const float> expected(results[1].data(), count);
+    *error = verify::rel_l2(actual, expected).error;
     if (!(*error < kTolerance)) {
-      return Status::error(StatusCode::kInternal, "%s differs from the oracle: rel-L2 %g", kind.name,
-                           *error);
+      return Status::error(StatusCode::kInternal, "%s differs from the oracle: rel-L2 %g",
+                           kind.name, *error);
     }
     checked_[key] = *error;
     return {};

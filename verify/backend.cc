@@ -8,7 +8,7 @@
 #include "ref/elements.h"
 #include "verify/checks.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 constexpr double kScoreTolerance = 1e-5;   // score, pooled, layer in f32
@@ -278,4 +278,4 @@ std::vector<Check> check_backend(const GoldenCase& golden, const ref::OracleResu
   return BackendChecker(golden, oracle, backend, isa, executor).run();
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -11,7 +11,7 @@
 #include "ref/elements.h"
 #include "ref/select.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 constexpr double kOracleTolerance = 1e-6;        // score, pooled, layer: the golden ones are f32
@@ -197,4 +197,4 @@ std::vector<Check> check_oracle(const GoldenCase& golden, Executor& executor,
   return checks;
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -9,12 +9,12 @@
 #include <utility>
 #include <vector>
 
-#include "verify/compare.h"
-#include "verify/golden.h"
 #include "ref/oracle.h"
 #include "tokensieve/attention.h"
+#include "verify/compare.h"
+#include "verify/golden.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 
 struct Check {
   std::string stage;
@@ -93,4 +93,4 @@ Check zero_rows_check(const GoldenCase& golden, const TokenSets& kept, const std
   return check;
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -8,7 +8,7 @@
 #include "ref/elements.h"
 #include "verify/checks.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 using cuda::DeviceBuffer;
@@ -186,4 +186,4 @@ std::vector<Check> check_cuda(const GoldenCase& golden, const ref::OracleResult&
   return CudaChecker(golden, oracle, executor).run();
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

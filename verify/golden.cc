@@ -8,7 +8,7 @@
 #include "tokensieve/names.h"
 #include "verify/safetensors.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 namespace fs = std::filesystem;
@@ -226,4 +226,4 @@ Result<std::vector<std::string>> list_golden(const std::string& folder) {
   return paths;
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -8,7 +8,7 @@
 
 #include "tokensieve/attention.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 
 struct GoldenCase {
   std::string name;  // file name without its ending
@@ -35,4 +35,4 @@ Result<GoldenCase> load_golden(const std::string& path);
 // The golden files of a folder, sorted by name. kNotFound if it is none or has none.
 Result<std::vector<std::string>> list_golden(const std::string& folder);
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

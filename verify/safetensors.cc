@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 using Json = nlohmann::json;
@@ -257,4 +257,4 @@ Result<const SafeTensor*> SafeTensors::get(const std::string& name, const std::s
   return &tensor;
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -11,7 +11,7 @@
 
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 
 struct SafeTensor {
   std::string dtype;  // the file's word: F32, F16, BF16, I32, ...
@@ -50,4 +50,4 @@ class SafeTensors {
   std::map<std::string, std::string> metadata_;
 };
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

@@ -9,7 +9,7 @@
 
 #include "verify/checks.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 constexpr int kOk = 0, kMissed = 1, kUsage = 2;
@@ -153,4 +153,4 @@ int run_verify(const VerifyOptions& options) {
   return report.finish(paths->size());
 }
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

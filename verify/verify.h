@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 
 struct VerifyOptions {
   std::string dir;                    // empty: $TOKENSIEVE_GOLDEN_DIR
@@ -15,4 +15,4 @@ struct VerifyOptions {
 // Exit code: 0, 1 if a check missed its tolerance or a case is malformed, 2 for a wrong argument.
 int run_verify(const VerifyOptions& options);
 
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

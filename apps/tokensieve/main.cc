@@ -55,9 +55,9 @@ int run(int argc, char** argv) {
                              run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
-  add_command<VerifyOptions>(app, "verify",
+  add_command<verify::VerifyOptions>(app, "verify",
                              "check every backend against golden files, stage by stage",
-                             add_verify_options, run_verify, exit_code);
+                             add_verify_options, verify::run_verify, exit_code);
   add_command<ExecOptions>(app, "exec", "run a llama.cpp program with the plug-in loaded",
                            add_exec_options, run_exec, exit_code);
   add_command<InfoOptions>(app, "info", "show what this build and this machine have",

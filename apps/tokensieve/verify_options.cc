@@ -4,7 +4,7 @@
 
 namespace tokensieve::cli {
 
-void add_verify_options(CLI::App& command, VerifyOptions& options) {
+void add_verify_options(CLI::App& command, verify::VerifyOptions& options) {
   command
       .add_option("DIR", options.dir,
                   "folder of golden *.safetensors files; default: TOKENSIEVE_GOLDEN_DIR")

@@ -7,6 +7,6 @@
 
 namespace tokensieve::cli {
 
-void add_verify_options(CLI::App& command, VerifyOptions& options);
+void add_verify_options(CLI::App& command, verify::VerifyOptions& options);
 
 }  // namespace tokensieve::cli

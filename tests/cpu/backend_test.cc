@@ -1,11 +1,8 @@
 // The CPU backend against the oracle: every row of the case tables, under every instruction set of
 // this machine, with poisoned memory, and bit-equal whatever the threads.
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
-#include <tuple>
 #include <vector>
 
 #include "support/case_data.h"
@@ -85,97 +82,6 @@ TEST_P(CpuBackend, IsBitEqualAcrossThreadsAndRuns) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, CpuBackend, testing::ValuesIn(test::all_cases()),
                          test::case_name);
-
-// ---- the single stages
-
-class CpuStages : public testing::TestWithParam<AttentionCase> {};
-
-// select_tokens, compact, the caller's attend, scatter: each equals the oracle's.
-TEST_P(CpuStages, SelectCompactScatterMatchTheOracle) {
-  const AttentionCase& c = GetParam();
-  CaseData data = test::make_data(c, 3);
-  const Result<Plan> plan = make_plan(c.shape, c.select, {.backend = Backend::kCpu});
-  ASSERT_TRUE(plan.ok()) << plan.status().message();
-  const ref::OracleResult expected = test::run_oracle(c, data);
-  const int64_t capacity = plan->keep_capacity();
-  std::vector<int32_t> indices(c.shape.batch * plan->num_sets * capacity, -1);
-  std::vector<int64_t> count(c.shape.batch, -1);
-  const KeepSet keep{indices.data(), capacity, count.data()};
-  test::GuardedBytes workspace(workspace_bytes(*plan));
-  const AttentionInputs in = data.inputs();
-  ASSERT_TRUE(select_tokens(*plan, in, keep, workspace.span()).ok());
-  EXPECT_TRUE(workspace.guards_intact());
-
-  for (int64_t b = 0; b < c.shape.batch; ++b) {
-    const ref::Selection& selection = expected.sequences[b];
-    if (selection.dense()) {
-      EXPECT_EQ(count[b], c.shape.seqlen_kv);
-      continue;
-    }
-    for (int64_t set = 0; set < plan->num_sets; ++set) {
-      const int32_t* row = indices.data() + (b * plan->num_sets + set) * capacity;
-      EXPECT_THAT(std::vector<int32_t>(row, row + count[b]),
-                  testing::ElementsAreArray(selection.kept[set]))
-          << "sequence " << b << ", set " << set;
-    }
-  }
-  if (c.shape.seqlen_q != c.shape.seqlen_kv) return;
-
-  // compact then scatter gives the kept rows back and zeros elsewhere.
-  const int32_t heads = c.shape.num_q_heads;
-  test::Tensor rows(c.shape.dtype, c.layout, c.shape.batch, capacity, heads, c.shape.head_dim);
-  test::Tensor back(c.shape.dtype, c.layout, c.shape.batch, c.shape.seqlen_q, heads,
-                    c.shape.head_dim);
-  ASSERT_TRUE(compact(*plan, in.q, keep, rows.view()).ok());
-  ASSERT_TRUE(scatter(*plan, rows.view(), keep, back.view()).ok());
-  EXPECT_TRUE(rows.untouched_outside() && back.untouched_outside());
-  for (int64_t b = 0; b < c.shape.batch; ++b) {
-    if (expected.sequences[b].dense()) continue;
-    for (int32_t h = 0; h < heads; ++h) {
-      const std::vector<int32_t>& kept = expected.sequences[b].kept_of(*plan, h);
-      size_t next = 0;
-      for (int64_t i = 0; i < c.shape.seqlen_q; ++i) {
-        const bool is_kept = next < kept.size() && kept[next] == i;
-        next += is_kept;
-        ASSERT_EQ(back.at(b, i, h, 3), is_kept ? data.q.at(b, i, h, 3) : 0.0) << i;
-      }
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Cases, CpuStages,
-                         testing::ValuesIn(test::cases_where([](const AttentionCase& c) {
-                           return c.reason == DenseReason::kNone && !c.sinks && !c.paged;
-                         })),
-                         test::case_name);
-
-// A sequence that should run dense has no indices, whatever the capacity: its rows stay as they are.
-TEST(CpuStagesDenseSequence, IsLeftUntouched) {
-  const std::vector<AttentionCase> cases = test::cases_where(
-      [](const AttentionCase& c) { return c.name == "corner_nan_in_one_of_batch"; });
-  ASSERT_EQ(cases.size(), 1u);
-  const AttentionCase& c = cases.front();
-  const AttentionShape& s = c.shape;
-  CaseData data = test::make_data(c, 5);
-  const Plan plan = make_plan(s, c.select, {.backend = Backend::kCpu}).value();
-  const int64_t capacity = s.seqlen_kv;
-  std::vector<int32_t> indices(s.batch * plan.num_sets * capacity, -1);
-  std::vector<int64_t> count(s.batch);
-  const KeepSet keep{indices.data(), capacity, count.data()};
-  test::GuardedBytes workspace(workspace_bytes(plan));
-  ASSERT_TRUE(select_tokens(plan, data.inputs(), keep, workspace.span()).ok());
-  ASSERT_EQ(count[0], s.seqlen_kv);
-  ASSERT_LT(count[1], s.seqlen_kv);
-
-  test::Tensor rows(s.dtype, c.layout, s.batch, capacity, s.num_q_heads, s.head_dim);
-  test::Tensor back(s.dtype, c.layout, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim);
-  ASSERT_TRUE(compact(plan, data.inputs().q, keep, rows.view()).ok());
-  ASSERT_TRUE(scatter(plan, rows.view(), keep, back.view()).ok());
-  EXPECT_TRUE(std::isnan(rows.at(0, 0, 0, 0))) << "still poisoned";
-  EXPECT_TRUE(std::isnan(back.at(0, 0, 0, 0))) << "still poisoned";
-  EXPECT_FALSE(std::isnan(rows.at(1, 0, 0, 0)));
-  EXPECT_FALSE(std::isnan(back.at(1, 0, 0, 0)));
-}
 
 TEST(CpuBackendCancel, StopsAndSaysSo) {
   AttentionCase c = test::dense_cases().front();

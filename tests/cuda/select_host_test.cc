@@ -412,9 +412,9 @@ TEST_P(SelectHostTest, ClusterFindsWhatOneThreadFinds) {
 class OfficialTest : public testing::TestWithParam<std::pair<const std::string, std::string>> {};
 
 TEST_P(OfficialTest, ReferenceRoundingKeepsTheOfficialSets) {
-  Result<cli::GoldenCase> loaded = cli::load_golden(GetParam().second);
+  Result<verify::GoldenCase> loaded = verify::load_golden(GetParam().second);
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
-  const cli::GoldenCase& golden = loaded.value();
+  const verify::GoldenCase& golden = loaded.value();
   if (golden.official_indices.empty()) GTEST_SKIP() << "no official_indices in this case";
   SelectConfig select = golden.select;
   select.arithmetic = kReference;

@@ -7,7 +7,7 @@
 #include "verify/safetensors.h"
 
 using namespace tokensieve;
-using cli::SafeTensors;
+using verify::SafeTensors;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<std::byte> file(size);

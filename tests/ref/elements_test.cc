@@ -60,7 +60,7 @@ TEST(ElementsTest, KnownValues) {
 TEST(ElementsTest, AgreesWithCoresBf16) {
   test::Random random(1);
   for (int i = 0; i < 100000; ++i) {
-    const float x = std::bit_cast<float>(static_cast<uint32_t>(random.bits()));
+    const float x = std::bit_cast<float>(static_cast<uint32_t>(random.next()));
     if (std::isnan(x)) continue;
     ASSERT_EQ(static_cast<float>(round_to(x, kBF16)), round_bf16(x)) << x;
   }

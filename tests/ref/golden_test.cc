@@ -15,13 +15,13 @@
 namespace tokensieve {
 namespace {
 
-using cli::GoldenCase;
+using verify::GoldenCase;
 using test::close;
 
 class GoldenTest : public testing::TestWithParam<std::pair<const std::string, std::string>> {
  protected:
   void SetUp() override {
-    Result<GoldenCase> loaded = cli::load_golden(GetParam().second);
+    Result<GoldenCase> loaded = verify::load_golden(GetParam().second);
     ASSERT_TRUE(loaded.ok()) << loaded.status().message();
     golden_ = std::move(loaded).value();
     plan_ = make_plan(golden_.shape, golden_.select, {.backend = Backend::kRef}).value();

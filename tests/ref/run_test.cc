@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "core/backend_table.h"
 #include "support/case_data.h"
 #include "support/compare.h"
 
@@ -156,18 +155,6 @@ TEST(RefRun, BatchKeepsDifferentCounts) {
     const ref::OracleResult r = test::run_oracle(c, test::make_data(c, 1));
     EXPECT_NE(r.sequences[0].budget.keep, r.sequences[1].budget.keep);
   }
-}
-
-TEST(RefRun, ScoreOpGivesTheOraclesScore) {
-  const AttentionCase c = test::sparse_cases().front();
-  const CaseData data = test::make_data(c, 1);
-  const Plan plan = make_plan(c.shape, c.select, {.backend = Backend::kRef}).value();
-  std::vector<float> score(c.shape.num_q_heads * plan.prefix_len);
-  ASSERT_TRUE(backend_ops(Backend::kRef)
-                  ->score(plan, data.inputs(), score.data(), {}, {})
-                  .ok());
-  EXPECT_TRUE(test::close(score, test::run_oracle(plan, data).sequences[0].token_score, 1e-7,
-                          {c.shape.num_q_heads, plan.prefix_len}));
 }
 
 }  // namespace

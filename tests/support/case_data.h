@@ -9,30 +9,22 @@
 #include <utility>
 #include <vector>
 
+#include "eval/random.h"
 #include "ref/oracle.h"
 #include "support/cases.h"
 #include "support/tensors.h"
 
 namespace tokensieve::test {
 
-// splitmix64: equal on every platform, unlike std's distributions.
-class Random {
+// The generator of eval, with what tensors need.
+class Random : public cli::eval::Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t bits() {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-  double uniform() { return (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53; }
+  using cli::eval::Random::Random;
+  double uniform() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53; }
   double normal() {
     return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform());
   }
-  int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
-
- private:
-  uint64_t state_;
+  int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
 };
 
 // Owns everything that a run of a case touches. out and lse start poisoned.

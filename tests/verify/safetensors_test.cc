@@ -10,7 +10,7 @@
 #include "support/golden_files.h"
 #include "support/safetensors_writer.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 using test::safetensors_bytes;
@@ -144,7 +144,7 @@ TEST(SafeTensors, DamagedHeaders) {
     std::vector<std::byte> damaged = file;
     for (int change = 0; change < 2; ++change) {
       damaged[random.below(8 + static_cast<int64_t>(header.size()))] =
-          static_cast<std::byte>(random.bits());
+          static_cast<std::byte>(random.next());
     }
     const Result<SafeTensors> parsed = SafeTensors::parse(damaged, "damaged");
     if (!parsed.ok()) continue;
@@ -153,4 +153,4 @@ TEST(SafeTensors, DamagedHeaders) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify

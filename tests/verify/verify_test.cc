@@ -15,7 +15,7 @@
 #include "support/safetensors_writer.h"
 #include "verify/golden.h"
 
-namespace tokensieve::cli {
+namespace tokensieve::verify {
 namespace {
 
 namespace fs = std::filesystem;
@@ -234,4 +234,4 @@ TEST_F(VerifyTest, WrongArgumentsAreUsageErrors) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli
+}  // namespace tokensieve::verify
