@@ -421,8 +421,8 @@ def test_without_a_profile_says_so_once(caplog, monkeypatch):
         logits(model, tokens(50))
         logits(model, tokens(50))
     assert [r.message for r in caplog.records if "no profile" in r.message] == [
-        "tokensieve: no profile for this llama model: layers 2 to 3 run sparse with keep_ratio 0.2, "
-        "one set per layer and local fill (tokensieve.hf.configure changes it)"]
+        "tokensieve: no profile for this llama model: layers 2 to 3 run sparse with keep_ratio "
+        "0.2, one set per layer and local fill (tokensieve.hf.configure changes it)"]
     assert reasons(model)[1] == {NOT_LISTED: 2} and reasons(model)[2] == {SHORT: 2}
 
 

@@ -1,4 +1,7 @@
-"""The C ABI (tokensieve_c.h, tokensieve_profile_c.h) through ctypes: structs, calls, errors. Knows nothing of tensors."""
+"""The C ABI (tokensieve_c.h, tokensieve_profile_c.h) through ctypes: structs, calls, errors.
+
+Knows nothing of tensors.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,8 @@ Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("
                           ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32),
                           ("sm_scale", F32), ("softcap", F32), ("packed", I32),
                           ("reserved", I32)])
-Select = _struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), ("fill", I32),
-                            ("queries", I32), ("arithmetic", I32), ("dense_policy", I32),
-                            ("tau", F64), ("keep_ratio", F64), ("min_drop", F64),
-                            ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
-                            ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
-                            ("sinks", I32), ("reserved", I32)])
+# Opaque: settings go in and come out by name, as JSON. The library's struct is smaller.
+Select = _struct("Select", [("fields", C.c_uint32 * 127)])
 Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
                               ("num_ranks", I32), ("rank", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),

@@ -52,7 +52,8 @@ class Arrays:
     """Extras as the library reads them: beside q, and alive until the call was made."""
 
     def __init__(self, extras: Extras, settings: Settings, q: _tensor.View) -> None:
-        self.extras, self.q, self.keep = extras, q, None
+        self.extras, self.q = extras, q
+        self.keep: Any = None  # the C struct
         self.alive: list[Any] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         if extras.keep is not None:

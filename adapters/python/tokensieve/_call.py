@@ -1,4 +1,4 @@
-"""A call's settings, and what is kept of it for the next one like it: its plan and its C structs."""
+"""A call's settings, and what is kept for the next one like it: its plan and its C structs."""
 
 from __future__ import annotations
 

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import ctypes as C
 import dataclasses
-import functools
-import itertools
+import json
+import math
 from typing import Any, ClassVar
 
 from tokensieve import _abi
 from tokensieve._abi import ArgumentError
-
-
-@functools.lru_cache(maxsize=None)
-def words(field: str) -> tuple[str, ...]:
-    """The values of a field that is an enumeration, in the library's order; () for others."""
-    word = _abi.library().tokensieve_select_word
-    found = (word(field.encode(), i) for i in itertools.count())
-    return tuple(w.decode() for w in itertools.takewhile(lambda w: w is not None, found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +83,9 @@ class SelectConfig:
     _hash: ClassVar[int]
 
     def __post_init__(self) -> None:
-        shape = _abi.new(_abi.Shape)
-        shape.seqlen_q = shape.seqlen_kv = shape.num_q_heads = shape.num_kv_heads = 1
-        shape.head_dim = 16
-        plan, select = _abi.PTR(), self._to_c()
-        _abi.call("make_plan", C.byref(shape), C.byref(select), None, C.byref(plan))
-        _abi.library().tokensieve_plan_free(plan)
         # Plans are looked up by the hash at each call. Compiled graphs hold the text.
+        object.__setattr__(self, "text", _abi.text("select_to_json", C.byref(self._to_c())))
         object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
-        object.__setattr__(self, "text", _abi.text("select_to_json", C.byref(select)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -108,26 +94,15 @@ class SelectConfig:
         return SelectConfig, dataclasses.astuple(self)
 
     def _to_c(self) -> Any:
+        values = dataclasses.asdict(self)
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
+                raise ArgumentError(f"{name} is {value}; allowed: a finite number")
         select = _abi.new(_abi.Select)
-        for name, kind in _abi.Select._fields_[1:-1]:  # type: ignore[misc]
-            value, allowed = getattr(self, name), words(name)
-            if allowed and value not in allowed:
-                raise ArgumentError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
-            is_integer = not allowed and kind is not _abi.F64 and name != "enabled"
-            if is_integer and not (isinstance(value, int) and not isinstance(value, bool)):
-                raise ArgumentError(f"{name} is {value!r}; allowed: an integer")
-            try:
-                setattr(select, name, allowed.index(value) if allowed else value)
-            except TypeError:
-                raise ArgumentError(f"{name} is {value!r}; allowed: a number") from None
-            if is_integer and getattr(select, name) != value:
-                raise ArgumentError(f"{name} is {value}; that is too large")
+        text = json.dumps(values, default=float)
+        _abi.call("select_merge_json", text.encode(), C.byref(select))
         return select
 
     @staticmethod
     def _from_c(select: Any) -> SelectConfig:
-        values = {field.name: getattr(select, field.name)
-                  for field in dataclasses.fields(SelectConfig)}
-        values = {name: words(name)[value] if words(name) else value
-                  for name, value in values.items()}
-        return SelectConfig(**{**values, "enabled": bool(select.enabled)})
+        return SelectConfig(**json.loads(_abi.text("select_to_json", C.byref(select))))

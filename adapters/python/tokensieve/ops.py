@@ -2,8 +2,8 @@
 graphs of torch.compile.
 
 `tokensieve.attention` and `attention_varlen` call them by themselves inside torch.compile, where
-they do not break the graph. What is a constant of the graph travels as text or number: torch.compile
-guards strings by their value, but objects by their identity.
+they do not break the graph. Settings travel as text: torch.compile guards strings by their value,
+objects by their identity.
 """
 
 from __future__ import annotations

@@ -63,9 +63,10 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     ArgumentError
         The profile is malformed or for another model, or a layer does not exist.
     """
-    chosen = _layer.for_model(profile, model.config)
+    config: Any = model.config
+    chosen = _layer.for_model(profile, config)
     if layers is not None:
-        count = model.config.get_text_config().num_hidden_layers
+        count = config.get_text_config().num_hidden_layers
         layers = frozenset(layers) - {0}
         if not layers <= set(range(count)):
             raise ArgumentError(f"layers has {max(layers)}; allowed: 1 to {count - 1}")

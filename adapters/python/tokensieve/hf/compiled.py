@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tokensieve.hf import forward, layer, masks
 from tokensieve.hf.forward import Call, Kind, Logits
 
-_traced_key = torch.compiler.assume_constant_result(layer.key_of)
+_traced_key = torch.compiler.assume_constant_result(layer.key_of)  # type: ignore[no-untyped-call]
 
 
 def _key_of(module: nn.Module) -> int | None:

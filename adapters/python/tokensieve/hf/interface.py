@@ -42,7 +42,8 @@ def attention_forward(module: nn.Module, query: Tensor, key: Tensor, value: Tens
 def replaced(change: Callable[[Function], Function], *names: str) -> Iterator[None]:
     """Inside, transformers calls change(function) instead of its attention functions of these
     names; in all threads."""
-    before = {name: AttentionInterface()[name] for name in names}
+    functions: Any = AttentionInterface
+    before = {name: functions()[name] for name in names}
     for name, function in before.items():
         AttentionInterface.register(name, change(function))
     try:

@@ -119,7 +119,7 @@ def profile_of(module: nn.Module, override: _context.Override | None) -> Profile
     if layer.profile is None:
         config: Any = module.config
         path = os.environ.get("TOKENSIEVE_PROFILE")
-        layer.profile = for_model(path, config) if path else for_model(None, config)
+        layer.profile = for_model(path or None, config)
         if not path:
             _say_default(layer.profile, config.get_text_config().model_type)
     return _overridden(layer.profile, override) if override else layer.profile
