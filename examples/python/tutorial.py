@@ -75,7 +75,7 @@ def plot_keep_ratios(layers, path):
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
     ratios = [1.0 if layer.keep_ratio is None else layer.keep_ratio for layer in layers.values()]
     axes.bar(list(layers), ratios, label="kept tokens")
-    axes.plot(list(layers), [layer.attention_pairs for layer in layers.values()], "o",
+    axes.plot(list(layers), [layer.work for layer in layers.values()], "o",
               color="C1", label="attention work")
     axes.set(xlabel="layer", ylabel="share of dense", ylim=(0, 1.05),
              title="What each layer keeps and computes")

@@ -275,7 +275,7 @@ def test_measure_waits_for_what_the_device_knows():
         logits(model, tokens())
     assert list(layers) == [0, 1, 2, 3]
     assert layers[3].keep_ratio == pytest.approx((112 + 64) / 512)
-    assert 0.4 < layers[3].attention_pairs < 0.6 and layers[0].attention_pairs == 1
+    assert 0.4 < layers[3].work < 0.6 and layers[0].work == 1
     assert all(layer.seconds > 0 for layer in layers.values())
 
 

@@ -155,6 +155,8 @@ def test_errors_of_page_tables():
     cases = [(pages[:1], "kv_indices has shape (1, 20); allowed: [2, tokens]"),
              (pages[0], "kv_indices has 1 dimensions; allowed: 2"),
              (pages + 0.5, "kv_indices has dtype float64; allowed: integers"),
+             (pages[:, :0], "kv_indices has shape (2, 0); allowed: [batch, tokens] with at least"),
+             (pages + 2**32, "kv_indices holds 4294967296; allowed: integers of 32 bits"),
              (pages + 11, "kv_indices[19] is 30; allowed: 0 to 29 (rows of k and v)"),
              (pages - 1, "kv_indices[0] is -1"),
              (np.tile(pages, 2), "k has shape [2, 30, 2, 32]"),

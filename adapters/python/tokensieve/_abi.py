@@ -46,7 +46,7 @@ Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", 
                             ("cu_seqlens_kv", PTR), ("keep", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
-                            ("keep_ratio", F64), ("attention_pairs", F64),
+                            ("keep_ratio", F64), ("work", F64),
                             ("stage_ns", I64 * NUM_STAGES)])
 RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
                                     ("cancel_context", PTR), ("report", PTR), ("stream", PTR),

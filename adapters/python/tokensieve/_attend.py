@@ -60,7 +60,11 @@ class Arrays:
             settings = self._add_keep(extras.keep, settings)
         self.kv_indices = self._integers("kv_indices", 2)
         if self.kv_indices is not None:
-            settings = settings.but(lengths=(0, 0, self.shapes["kv_indices"][1]))
+            tokens = self.shapes["kv_indices"][1]
+            if tokens == 0:
+                raise ArgumentError(f"kv_indices has shape {self.shapes['kv_indices']}; allowed: "
+                                    "[batch, tokens] with at least one token")
+            settings = settings.but(lengths=(0, 0, tokens))
         self.cu_seqlens_q = self._integers("cu_seqlens_q", 1)
         self.cu_seqlens_kv = self._integers("cu_seqlens_kv", 1)
         self.settings = settings

@@ -25,7 +25,7 @@ class Report:
         Kept tokens of all sequences together.
     keep_ratio : float
         keep_count / tokens of all sequences.
-    attention_pairs : float
+    work : float
         Computed (query, key) pairs per head / causal pairs.
     stage_ns : dict of str to int
         Wall time by stage (CPU; zeros on CUDA).
@@ -37,7 +37,7 @@ class Report:
     reason: str
     keep_count: int
     keep_ratio: float
-    attention_pairs: float
+    work: float
     stage_ns: dict[str, int]
     backend: str
     isa: str
@@ -76,5 +76,5 @@ def _isa_name(isa: int) -> str:
 def report_of(c: Any, backend: int) -> Report:
     """The C struct as a Report."""
     return Report(PATHS[c.path], _abi.reason_text(c.reason), c.keep_count, c.keep_ratio,
-                  c.attention_pairs, dict(zip(_stage_names(), c.stage_ns)),
+                  c.work, dict(zip(_stage_names(), c.stage_ns)),
                   _abi.BACKENDS[backend], _isa_name(c.isa))

@@ -156,9 +156,9 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
     """x as a contiguous integer array beside q, and its address; copied only where it must be."""
     if q.torch:
         torch = sys.modules["torch"]
-        given = torch.as_tensor(x)
+        given = torch.as_tensor(x, device=q.key[1])
         whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
-        array = given.to(q.key[1], getattr(torch, f"int{bits}")).contiguous()
+        array = given.to(getattr(torch, f"int{bits}")).contiguous()
         data = array.data_ptr()
     else:
         import numpy as np
@@ -166,8 +166,11 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
         whole = given.dtype.kind in "iu"
         array = np.ascontiguousarray(given, dtype=f"int{bits}")
         data = array.ctypes.data
-    if not whole and array.size:
+    if not whole and 0 not in array.shape:
         raise ArgumentError(f"{name} has dtype {given.dtype}; allowed: integers")
+    if array.dtype != given.dtype and not q.cuda and (array != given).any():
+        raise ArgumentError(f"{name} holds {int(given[array != given][0])}; allowed: integers of "
+                            f"{bits} bits")
     if array.ndim != dimensions:
         raise ArgumentError(f"{name} has {array.ndim} dimensions; allowed: {dimensions}")
     return array, data

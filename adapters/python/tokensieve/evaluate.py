@@ -313,7 +313,7 @@ class Runner:
         for index, layer in measured.items():
             did = stats[index]
             item = {"layer": index, "keep_ratio": 1.0 if layer.keep_ratio is None else
-                    layer.keep_ratio, "work": layer.attention_pairs,
+                    layer.keep_ratio, "work": layer.work,
                     "attention_ms": layer.seconds * 1e3}
             if not did.sparse or profile is None:
                 item["reason"] = next(iter(did.reasons), "")

@@ -27,14 +27,14 @@ class LayerMeasure:
         Time in attention; on CUDA between events on the current stream.
     keep_ratio : float or None
         Kept tokens / tokens, mean over the sparse calls; None: none was sparse.
-    attention_pairs : float
+    work : float
         Computed (query, key) pairs / causal pairs, mean over all calls; 1 where dense.
     """
 
     calls: int
     seconds: float
     keep_ratio: float | None
-    attention_pairs: float
+    work: float
 
 
 @dataclasses.dataclass
@@ -107,7 +107,7 @@ def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
 def _layer(calls: list[_Call]) -> LayerMeasure:
     kept = [report.keep_ratio for call in calls for report in call.reports
             if report.path == "sparse"]
-    pairs = [fmean(report.attention_pairs for report in call.reports) if call.reports else 1.0
+    pairs = [fmean(report.work for report in call.reports) if call.reports else 1.0
              for call in calls]
     return LayerMeasure(len(calls), sum(call.seconds() for call in calls),
                         fmean(kept) if kept else None, fmean(pairs))
