@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import ctypes
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -275,6 +276,37 @@ def test_profiles_with_layers_apart(tmp_path):
             tokensieve.Profile.parse(text.replace(old, new))
     thin = profile.map_select(lambda select: tokensieve.SelectConfig(tau=0.5))
     assert thin.select_of(29) == thin.select_of(1) == tokensieve.SelectConfig(tau=0.5)
+
+
+def test_profiles_choose():
+    """The library's policy through the binding; core_choose_test has all of it."""
+    profile = tokensieve.Profile.default(tokensieve.Fingerprint("llama", 8))
+    assert profile.sparse_layers == (4, 5, 6, 7) and profile.min_tokens == 4096
+    select = profile.select
+    assert (select.budget, select.keep_ratio, select.share, select.fill) == (
+        "keep_ratio", 0.2, "layer", "local")
+    assert profile.choose(5, 5000, 5000) == tokensieve.LayerChoice(select, "", 0)
+    chunk = profile.choose(5, 512, 5000).select
+    assert chunk == dataclasses.replace(select, queries="all", protect_first=4)
+    for call, reason in [((3, 5000, 5000), "layer not in the profile"), ((5, 511, 5000), "few rows"),
+                         ((5, 4000, 4000), "prompt shorter than min_tokens")]:
+        choice = profile.choose(*call)
+        assert choice.reason == reason and not choice.select.enabled
+    with pytest.raises(tokensieve.ArgumentError, match="seqlen_q is 9; allowed: 1..seqlen_kv"):
+        profile.choose(5, 9, 8)
+
+
+def test_profiles_made_in_python():
+    apart = (([2, 3], SelectConfig(tau=0.5)),)
+    profile = tokensieve.Profile([1, 2, 3], SelectConfig(), drift=[0.5, 0.5], layer_select=apart)
+    assert tokensieve.Profile.parse(profile.to_json()) == profile
+    for change, text in [(dict(sparse_layers=(0,)), "the profile: sparse_layers holds 0"),
+                         (dict(min_tokens=-1), "min_tokens is -1"),
+                         (dict(layer_select=apart * 2), "names 2 a second time")]:
+        with pytest.raises(tokensieve.ArgumentError, match=text):
+            dataclasses.replace(profile, **change).to_json()
+    with pytest.raises(tokensieve.ArgumentError, match="NUL"):
+        tokensieve.Profile.parse(profile.to_json() + "\0")
 
 
 def test_info_and_contexts():

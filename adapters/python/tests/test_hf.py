@@ -366,6 +366,14 @@ def test_contexts_override_the_policy():
     assert reasons(model)[2] == {NOT_LISTED: 1, SHORT: 1}
 
 
+def test_contexts_may_name_layers_that_a_model_lacks():
+    model = make()
+    tokensieve.hf.configure(model, min_tokens=100)
+    with tokensieve.sparse(layers=range(3, 99), min_keep=16, dense_policy="never"):
+        logits(model, tokens())
+    assert [s.sparse for s in tokensieve.hf.stats(model).values()] == [0, 0, 0, 1]
+
+
 def test_layers_that_the_profile_sets_apart():
     model = make()
     half, quarter = (dataclasses.replace(SPARSE, budget="keep_ratio", keep_ratio=ratio)

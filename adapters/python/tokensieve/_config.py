@@ -89,8 +89,10 @@ class Profile:
     layer_select: LayerSelect = ()
 
     def __post_init__(self) -> None:
-        for name in ("sparse_layers", "drift", "layer_select"):  # lists would not be hashable
+        for name in ("sparse_layers", "drift"):  # lists would not be hashable
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "layer_select", tuple(
+            (tuple(layers), select) for layers, select in self.layer_select))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -245,9 +247,8 @@ class _Handle:
             sparse_layers=root["sparse_layers"], select=SelectConfig(**common),
             min_tokens=root["min_tokens"], fingerprint=Fingerprint(**root["fingerprint"]),
             model=root["model"], drift=root.get("drift", ()),
-            layer_select=tuple(
-                (tuple(group["layers"]), SelectConfig(**{**common, **group["select"]}))
-                for group in root.get("layer_select", ())))
+            layer_select=tuple((group["layers"], SelectConfig(**{**common, **group["select"]}))
+                               for group in root.get("layer_select", ())))
 
 
 @functools.lru_cache(maxsize=64)
