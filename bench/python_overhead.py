@@ -38,7 +38,7 @@ def c_call(q):
     _call.frames.clear()
     out = torch.empty_like(q)
     tokensieve.attention(q, q, q, out=out)
-    (frame,) = _call.frames.values()
+    ((frame,),) = _call.frames.values()
     workspace = ctypes.create_string_buffer(frame.workspace_bytes)
     arguments = (frame.plan.handle, ctypes.byref(frame.inputs), ctypes.byref(frame.outputs),
                  workspace, len(workspace), ctypes.byref(frame.options),

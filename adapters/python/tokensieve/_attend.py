@@ -7,9 +7,9 @@ import enum
 import sys
 from typing import Any, NamedTuple
 
-from tokensieve import _abi, _call, _context, _tensor
+from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError
-from tokensieve._call import Frame, Settings
+from tokensieve._call import Frame, Settings, take
 from tokensieve._ranks import gathering
 from tokensieve._results import KeptTokens, Report
 from tokensieve._threads import pool
@@ -24,6 +24,9 @@ class Wanted(enum.Enum):
     NOTHING = 0
     AT_ONCE = 1  # on CUDA what is known without waiting
     ALL = 2
+
+
+NOTHING, AT_ONCE, ALL = Wanted  # looking a member up takes longer than comparing it
 
 
 class Extras(NamedTuple):
@@ -121,35 +124,34 @@ class Arrays:
 
 
 def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays | None,
-             group: Any) -> tuple[tuple[Any, ...], Frame]:
-    """A frame for q, k, v and out, with its key; the arrays' pointers are set."""
+             group: Any) -> tuple[Frame, list[Frame]]:
+    """A frame for q, k, v and out whose pointers are set, and where to append it after the call."""
     if arrays is not None:
         settings = arrays.settings
     if group is not None:
         settings = settings.but(ranks=(group.size(), group.rank()))
     q, k, v, out = views
-    key = (q.key, k.key, v.key, out.key, settings, pool.num_threads())
-    frame = _call.take(key)
+    frame, free = take((q.key, k.key, v.key, out.key, settings, pool.num_threads()))
     frame.q.data, frame.k.data, frame.v.data, frame.out.data = q.data, k.data, v.data, out.data
     # The other arrays are part of the key, by settings: who takes such a frame sets them anew.
     frame.inputs.sink_logits = None
     if arrays is not None:
         arrays.give_to(frame)
-    return key, frame
+    return frame, free
 
 
 def attend(q: Any, k: Any, v: Any, settings: Settings, extras: Extras = NONE, *, out: Any = None,
-           group: Any = None, report: Wanted = Wanted.NOTHING) -> tuple[Any, Report | None]:
+           group: Any = None, report: Wanted = NOTHING) -> tuple[Any, Report | None]:
     """Attention, and what was done if that is wanted."""
     no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
     arrays = None if extras is NONE else Arrays(extras, settings, q)
-    key, frame = frame_of((q, k, v, written), settings, arrays, group)
+    frame, free = frame_of((q, k, v, written), settings, arrays, group)
     measured = _context.reports.get()
-    done = frame.run("run", frame.outputs_ref, gathering(group), report is not Wanted.NOTHING,
-                     report is Wanted.ALL or measured is not None)
-    _call.put(key, frame)
+    done = frame.run("run", frame.outputs_ref, gathering(group), report is not NOTHING,
+                     report is ALL or measured is not None)
+    free.append(frame)
     if measured is not None and done is not None:
         measured.append(done)
     return written.owner if out is None else out, done

@@ -6,9 +6,10 @@ import ctypes as C
 import sys
 from typing import Any, Literal, overload
 
-from tokensieve import _abi, _call, _tensor, _threads
+from tokensieve import _abi, _tensor, _threads
 from tokensieve._abi import ArgumentError
-from tokensieve._attend import NONE, Arrays, Extras, Wanted, attend, frame_of, no_gradients, packed
+from tokensieve._attend import (ALL, NONE, NOTHING, Arrays, Extras, attend, frame_of,
+                                no_gradients, packed)
 from tokensieve._call import Settings
 from tokensieve._ranks import gathering
 from tokensieve._results import PATHS, KeptTokens, Report
@@ -113,7 +114,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend),
         NONE if sink_logits is keep is kv_indices is None else
         Extras(sink_logits, keep, kv_indices),
-        out=out, group=group, report=Wanted.ALL if return_report else Wanted.NOTHING)
+        out=out, group=group, report=ALL if return_report else NOTHING)
     return (result, report) if return_report else result
 
 
@@ -188,7 +189,7 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
         Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv),
         max_seqlen_q, max_seqlen_kv)
     result, report = attend(q, k, v, settings, extras, out=out,
-                            report=Wanted.ALL if return_report else Wanted.NOTHING)
+                            report=ALL if return_report else NOTHING)
     return (result, report) if return_report else result
 
 
@@ -228,7 +229,7 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     arrays = Arrays(Extras(sink_logits, kv_indices=kv_indices),
                     Settings.of(select, sm_scale, softcap, True, layout, backend), q)
     nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
-    key, frame = frame_of((q, k, k, nowhere), arrays.settings, arrays, group)
+    frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, group)
     info, batch = frame.plan.info, frame.batch
     sparse = PATHS[info.path] == "sparse"
     indices, indices_address = _tensor.integers(
@@ -240,7 +241,7 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     sets = _abi.new(_abi.KeepSet)
     sets.indices, sets.capacity, sets.count = indices_address, info.keep_capacity, count_address
     frame.run("select_tokens", C.byref(sets), gathering(group), False, False)
-    _call.put(key, frame)
+    free.append(frame)
     return KeptTokens(indices, count)
 
 

@@ -217,18 +217,21 @@ def _one_device(keys: dict[str, Key]) -> Any:
     return devices["q"]
 
 
-# Frames that no call is using, by what they were made from. A call takes its frame out and puts it
-# back, so that threads never share one.
-frames: dict[tuple[Any, ...], Frame] = {}
-_MAX_FRAMES = 256
+# Frames that no call is using, by what they were made from. A call takes one out and gives it back,
+# so that threads never share one.
+frames: dict[tuple[Any, ...], list[Frame]] = {}
+_MAX_KEYS = 256
 
 
-def take(key: tuple[Any, ...]) -> Frame:
-    """The frame for these arguments of Frame."""
-    return frames.pop(key, None) or Frame(*key)
-
-
-def put(key: tuple[Any, ...], frame: Frame) -> None:
-    if len(frames) >= _MAX_FRAMES:
+def take(key: tuple[Any, ...]) -> tuple[Frame, list[Frame]]:
+    """A frame for these arguments of Frame, and where to append it after the call."""
+    free = frames.get(key)
+    try:
+        if free:
+            return free.pop(), free
+    except IndexError:  # another thread was faster
+        pass
+    frame = Frame(*key)
+    if len(frames) >= _MAX_KEYS:
         frames.clear()
-    frames[key] = frame
+    return frame, frames.setdefault(key, [])

@@ -168,7 +168,7 @@ def _run(call: Call, keys: VisibleKeys, profile: Profile) -> tuple[Tensor, Repor
                 query[part.sequences, :, part.rows], key[part.sequences, :, part.keys],
                 value[part.sequences, :, part.keys], settings, Extras(sinks), group=group,
                 out=out[part.sequences, part.rows].transpose(1, 2),
-                report=_attend.Wanted.AT_ONCE)[1])
+                report=_attend.AT_ONCE)[1])
     if not reports:
         return out, None
     tokens = sum(end - begin for begin, end in keys.spans)
