@@ -288,7 +288,8 @@ def test_profiles_choose():
     assert profile.choose(5, 5000, 5000) == tokensieve.LayerChoice(select, "", 0)
     chunk = profile.choose(5, 512, 5000).select
     assert chunk == dataclasses.replace(select, queries="all", protect_first=4)
-    for call, reason in [((3, 5000, 5000), "layer not in the profile"), ((5, 511, 5000), "few rows"),
+    for call, reason in [((3, 5000, 5000), "layer not in the profile"),
+                         ((5, 511, 5000), "few rows"),
                          ((5, 4000, 4000), "prompt shorter than min_tokens")]:
         choice = profile.choose(*call)
         assert choice.reason == reason and not choice.select.enabled
