@@ -75,7 +75,7 @@ enum class DenseReason : int32_t {
   // From choose() (profile.h):
   kLayerNotListed,    // the profile does not list the layer
   kBelowMinTokens,    // fewer keys than the profile's min_tokens
-  kFewRows,           // a chunk of too few queries
+  kFewRows,           // a chunk of fewer than 4 * obs_window queries
 };
 
 TOKENSIEVE_API const char* dense_reason_text(DenseReason reason);

@@ -16,9 +16,9 @@
 
 namespace tokensieve {
 
-// Word i is the one of the enumerator with value i. A specialisation each.
+// Word i is the one of the enumerator with value i. A specialisation each; others have no words.
 template <typename E>
-inline constexpr std::array<const char*, 0> kWords = {};
+inline constexpr auto kWords = nullptr;
 
 template <>
 inline constexpr auto kWords<BudgetPolicy> =

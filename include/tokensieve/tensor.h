@@ -11,7 +11,15 @@ namespace tokensieve {
 
 enum class DType : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };
 
-constexpr size_t dtype_size(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+// Bytes of an element.
+constexpr size_t dtype_size(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return 4;
+    case DType::kF16: return 2;
+    case DType::kBF16: return 2;
+  }
+  return 1;  // no dtype: calls refuse it, but may ask for its alignment first
+}
 TOKENSIEVE_API const char* dtype_name(DType dtype);
 
 // Shape and strides are always in the order [batch, seq, head, dim], whatever the memory layout;

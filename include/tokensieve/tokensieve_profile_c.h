@@ -99,7 +99,7 @@ typedef struct tokensieve_layer_call {
   int32_t layer;
   int64_t seqlen_q;     /* 1..seqlen_kv; equal: the whole prompt, whose queries may be dropped; */
   int64_t seqlen_kv;    /* fewer: a chunk */
-  int32_t plain_causal; /* default 1; 0: a bias, window or other mask that selection does not know */
+  int32_t plain_causal; /* default 1; 0: a bias, window or mask that selection does not know */
   int32_t reserved;     /* 0 */
 } tokensieve_layer_call;
 

@@ -90,6 +90,16 @@ TEST(Policy, EveryDoubtfulCaseIsDense) {
   EXPECT_EQ(reason(chunk, node, causal(512, 8192)), "");
 }
 
+TEST(Policy, NodesThatMayBeAProbeAreDense) {
+  Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  settings.profile->select.obs_window = 16;
+  settings.profile->min_tokens = 0;
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(256, 8192)), "few rows");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(257, 8192)), "");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(256, 256)), "few rows");
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(257, 257)), "");
+}
+
 TEST(Policy, ValuesInTheLogitsAreDense) {
   const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
   const float sink = 0.0f;

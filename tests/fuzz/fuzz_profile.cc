@@ -2,6 +2,7 @@
 // The C functions do what the C++ ones do.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "bytes.h"
@@ -67,6 +68,27 @@ void through_c(const std::string& text, const Result<Profile>& expected) {
   tokensieve_profile_free(profile);
 }
 
+// Settings by name: an error changes nothing, and what was taken comes back.
+void merge(const std::string& text) {
+  tokensieve_select select, before;
+  tokensieve_select_init(&select);
+  before = select;
+  tokensieve_status status;
+  tokensieve_status_init(&status);
+  const int32_t code = tokensieve_select_merge_json(text.c_str(), &select, &status);
+  if (code != TOKENSIEVE_OK) {
+    FUZZ_REQUIRE(code == TOKENSIEVE_INVALID_ARGUMENT && status.message[0] != '\0');
+    FUZZ_REQUIRE(std::memcmp(&select, &before, sizeof(select)) == 0);
+    return;
+  }
+  char all[1024];
+  size_t length = 0;
+  FUZZ_REQUIRE(tokensieve_select_to_json(&select, all, sizeof(all), &length, nullptr) == 0);
+  FUZZ_REQUIRE(length < sizeof(all));
+  FUZZ_REQUIRE(tokensieve_select_merge_json(all, &before, nullptr) == 0);
+  FUZZ_REQUIRE(std::memcmp(&select, &before, sizeof(select)) == 0);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -74,6 +96,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Result<Profile> profile = parse_profile(text, "input.json");
   // A C string ends at its first 0.
   if (text.find('\0') == std::string::npos) through_c(text, profile);
+  merge(text);
   if (!profile.ok()) {
     FUZZ_REQUIRE(profile.status().code() == StatusCode::kDataError);
     FUZZ_REQUIRE(std::string(profile.status().message()).find("input.json") == 0);
