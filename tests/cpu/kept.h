@@ -13,7 +13,7 @@ namespace tokensieve::test {
 struct Kept {
   Kept(const AttentionCase& c, const CaseData& data, Isa isa, int64_t room = 0)
       : plan(make_plan(c.shape, c.select, {.backend = Backend::kCpu, .isa = isa}).value()),
-        capacity(plan.max_keep + c.shape.seqlen_kv - plan.prefix_len + room),
+        capacity(plan.keep_capacity() + room),
         indices(c.shape.batch * plan.num_sets * capacity, -1),
         count(c.shape.batch, -1) {
     GuardedBytes workspace(workspace_bytes(plan));
