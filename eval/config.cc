@@ -51,8 +51,6 @@ constexpr Preset kPresets[] = {
      "GemFilter style: one layer's choice, the rest never reaches the KV cache"},
     {"once", Kind::kOnce, "the first sparse layer chooses for all deeper ones: not reversible",
      "our sets chosen once, never revised: what reversibility is worth"},
-    {"progressive", Kind::kProgressive, "nested sets, 1.5 to 0.5 times as many tokens (LazyLLM)",
-     "LazyLLM proxy: nested sets, zeros for dropped tokens; saves no FFN work, decode sees all"},
     {"draft", Kind::kDraft, "sets seen in a dense run of the same model (a bound for STS)",
      "STS bound: sets from the model's own dense run, which is not charged"}};
 
@@ -91,14 +89,12 @@ Config from_preset(const Preset& preset, const Profile& profile) {
   // `once` has one set for all layers: where they keep different shares, as much work stands in.
   const bool layers_differ = !config.profile.layer_select.empty();
   config.equal_work = config.kind == Kind::kNone || config.kind == Kind::kRecent ||
-                      config.kind == Kind::kProgressive ||
                       (config.kind == Kind::kOnce && layers_differ);
   config.beside_fill = config.profile.select.fill;
-  if (config.kind == Kind::kProgressive || config.kind == Kind::kRecent) {
+  if (config.kind == Kind::kRecent) {
     for_each_select(config.profile, [](SelectConfig& select) { select.fill = Fill::kZero; });
   }
-  if (config.kind == Kind::kRecent || config.kind == Kind::kEvict || config.kind == Kind::kOnce ||
-      config.kind == Kind::kProgressive) {
+  if (config.kind == Kind::kRecent || config.kind == Kind::kEvict || config.kind == Kind::kOnce) {
     for_each_select(config.profile, [](SelectConfig& select) { select.share = Share::kLayer; });
   }
   return config;
@@ -342,7 +338,6 @@ Status check(const Config& config) {
                          kind_name(config.kind));
   }
   const bool needs_count = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
-                           config.kind == Kind::kProgressive ||
                            (config.kind == Kind::kNone && config.equal_work);
   if (needs_count && select.budget == BudgetPolicy::kTau) {
     return Status::error(StatusCode::kInvalidArgument,
@@ -351,7 +346,7 @@ Status check(const Config& config) {
                          config.kind == Kind::kNone ? ", or window=1024" : "");
   }
   const bool one_set = config.kind == Kind::kRecent || config.kind == Kind::kEvict ||
-                       config.kind == Kind::kOnce || config.kind == Kind::kProgressive;
+                       config.kind == Kind::kOnce;
   if (one_set && select.share != Share::kLayer) {
     return Status::error(StatusCode::kInvalidArgument,
                          "%s needs share=layer: one set for all heads",

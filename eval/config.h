@@ -21,7 +21,6 @@ enum class Kind {
   kRecent,       // sinks and the newest tokens, all others forgotten
   kEvict,        // one layer chooses; the short prompt is read again without the rest
   kOnce,         // the first sparse layer chooses for all deeper ones
-  kProgressive,  // every layer chooses among what the one before kept
   kDraft,        // sets seen in a dense run of the same model: a bound
 };
 const char* kind_name(Kind kind);

@@ -12,11 +12,6 @@ namespace {
 
 constexpr int32_t kStockUbatch = 512;  // llama.cpp's default, and the best for its own attention
 constexpr int32_t kChunkUbatch = 2048;
-// Prefix tokens of progressive dropping, relative to the configuration's, in the first and the last
-// sparse layer: their mean is 1.
-constexpr double kProgressiveFirst = 1.5;
-constexpr double kProgressiveLast = 0.5;
-
 using Clock = std::chrono::steady_clock;
 
 double ms_since(Clock::time_point start) {
@@ -31,26 +26,6 @@ uint64_t seed_of(const Case& c) {
   for (const char letter : c.task) hash = hash * 1099511628211u + static_cast<uint8_t>(letter);
   hash = hash * 1099511628211u + static_cast<uint64_t>(c.length);
   return hash * 1099511628211u + static_cast<uint64_t>(c.index);
-}
-
-// 1 in the first sparse layer, falling evenly to kProgressiveLast / kProgressiveFirst in the last.
-std::function<double(int32_t)> progressive_share(const Profile& profile) {
-  std::map<int32_t, double> shares;
-  const auto count = static_cast<double>(profile.sparse_layers.size());
-  for (size_t i = 0; i < profile.sparse_layers.size(); ++i) {
-    const double depth = count > 1 ? static_cast<double>(i) / (count - 1) : 0;
-    shares[profile.sparse_layers[i]] =
-        (kProgressiveFirst + depth * (kProgressiveLast - kProgressiveFirst)) / kProgressiveFirst;
-  }
-  return [shares](int32_t layer) { return shares.at(layer); };
-}
-
-Profile progressive_profile(Profile profile) {
-  profile.layer_select.clear();
-  SelectConfig& select = profile.select;
-  select.keep_ratio = std::min(1.0, select.keep_ratio * kProgressiveFirst);
-  select.keep_count = std::llround(static_cast<double>(select.keep_count) * kProgressiveFirst);
-  return profile;
 }
 
 // As many tokens, in every layer alike, as make the work of the selection that the baseline stands
@@ -196,10 +171,6 @@ Status Runner::prefill_with_selection(Job& job) {
   if (config.kind == Kind::kRandom) selector = random_selector(seed_of(job.input.source));
   if (config.kind == Kind::kRecent) selector = recent_selector(profile.select.sinks);
   if (config.kind == Kind::kOnce) selector = once_selector();
-  if (config.kind == Kind::kProgressive) {
-    selector = nested_selector(progressive_share(profile));
-    profile = progressive_profile(std::move(profile));
-  }
   if (config.kind == Kind::kDraft) {
     TOKENSIEVE_RETURN_IF_ERROR(record_draft(job, draft));
     selector = replay_selector(draft);

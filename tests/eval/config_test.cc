@@ -46,7 +46,7 @@ TEST(EvalConfig, DenseIsAddedWhenMissing) {
 
 TEST(EvalConfig, EveryPresetParses) {
   for (const char* name : {"stock", "dense", "sparse", "forced", "paper", "none", "random",
-                           "recent", "evict", "once", "progressive", "draft"}) {
+                           "recent", "evict", "once", "draft"}) {
     EXPECT_EQ(parse({name}).back().name, name);
     EXPECT_NE(describe_presets().find(name), std::string::npos);
   }
@@ -116,7 +116,7 @@ TEST(EvalConfig, KeysHoldForLayersThatAreSetApart) {
 
 TEST(EvalConfig, APresetIsMadeFromTheProfileThatItsKeyNames) {
   const std::vector<Config> configs = parse(
-      {"once:profile=smollm2", "progressive:profile=smollm2,min_keep=9", "sparse:profile=smollm2"});
+      {"once:profile=smollm2", "recent:profile=smollm2,min_keep=9", "sparse:profile=smollm2"});
   ASSERT_EQ(configs.size(), 4u);
   EXPECT_FALSE(configs[1].profile.layer_select.empty());
   EXPECT_TRUE(configs[1].equal_work) << "its layers differ";

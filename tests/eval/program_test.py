@@ -111,7 +111,7 @@ class ProgramTest(EvalCase):
         self.expect(1, *self.SMALL, "--seed", 2, "-o", self.output, says="seed is 1 there and 2")
 
     def test_every_baseline_runs_and_can_be_inspected(self):
-        kinds = ["none", "random", "recent", "evict", "once", "progressive", "draft"]
+        kinds = ["none", "random", "recent", "evict", "once", "draft"]
         arguments = [word for kind in kinds
                      for word in ("--config", f"{kind}:obs_window=32,keep=.2")]
         self.expect(0, "eval", "smollm2", "--tasks", "single_needle", "--lengths", 600, "--cases",
