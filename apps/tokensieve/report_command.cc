@@ -46,8 +46,8 @@ void print_search(const report::EvalRun& run, bool color) {
              run.path);
   for (const report::TuneStep& step : run.tune) {
     if (!step.chosen) continue;
-    const std::string thin = step.thin_layers.empty()
-                                 ? "" : fmt::format(" ({} keep less)", format_layers(step.thin_layers));
+    const std::string thin =
+        step.thin ? fmt::format(" ({} keep less)", format_layers(step.thin->layers)) : "";
     fmt::print("chosen: layers {}{}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers), thin,
                100 * step.work, step.kl);
   }

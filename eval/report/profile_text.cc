@@ -55,7 +55,7 @@ ProfileText describe(const Config& config) {
                                fill_of(group.select), format_layers(group.layers));
   }
   if (!config.mode.empty()) text.family += ", " + config.mode;
-  if (!config.gated) text.family += ", always sparse";
+  if (!config.gate.value_or(true)) text.family += ", always sparse";
   return text;
 }
 

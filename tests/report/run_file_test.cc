@@ -28,7 +28,7 @@ TEST(RunFile, ReadsResults) {
   ASSERT_EQ(run.results.size(), 1u);
   const CaseResult& r = run.results[0];
   EXPECT_EQ(run.model, "tiny");
-  EXPECT_EQ(r.key(), CaseResult::Key("qa", 1024, 3));
+  EXPECT_EQ(r.key(), CaseResult::Key(0, "qa", 1024, 3));
   EXPECT_EQ(r.depth, 0.25);
   EXPECT_EQ(r.score, 0.5);
   EXPECT_THAT(r.expected, ElementsAre("a", "b"));
@@ -60,8 +60,8 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
               ElementsAre(ElementsAre(Pair(0, 1)), ElementsAre(Pair(0, 0), Pair(2, 2))));
   EXPECT_THAT(run.drift, ElementsAre(0.75, 0.25));
   EXPECT_TRUE(run.tune.at(0).chosen);
-  EXPECT_EQ(run.tune.at(0).thin_layers, std::vector<int32_t>{2});
-  EXPECT_EQ(run.tune.at(0).thin_select["keep_ratio"], 0.1);
+  EXPECT_EQ(run.tune.at(0).thin->layers, std::vector<int32_t>{2});
+  EXPECT_EQ(run.tune.at(0).thin->select["keep_ratio"], 0.1);
 }
 
 TEST(RunFile, APromptThatRanDenseIsNotInspected) {
