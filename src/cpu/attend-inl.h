@@ -156,42 +156,57 @@ bool fully_masked(const Tile& tile, int64_t key, int cols, const Logits& logits)
   return true;
 }
 
-void attend(const Tile& tile, const KeyRange& keys, const Logits& logits) {
-  int64_t last = 0;
-  for (int r = 0; r < tile.rows; ++r) {
-    last = std::max<int64_t>(last, keys.row_end ? keys.row_end[r] : keys.end);
+// Softmax and O += P V of rows [r, r + kRows) over keys [key, key + valid), the first `skip`
+// excluded; S has `cols` columns.
+template <int kRows>
+HWY_INLINE void attend_row_group(const Tile& tile, int r, const VisibleKeys& keys, int64_t key,
+                                 int skip, int valid, int cols, const Logits& logits) {
+  const float* v = keys.v + key * tile.dim;
+  const int last_row = std::min(r + kRows, tile.rows);
+  int seen[kRows];
+  int common = valid;  // keys that all rows of the group see
+  for (int i = r; i < last_row; ++i) {
+    const int64_t end = keys.row_end ? keys.row_end[i] : key + valid;
+    seen[i - r] = static_cast<int>(std::clamp<int64_t>(end - key, 0, valid));
+    common = std::min(common, seen[i - r]);
+    if (logits.softcap != 0.0f || logits.bias != nullptr) {
+      adjust_logits(tile.s + static_cast<int64_t>(i) * kBlockKeys, i, key, valid, logits);
+    }
+    softmax_row(tile, i, skip, seen[i - r], cols);
   }
-  last = std::min(last, keys.end);
-  for (int64_t key = keys.begin / kPanelKeys * kPanelKeys; key < last; key += kBlockKeys) {
+  common = std::max(common, skip);
+  if (common > skip) values_rows<kRows>(tile, r, v, skip, common);
+  // The rest row by row: 0 * NaN of a value that a row may not see must not reach it.
+  for (int i = r; i < last_row; ++i) {
+    if (seen[i - r] > common) values_rows<1>(tile, i, v, common, seen[i - r]);
+  }
+}
+
+void attend_range(const Tile& tile, const VisibleKeys& keys, const KeyRange& range, int64_t last,
+                  const Logits& logits) {
+  for (int64_t key = range.begin / kPanelKeys * kPanelKeys; key < last; key += kBlockKeys) {
     const int valid = static_cast<int>(std::min<int64_t>(kBlockKeys, last - key));
     const int step = valid % kPanelCols > kStepCols ? kPanelCols : kStepCols;
     const int cols = (valid + step - 1) / step * step;
     if (logits.bias != nullptr && fully_masked(tile, key, valid, logits)) continue;
     logits_block(tile, keys.kt + key * tile.dim, cols);
-    const int skip = static_cast<int>(std::max<int64_t>(0, keys.begin - key));
-    const float* v = keys.v + key * tile.dim;
+    const int skip = static_cast<int>(std::max<int64_t>(0, range.begin - key));
     for (int r = 0; r < tile.rows;) {
       const int rows = next_rows(tile.rows - r);
-      const int last_row = std::min(r + rows, tile.rows);
-      int seen[6];
-      int common = valid;  // keys that all rows of the group see
-      for (int i = r; i < last_row; ++i) {
-        const int64_t end = keys.row_end ? std::min<int64_t>(keys.row_end[i], last) : last;
-        seen[i - r] = static_cast<int>(std::clamp<int64_t>(end - key, 0, valid));
-        common = std::min(common, seen[i - r]);
-        if (logits.softcap != 0.0f || logits.bias != nullptr) {
-          adjust_logits(tile.s + static_cast<int64_t>(i) * kBlockKeys, i, key, valid, logits);
-        }
-        softmax_row(tile, i, skip, seen[i - r], cols);
-      }
-      if (common > 0 && rows == 6) values_rows<6>(tile, r, v, 0, common);
-      if (common > 0 && rows == 4) values_rows<4>(tile, r, v, 0, common);
-      // The rest row by row: 0 * NaN of a value that a row may not see must not reach it.
-      for (int i = r; i < last_row; ++i) {
-        if (seen[i - r] > common) values_rows<1>(tile, i, v, common, seen[i - r]);
-      }
+      if (rows == 6) attend_row_group<6>(tile, r, keys, key, skip, valid, cols, logits);
+      if (rows == 4) attend_row_group<4>(tile, r, keys, key, skip, valid, cols, logits);
       r += rows;
     }
+  }
+}
+
+void attend(const Tile& tile, const VisibleKeys& keys, const Logits& logits) {
+  int64_t seen = keys.ranges.empty() ? 0 : keys.ranges.back().end;  // by any row
+  if (keys.row_end != nullptr) {
+    seen = std::min<int64_t>(seen, *std::max_element(keys.row_end, keys.row_end + tile.rows));
+  }
+  for (const KeyRange& range : keys.ranges) {
+    attend_range(tile, keys, range, std::min(seen, range.end), logits);
   }
 }
 

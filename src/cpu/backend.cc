@@ -38,10 +38,6 @@ Status prepare(Plan& plan) {
   return {};
 }
 
-Executor& executor_of(const RunOptions& options) {
-  return options.executor ? *options.executor : serial_executor();
-}
-
 // For the stages that write none.
 const AttentionOutputs kNoOutputs;
 
@@ -89,7 +85,8 @@ void finish_counts(Context& context) {
 // Kept prefix tokens of sequence b, -1 for dense; its sets become those of the layout.
 int64_t choose_tokens(Context& context, int64_t b, DenseReason* reason) {
   score_sequence(context, b);
-  return select_sequence(context, context.layout.indices, context.layout.capacity, reason);
+  return select_sequence(context, context.layout.indices, context.layout.keep_capacity,
+                         reason);
 }
 
 int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
@@ -100,7 +97,7 @@ int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
     return -1;
   }
   context.layout.indices = keep.indices + b * plan.num_sets * keep.capacity;
-  context.layout.capacity = keep.capacity;
+  context.layout.keep_capacity = keep.capacity;
   return keep.count[b] - (plan.shape.seqlen_kv - plan.prefix_len);
 }
 
@@ -160,57 +157,6 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   }
   finish_counts(context);
   return finish(context);
-}
-
-// Calls body(batch, head of `rows`, head of `full`, indices, count) for every output head of the
-// sequences that have indices; one with count = seqlen_kv runs dense and has none.
-template <typename F>
-void for_heads(const Plan& plan, const TensorView& full, const TensorView& rows,
-               const KeepSet& keep, const RunOptions& options, F&& body) {
-  const int64_t row_heads = rows.shape[2];
-  executor_of(options).parallel_for(plan.shape.batch * row_heads, [&](int64_t i, int) {
-    const int64_t b = i / row_heads;
-    const int64_t head = i % row_heads;
-    if (keep.count[b] == plan.shape.seqlen_kv) return;
-    const int64_t set = b * plan.num_sets + head * plan.num_sets / row_heads;
-    body(b, head, head * full.shape[2] / row_heads, keep.indices + set * keep.capacity,
-         keep.count[b]);
-  });
-}
-
-char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t head) {
-  const int64_t at = batch * x.strides[0] + seq * x.strides[1] + head * x.strides[2];
-  return static_cast<char*>(x.data) + at * static_cast<int64_t>(dtype_size(x.dtype));
-}
-
-Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
-               const TensorView& compacted, const RunOptions& options) {
-  const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(x.dtype);
-  for_heads(plan, x, compacted, keep, options,
-            [&](int64_t b, int64_t head, int64_t source, const int32_t* list, int64_t count) {
-              for (int64_t r = 0; r < count; ++r) {
-                std::memcpy(row_at(compacted, b, r, head), row_at(x, b, list[r], source), bytes);
-              }
-            });
-  return {};
-}
-
-Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
-               const TensorView& out, const RunOptions& options) {
-  const size_t bytes = static_cast<size_t>(plan.shape.head_dim) * dtype_size(out.dtype);
-  for_heads(plan, out, compacted, keep, options,
-            [&](int64_t b, int64_t head, int64_t target, const int32_t* list, int64_t count) {
-              int64_t r = 0;
-              for (int64_t row = 0; row < plan.shape.seqlen_kv; ++row) {
-                char* to = row_at(out, b, row, target);
-                if (r < count && list[r] == row) {
-                  std::memcpy(to, row_at(compacted, b, r++, head), bytes);
-                } else {
-                  std::memset(to, 0, bytes);
-                }
-              }
-            });
-  return {};
 }
 
 }  // namespace

@@ -3,94 +3,22 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "cpu/kernels.h"
+#include "cpu/layout.h"
 #include "tokensieve/attention.h"
 
 namespace tokensieve::cpu {
 
-// Hands out 64-byte aligned arrays of a buffer; with a null base it only measures.
-class Arena {
- public:
-  explicit Arena(std::byte* base) : base_(base) {
-    if (base != nullptr) used_ = (kAlign - reinterpret_cast<uintptr_t>(base) % kAlign) % kAlign;
-  }
+inline Executor& executor_of(const RunOptions& options) {
+  return options.executor ? *options.executor : serial_executor();
+}
 
-  template <typename T>
-  T* take(int64_t count) {
-    T* at = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
-    return at;
-  }
-  size_t used() const { return used_; }
-  void rewind(size_t used) { used_ = used; }
-
-  static constexpr size_t kAlign = 64;
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
-
-// Scratch of one thread: two tiles that share S, and a row of limits.
-struct ThreadScratch {
-  Tile tile;       // of the task's query rows
-  Tile kept;       // local fill: its kept rows, carried from the local to the compact pass
-  int32_t* row_end;
-  int32_t* kept_row_end;
-  int32_t* kept_rows;  // query row of each kept row
-};
-
-// The attend phase packs some panel groups at a time: one per kv head, or one per query head when
-// every query head has its own set.
-struct PanelGroup {
-  int32_t kv_head;
-  int32_t set;
-  int32_t q_head;   // first
-  int32_t q_heads;  // how many share the panels
-};
-
-// Buffers of the three phases; the phases follow one another and share memory.
-struct ScoreBuffers {
-  float* qt;      // [units][dim][cols]
-  float* e;       // [units][unit_keys][cols]
-  float* m;       // [units][blocks][cols]
-  float* l;       // [units][blocks][cols], then the weights
-  int64_t units;      // (query head, cols queries) pairs at once
-  int64_t unit_keys;  // seqlen_kv, padded to whole panels
-};
-struct SelectBuffers {
-  float* pooled;    // [layer_heads][prefix_len]
-  double* mean;     // [prefix_len]
-  float* scratch;   // [threads][prefix_len]
-};
-struct PanelBuffers {
-  float* identity;       // [groups][padded seqlen_kv][dim] x 2 (K^T, then V); dense and local
-  float* compact;        // [groups][padded kept][dim] x 2
-  int64_t identity_keys;  // padded to whole panels
-  int64_t compact_keys;
-  int64_t groups;
-};
-
-struct Layout {
-  std::byte* threads;
-  float* token_score;  // [layer_heads][prefix_len] of one sequence
-  float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
-  int32_t* indices;    // [num_sets][capacity] of one sequence
-  int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
-  int64_t capacity;
-  ScoreBuffers score;
-  SelectBuffers select;
-  PanelBuffers panels;
-  size_t bytes;
-};
-
-int64_t query_blocks(const Plan& plan, int panel_cols);
-int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
-Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base);
+inline char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t head) {
+  const int64_t at = batch * x.strides[0] + seq * x.strides[1] + head * x.strides[2];
+  return static_cast<char*>(x.data) + at * static_cast<int64_t>(dtype_size(x.dtype));
+}
 
 struct Context {
   const Plan& plan;
@@ -104,9 +32,19 @@ struct Context {
   std::atomic<bool> cancelled{false};
   bool gather_failed = false;
 
-  ThreadScratch scratch(int thread) const;
-  Rows rows(const TensorView& x, int64_t batch, int64_t head) const;
-  float q_scale() const;
+  ThreadScratch scratch(int thread) const {
+    return thread_scratch(layout, plan.shape.head_dim, thread);
+  }
+  Rows rows(const TensorView& x, int64_t batch, int64_t head) const {
+    return {.base = row_at(x, batch, 0, head),
+            .stride_bytes = x.strides[1] * static_cast<int64_t>(dtype_size(x.dtype)),
+            .dtype = x.dtype};
+  }
+  float q_scale() const {
+    // With a softcap the kernel wants 2 log2(e) x, x = logit / softcap (math-inl.h, cap_logit).
+    const AttentionShape& s = plan.shape;
+    return s.softcap > 0.0f ? s.sm_scale / s.softcap * 2.0f * kLog2E : s.sm_scale * kLog2E;
+  }
   float softcap_log2() const { return plan.shape.softcap * kLog2E; }
   int64_t q_offset() const { return plan.shape.seqlen_kv - plan.shape.seqlen_q; }
 
@@ -142,13 +80,19 @@ struct Context {
 void score_sequence(Context& context, int64_t batch);
 
 // Stages budget and select of one sequence, from layout.token_score, of which other ranks' rows are
-// gathered first. Returns kept prefix tokens,
-// or -1 with the reason to run dense. indices [num_sets][capacity].
-int64_t select_sequence(Context& context, int32_t* indices, int64_t capacity,
+// gathered first. Returns kept prefix tokens, or -1 with the reason to run dense.
+// indices [num_sets][keep_capacity].
+int64_t select_sequence(Context& context, int32_t* indices, int64_t keep_capacity,
                         DenseReason* reason);
 
 // Attend (with compact and scatter fused) of one sequence.
 void attend_dense(Context& context, int64_t batch);
 void attend_sparse(Context& context, int64_t batch, int64_t keep);
+
+// Stages compact and scatter by themselves, for engines that bring their own attend.
+Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,
+               const TensorView& compacted, const RunOptions& options);
+Status scatter(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
+               const TensorView& out, const RunOptions& options);
 
 }  // namespace tokensieve::cpu

@@ -45,10 +45,10 @@ HWY_INLINE void gemm(const float* HWY_RESTRICT a, int64_t a_stride, const float*
   }
 }
 
-// Rows of the next microkernel call when `left` rows are left: 6, or 4 at the end. Buffers are
-// padded by kRowPadding rows, so that computing up to 5 rows too many is harmless.
-constexpr int kRowPadding = 4;
+// Rows of the next microkernel call when `left` rows are left: 6, or 4 at the end. That may be up
+// to three rows too many; buffers are padded by kRowPadding.
 HWY_INLINE int next_rows(int left) { return left <= 4 ? 4 : 6; }
+static_assert(kRowPadding >= 3);
 
 }  // namespace HWY_NAMESPACE
 }  // namespace tokensieve::cpu

@@ -13,9 +13,9 @@
 #include "hwy/highway.h"
 
 #include "cpu/attend-inl.h"
-#include "cpu/compact-inl.h"
-#include "cpu/scatter-inl.h"
+#include "cpu/pack-inl.h"
 #include "cpu/score-inl.h"
+#include "cpu/store-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tokensieve::cpu {

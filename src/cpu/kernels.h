@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "tokensieve/backend.h"
 #include "tokensieve/tensor.h"
@@ -14,6 +15,7 @@ namespace tokensieve::cpu {
 
 inline constexpr int kPanelKeys = 64;   // keys of a panel
 inline constexpr int kTileRows = 64;    // query rows of a tile; equals kLocalBlock
+inline constexpr int kRowPadding = 4;   // rows of a buffer past its last that may be computed
 inline constexpr int kBlockKeys = 256;  // keys per online-softmax step: S is 64 KiB, within L2
 inline constexpr float kLog2E = 1.44269504088896341f;
 inline constexpr float kLn2 = 0.69314718055994531f;
@@ -38,8 +40,7 @@ struct Rows {
 
 // How a logit is made from q * k.
 struct Logits {
-  float q_scale = 1.0f;     // folded into q when it is loaded
-  float softcap = 0.0f;     // softcap * log2(e), or 0: logit = softcap * tanh(q k)
+  float softcap = 0.0f;            // softcap * log2(e), or 0: logit = softcap * tanh(q k)
   const uint16_t* bias = nullptr;  // f16, row 0 of the tile's first query
   int64_t bias_stride = 0;
   float bias_scale = 0.0f;              // slope * log2(e)
@@ -49,21 +50,27 @@ struct Logits {
 // Online softmax of up to kTileRows query rows: m and l are the running maximum and sum, o the
 // unnormalised output [rows][dim].
 struct Tile {
-  float* q;  // [kTileRows][dim], scaled
-  float* o;  // [kTileRows][dim]
+  float* q;  // [kTileRows + kRowPadding][dim], scaled
+  float* o;  // [kTileRows + kRowPadding][dim]
   float* m;  // [kTileRows]
   float* l;  // [kTileRows]
-  float* s;  // [kTileRows][kBlockKeys], shared by the tiles of a thread
+  float* s;  // [kTileRows + kRowPadding][kBlockKeys], shared by the tiles of a thread
   int rows;
   int dim;
 };
 
-// Keys [begin, end) of packed panels; row r sees [begin, row_end[r]), or all if row_end is null.
+// Keys [begin, end) of packed panels.
 struct KeyRange {
-  const float* kt;
-  const float* v;
   int64_t begin;
   int64_t end;
+};
+
+// What the rows of a tile see of packed panels: row r the keys of `ranges` (disjoint, ascending)
+// before row_end[r], or all of them if row_end is null.
+struct VisibleKeys {
+  const float* kt;
+  const float* v;
+  std::span<const KeyRange> ranges;
   const int32_t* row_end;
 };
 
@@ -77,7 +84,7 @@ struct Kernels {
   void (*pack_panel)(const Rows& k, const Rows& v, int64_t first, int count, int dim, float* kt,
                      float* v_out);
   // Continues the online softmax of `tile` over `keys`.
-  void (*attend)(const Tile& tile, const KeyRange& keys, const Logits& logits);
+  void (*attend)(const Tile& tile, const VisibleKeys& keys, const Logits& logits);
   // dst [dim] = o * scale, rounded to dtype.
   void (*store_row)(const float* o, float scale, int dim, DType dtype, void* dst);
 
@@ -85,7 +92,8 @@ struct Kernels {
   void (*pack_queries)(const Rows& q, int64_t first, int count, int dim, float scale, float* qt);
   // Exponentials of keys [first, first + count), count <= kBlockKeys, against panel_cols queries:
   // e [count][panel_cols] = 2^(logit - m), m and l [panel_cols] their maximum and sum. Key j is
-  // seen by query i if first + j <= first_pos + i. k_rows is scratch [kPanelKeys][dim].
+  // seen by query i if first + j <= first_pos + i. k_rows is scratch
+  // [kPanelKeys + kRowPadding][dim].
   void (*score_block)(const Rows& k, int64_t first, int count, int dim, const float* qt,
                       int64_t first_pos, float softcap, float* k_rows, float* e, float* m,
                       float* l);

@@ -10,8 +10,8 @@
 
 #include <algorithm>
 
-#include "cpu/compact-inl.h"
 #include "cpu/gemm-inl.h"
+#include "cpu/pack-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tokensieve::cpu {
@@ -26,7 +26,7 @@ void pack_queries(const Rows& q, int64_t first, int count, int dim, float scale,
   });
 }
 
-// Logits e [count][kPanelCols] of `count` keys; k_rows is scratch for 64 + kRowPadding rows.
+// Logits e [count][kPanelCols] of `count` keys.
 HWY_INLINE void score_logits(const Rows& k, int64_t first, int count, int dim, const float* qt,
                              float* k_rows, float* e) {
   for (int done = 0; done < count; done += kPanelKeys) {

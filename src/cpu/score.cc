@@ -49,7 +49,7 @@ class Scorer {
   }
 
   int64_t head(int64_t unit) const { return pass_.first_head + unit / pass_.blocks; }
-  // First query of the unit within the obs window, and how many it has.
+  // First query of the unit within the obs_window rows, and how many it has.
   int64_t first_query(int64_t unit) const {
     return (pass_.first_block + unit % pass_.blocks) * cols_;
   }
@@ -83,7 +83,8 @@ class Scorer {
     const int64_t first_pos = s.seqlen_kv - c_.plan.select.obs_window + first_query(unit);
     c_.kernels.score_block(k, first, count, s.head_dim, qt(unit), first_pos, c_.softcap_log2(),
                            c_.scratch(thread).tile.q, e(unit, block),
-                           c_.layout.score.m + stat(unit, block), c_.layout.score.l + stat(unit, block));
+                           c_.layout.score.m + stat(unit, block),
+                           c_.layout.score.l + stat(unit, block));
   }
 
   // Replaces the sums of every block by the factor that turns its exponentials into this query's
@@ -91,14 +92,14 @@ class Scorer {
   void weights(int64_t unit) const {
     const float* m = c_.layout.score.m + stat(unit, 0);
     float* l = c_.layout.score.l + stat(unit, 0);
-    const float* sinks = c_.in.sink_logits;
+    const float* sink_mass = c_.in.sink_logits;
     for (int64_t i = 0; i < cols_; ++i) {
       float max = kMasked;
       for (int64_t b = 0; b < key_blocks_; ++b) max = std::max(max, m[b * cols_ + i]);
       double total = 0.0;
-      if (sinks != nullptr) {
-        max = std::max(max, sinks[head(unit)] * kLog2E);
-        total = std::exp2(static_cast<double>(sinks[head(unit)] * kLog2E - max));
+      if (sink_mass != nullptr) {
+        max = std::max(max, sink_mass[head(unit)] * kLog2E);
+        total = std::exp2(static_cast<double>(sink_mass[head(unit)] * kLog2E - max));
       }
       for (int64_t b = 0; b < key_blocks_; ++b) {
         total += l[b * cols_ + i] * std::exp2(static_cast<double>(m[b * cols_ + i] - max));

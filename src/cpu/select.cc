@@ -62,7 +62,7 @@ int64_t tokens_to_drop(Context& c) {
 }
 
 // Per-head sets rank each head's own score; shared ones the mean of their heads.
-void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t capacity) {
+void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t keep_capacity) {
   const SelectConfig& select = c.plan.select;
   const int64_t prefix = c.plan.prefix_len;
   const auto [first, heads_per_set] = set_heads(c.plan);
@@ -83,7 +83,7 @@ void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t capacity) {
     const std::span<const float> score(ranked + set * prefix, static_cast<size_t>(prefix));
     const std::span<float> scratch(c.layout.select.scratch + thread * prefix,
                                    static_cast<size_t>(prefix));
-    int32_t* row = indices + set * capacity;
+    int32_t* row = indices + set * keep_capacity;
     top_tokens(score, keep, select.protect_first, normalise, scratch, row);
     std::iota(row + keep, row + keep + c.plan.shape.seqlen_kv - prefix,
               static_cast<int32_t>(prefix));
@@ -92,7 +92,7 @@ void select_sets(Context& c, int64_t keep, int32_t* indices, int64_t capacity) {
 
 }  // namespace
 
-int64_t select_sequence(Context& context, int32_t* indices, int64_t capacity,
+int64_t select_sequence(Context& context, int32_t* indices, int64_t keep_capacity,
                         DenseReason* reason) {
   *reason = DenseReason::kNone;
   gather_scores(context);
@@ -104,7 +104,7 @@ int64_t select_sequence(Context& context, int32_t* indices, int64_t capacity,
   const int64_t keep = keep_count(context.plan.select, context.plan.prefix_len, drop);
   *reason = dense_after_budget(context.plan, keep);
   if (*reason != DenseReason::kNone) return -1;
-  select_sets(context, keep, indices, capacity);
+  select_sets(context, keep, indices, keep_capacity);
   return keep;
 }
 

@@ -42,26 +42,17 @@ std::vector<int32_t> visible_in_chunk(const Plan& plan, std::span<const int32_t>
 std::vector<int32_t> visible_local(const SelectConfig& select, bool is_kept,
                                    std::span<const int32_t> kept, int64_t position) {
   const int64_t block = position / kLocalBlock * kLocalBlock;
-  const int64_t window = std::max<int64_t>(0, block - select.local_window);
-  const int64_t sinks = std::min<int64_t>(select.sinks, window);
+  const int64_t window_begin = std::max<int64_t>(0, block - select.local_window);
+  const int64_t sink_tokens = std::min<int64_t>(select.sinks, window_begin);
   std::vector<int32_t> keys;
-  append_range(keys, 0, sinks);
-  if (is_kept) append_kept(keys, kept, sinks, window);
-  append_range(keys, window, position + 1);
+  append_range(keys, 0, sink_tokens);
+  if (is_kept) append_kept(keys, kept, sink_tokens, window_begin);
+  append_range(keys, window_begin, position + 1);
   return keys;
 }
 
-// One query row of one head.
-struct Row {
-  const Plan& plan;
-  const AttentionInputs& inputs;
-  int64_t b, head, row;  // row of q
-  const double* keys;    // [seqlen_kv, head_dim] of the row's kv head
-  const double* values;
-};
-
 // The additive bias of a key, -inf where it is masked.
-double bias_of(const Row& r, int64_t token) {
+double bias_of(const QueryRow& r, int64_t token) {
   if (r.inputs.bias == nullptr) return 0.0;
   const int32_t* kv_indices = r.inputs.kv_indices;
   const int64_t k_row = kv_indices ? kv_indices[r.b * r.plan.shape.seqlen_kv + token] : token;
@@ -70,9 +61,25 @@ double bias_of(const Row& r, int64_t token) {
   return r.inputs.bias_slopes[r.head] * bias;
 }
 
-// Softmax attention over `tokens`: writes out [head_dim], returns lse. No visible key, or every one
-// masked: zeros and -inf.
-double attend_row(const Row& r, const std::vector<int32_t>& tokens, double* out) {
+}  // namespace
+
+std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
+                                  int64_t position) {
+  std::vector<int32_t> keys;
+  if (dense) {
+    append_range(keys, 0, plan.shape.causal ? position + 1 : plan.shape.seqlen_kv);
+    return keys;
+  }
+  if (plan.select.queries == Queries::kAll) return visible_in_chunk(plan, kept, position);
+  const bool is_kept = std::binary_search(kept.begin(), kept.end(), position);
+  if (plan.select.fill == Fill::kLocal) {
+    return visible_local(plan.select, is_kept, kept, position);
+  }
+  if (is_kept) append_kept(keys, kept, 0, position + 1);
+  return keys;  // zero fill: dropped rows see nothing
+}
+
+double attend_row(const QueryRow& r, std::span<const int32_t> tokens, double* out) {
   const AttentionShape& s = r.plan.shape;
   std::vector<double> query(s.head_dim);
   load_row(r.inputs.q, r.b, r.row, r.head, query.data());
@@ -92,9 +99,9 @@ double attend_row(const Row& r, const std::vector<int32_t>& tokens, double* out)
   // A sink is a logit without a value: it takes part in the maximum and in the denominator.
   double denominator = 0.0;
   if (r.inputs.sink_logits != nullptr) {
-    const double sink = r.inputs.sink_logits[r.head];
-    max = std::max(max, sink);
-    denominator = std::exp(sink - max);
+    const double sink_mass = r.inputs.sink_logits[r.head];
+    max = std::max(max, sink_mass);
+    denominator = std::exp(sink_mass - max);
   }
   for (size_t t = 0; t < tokens.size(); ++t) {
     if (logits[t] == -kInf) continue;
@@ -105,24 +112,6 @@ double attend_row(const Row& r, const std::vector<int32_t>& tokens, double* out)
   }
   for (int64_t d = 0; d < s.head_dim; ++d) out[d] /= denominator;
   return max + std::log(denominator);
-}
-
-}  // namespace
-
-std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
-                                  int64_t position) {
-  std::vector<int32_t> keys;
-  if (dense) {
-    append_range(keys, 0, plan.shape.causal ? position + 1 : plan.shape.seqlen_kv);
-    return keys;
-  }
-  if (plan.select.queries == Queries::kAll) return visible_in_chunk(plan, kept, position);
-  const bool is_kept = std::binary_search(kept.begin(), kept.end(), position);
-  if (plan.select.fill == Fill::kLocal) {
-    return visible_local(plan.select, is_kept, kept, position);
-  }
-  if (is_kept) append_kept(keys, kept, 0, position + 1);
-  return keys;  // zero fill: dropped rows see nothing
 }
 
 Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
@@ -145,7 +134,7 @@ Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
       const int64_t end = std::min(s.seqlen_q, (task + 1) * kRowsPerTask);
       for (int64_t i = task * kRowsPerTask; i < end; ++i) {
         const int64_t position = s.seqlen_kv - s.seqlen_q + i;
-        const Row row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
+        const QueryRow row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
         lse[h * s.seqlen_q + i] =
             attend_row(row, visible_keys(plan, selection.dense(), kept, position),
                        out + (i * s.num_q_heads + h) * s.head_dim);

@@ -39,11 +39,11 @@ double logit(const AttentionShape& shape, const double* q, const double* k) {
 
 namespace {
 
-// Softmax over logits in place; `sink` (or null) is one more logit of the denominator.
-void softmax(std::vector<double>& logits, const float* sink) {
+// Softmax over logits in place; sink_mass (or null) is one more logit of the denominator.
+void softmax(std::vector<double>& logits, const float* sink_mass) {
   double max = *std::max_element(logits.begin(), logits.end());
-  if (sink) max = std::max<double>(max, *sink);
-  double sum = sink ? std::exp(*sink - max) : 0.0;
+  if (sink_mass) max = std::max<double>(max, *sink_mass);
+  double sum = sink_mass ? std::exp(*sink_mass - max) : 0.0;
   for (double& x : logits) sum += x = std::exp(x - max);
   for (double& x : logits) x /= sum;
 }

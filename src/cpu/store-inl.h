@@ -1,9 +1,10 @@
-// Stage scatter: a finished row goes straight to its place in the output.
-#if defined(TOKENSIEVE_CPU_SCATTER_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TOKENSIEVE_CPU_SCATTER_INL_H_
-#undef TOKENSIEVE_CPU_SCATTER_INL_H_
+// Stores a finished row, which goes straight to its place in the output: stage scatter of a whole
+// run.
+#if defined(TOKENSIEVE_CPU_STORE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TOKENSIEVE_CPU_STORE_INL_H_
+#undef TOKENSIEVE_CPU_STORE_INL_H_
 #else
-#define TOKENSIEVE_CPU_SCATTER_INL_H_
+#define TOKENSIEVE_CPU_STORE_INL_H_
 #endif
 
 #include "cpu/math-inl.h"

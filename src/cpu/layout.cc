@@ -1,4 +1,4 @@
-#include "cpu/context.h"
+#include "cpu/layout.h"
 
 #include <algorithm>
 
@@ -11,8 +11,30 @@ namespace {
 // still within a last-level cache.
 constexpr int64_t kPhaseBytes = int64_t{16} << 20;
 
-// Rows past a tile that the microkernel may write (gemm-inl.h).
-constexpr int kPadRows = kTileRows + 4;
+constexpr int kPadRows = kTileRows + kRowPadding;
+
+// Hands out 64-byte aligned arrays of a buffer; with a null base it only measures.
+class Arena {
+ public:
+  explicit Arena(std::byte* base) : base_(base) {
+    if (base != nullptr) used_ = (kAlign - reinterpret_cast<uintptr_t>(base) % kAlign) % kAlign;
+  }
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* at = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    return at;
+  }
+  size_t used() const { return used_; }
+  void rewind(size_t used) { used_ = used; }
+
+  static constexpr size_t kAlign = 64;
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
@@ -102,10 +124,10 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   layout.threads = arena.take<std::byte>(
       static_cast<int64_t>(scratch_bytes(plan.shape.head_dim)) * plan.options.num_threads);
   if (plan.path == Path::kSparse) {
-    layout.capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+    layout.keep_capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
     layout.token_score = arena.take<float>(layer_heads(plan) * plan.prefix_len);
     if (base) layout.own_score = layout.token_score + first_head(plan) * plan.prefix_len;
-    layout.indices = arena.take<int32_t>(plan.num_sets * layout.capacity);
+    layout.indices = arena.take<int32_t>(plan.num_sets * layout.keep_capacity);
     layout.spans = arena.take<int32_t>(plan.num_sets * (num_blocks(plan) + 1));
   }
   const size_t phase = arena.used();
@@ -134,25 +156,9 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   return layout;
 }
 
-ThreadScratch Context::scratch(int thread) const {
-  Arena arena(layout.threads + scratch_bytes(plan.shape.head_dim) * static_cast<size_t>(thread));
-  return take_scratch(arena, plan.shape.head_dim);
-}
-
-Rows Context::rows(const TensorView& x, int64_t batch, int64_t head) const {
-  const int64_t size = static_cast<int64_t>(dtype_size(x.dtype));
-  Rows rows;
-  rows.base = static_cast<const char*>(x.data) +
-              (batch * x.strides[0] + head * x.strides[2]) * size;
-  rows.stride_bytes = x.strides[1] * size;
-  rows.dtype = x.dtype;
-  return rows;
-}
-
-float Context::q_scale() const {
-  // With a softcap the kernel wants 2 log2(e) x, x = logit / softcap (math-inl.h, cap_logit).
-  const AttentionShape& s = plan.shape;
-  return s.softcap > 0.0f ? s.sm_scale / s.softcap * 2.0f * kLog2E : s.sm_scale * kLog2E;
+ThreadScratch thread_scratch(const Layout& layout, int head_dim, int thread) {
+  Arena arena(layout.threads + scratch_bytes(head_dim) * static_cast<size_t>(thread));
+  return take_scratch(arena, head_dim);
 }
 
 }  // namespace tokensieve::cpu

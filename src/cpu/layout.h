@@ -1,0 +1,62 @@
+// The memory plan of a run: what the stages hold in the caller's workspace, and where.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+#include "tokensieve/attention.h"
+
+namespace tokensieve::cpu {
+
+// Of one thread: two tiles that share S, and their rows' limits.
+struct ThreadScratch {
+  Tile tile;  // of the task's query rows
+  Tile kept;  // local fill: its kept rows, carried from the local to the compact pass
+  int32_t* row_end;
+  int32_t* kept_row_end;
+  int32_t* kept_rows;  // query row of each kept row
+};
+
+// Buffers of the three phases; the phases follow one another and share memory.
+struct ScoreBuffers {
+  float* qt;          // [units][dim][cols]
+  float* e;           // [units][unit_keys][cols]
+  float* m;           // [units][blocks][cols]
+  float* l;           // [units][blocks][cols], then the weights
+  int64_t units;      // (query head, cols queries) pairs at once
+  int64_t unit_keys;  // seqlen_kv, padded to whole panels
+};
+struct SelectBuffers {
+  float* pooled;   // [layer_heads][prefix_len]
+  double* mean;    // [prefix_len]
+  float* scratch;  // [threads][prefix_len]
+};
+struct PanelBuffers {
+  float* identity;        // [groups][padded seqlen_kv][dim] x 2 (K^T, then V); dense and local
+  float* compact;         // [groups][padded kept][dim] x 2
+  int64_t identity_keys;  // padded to whole panels
+  int64_t compact_keys;
+  int64_t groups;
+};
+
+struct Layout {
+  std::byte* threads;
+  float* token_score;  // [layer_heads][prefix_len] of one sequence
+  float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
+  int32_t* indices;    // [num_sets][keep_capacity] of one sequence
+  int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
+  int64_t keep_capacity;
+  ScoreBuffers score;
+  SelectBuffers select;
+  PanelBuffers panels;
+  size_t bytes;
+};
+
+int64_t query_blocks(const Plan& plan, int panel_cols);
+int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
+// With a null base only the number of bytes is meant.
+Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base);
+ThreadScratch thread_scratch(const Layout& layout, int head_dim, int thread);
+
+}  // namespace tokensieve::cpu
