@@ -16,7 +16,7 @@ import time
 import torch
 
 import tokensieve
-from tokensieve import _abi, _attention
+from tokensieve import _abi, _call
 
 _CALLS = 50
 
@@ -35,10 +35,10 @@ def microseconds(function, rounds):
 def c_call(q):
     """tokensieve_run on q alone, nothing left to prepare."""
     tokensieve.attention(q, q, q, out=torch.empty_like(q))
-    _attention._frames.clear()
+    _call.frames.clear()
     out = torch.empty_like(q)
     tokensieve.attention(q, q, q, out=out)
-    (frame,) = _attention._frames.values()
+    (frame,) = _call.frames.values()
     workspace = ctypes.create_string_buffer(frame.workspace_bytes)
     arguments = (frame.plan.handle, ctypes.byref(frame.inputs), ctypes.byref(frame.outputs),
                  workspace, len(workspace), ctypes.byref(frame.options),

@@ -14,7 +14,6 @@ Prints a table; --json FILE writes every row. Needs a GPU of compute capability 
 usage: side_by_side.py --library build-shared/bin/libtokensieve.so [--site DIR] [--parts a,b]
 """
 import argparse
-import ctypes as C
 import json
 import math
 import os
@@ -24,97 +23,47 @@ import site
 import statistics
 import sys
 
-# The Python package declares the C structs; TOKENSIEVE_LIBRARY says which library it loads.
+# The package of this checkout; TOKENSIEVE_LIBRARY says which library it loads.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "adapters/python"))
-from tokensieve import _abi
+import tokensieve
+from tokensieve import SelectConfig, _call, _tensor
 
-BF16, CUDA = _abi.DTYPES.index("bfloat16"), _abi.BACKENDS.index("cuda")
-OBS_WINDOW, POOL_WIDTH = 128, 7
 # Kept rows of the paper's layer on the design's measured input (docs/kernels/cuda.md).
 PAPER_KEEP = {8192: 0.406, 16384: 0.43, 32768: 0.462, 65536: 0.438, 131072: 0.478}
 
 
 class Layer:
-    """A plan on torch tensors: calling it enqueues one run on torch's current stream."""
+    """Attention on torch tensors: calling it enqueues one run on torch's current stream."""
 
-    def __init__(self, q, k, v, **select):
-        self.tensors = [q, k, v, torch.empty_like(q)]
-        batch, seqlen_q, q_heads, dim = q.shape
-        shape = _abi.new(_abi.Shape)
-        shape.batch, shape.seqlen_q, shape.seqlen_kv = batch, seqlen_q, k.shape[1]
-        shape.num_q_heads, shape.num_kv_heads, shape.head_dim = q_heads, k.shape[2], dim
-        shape.dtype = shape.kv_dtype = shape.out_dtype = BF16
-        config = _abi.new(_abi.Select)
-        config.enabled = int(bool(select))
-        for field, value in select.items():
-            setattr(config, field, value)
-        options = _abi.new(_abi.Options)
-        options.backend = CUDA
-        self.plan = _abi.PTR()
-        _abi.call("make_plan", C.byref(shape), C.byref(config), C.byref(options),
-                  C.byref(self.plan))
-        self.info = _abi.new(_abi.PlanInfo)
-        _abi.call("plan_get_info", self.plan, C.byref(self.info))
-        self.workspace = torch.empty(self.info.workspace_bytes, dtype=torch.uint8, device="cuda")
-        self.views = [self.view(t) for t in self.tensors]
-        self.inputs = _abi.new(_abi.Inputs)
-        self.inputs.q, self.inputs.k, self.inputs.v = (C.addressof(v) for v in self.views[:3])
-        self.outputs = _abi.new(_abi.Outputs)
-        self.outputs.out = C.addressof(self.views[3])
-        self.options = _abi.new(_abi.RunOptions)
+    def __init__(self, q, k, v, select=None):
+        self.q, self.k, self.v, self.out, self.select = q, k, v, torch.empty_like(q), select
 
-    def view(self, t):
-        view = _abi.Tensor(struct_size=C.sizeof(_abi.Tensor), dtype=BF16, data=t.data_ptr())
-        view.shape[:], view.strides[:] = t.shape, t.stride()
-        return view
-
-    def space(self):
-        return _abi.PTR(self.workspace.data_ptr()), C.c_size_t(self.workspace.numel())
-
-    def __call__(self):
-        self.options.stream = torch.cuda.current_stream().cuda_stream
-        _abi.call("run", self.plan, C.byref(self.inputs), C.byref(self.outputs),
-                  *self.space(), C.byref(self.options))
+    def __call__(self, report=False):
+        return tokensieve.attention(self.q, self.k, self.v, select=self.select, out=self.out,
+                                    return_report=report)
 
     def keep_ratio(self):
-        report = _abi.new(_abi.Report)
-        stream = _abi.PTR(torch.cuda.current_stream().cuda_stream)
-        _abi.call("read_report", self.plan, *self.space(), stream, C.byref(report))
-        return report.keep_ratio
+        return self(report=True)[1].keep_ratio
 
     def select_only(self):
         """A callable of the stages score, budget and select alone."""
-        sets, batch = self.info.num_sets, self.tensors[0].shape[0]
-        capacity = self.info.keep_capacity
-        indices = torch.empty(batch * sets * capacity, dtype=torch.int32, device="cuda")
-        count = torch.empty(batch, dtype=torch.int64, device="cuda")
-        keep = _abi.new(_abi.KeepSet)
-        keep.indices, keep.capacity, keep.count = indices.data_ptr(), capacity, count.data_ptr()
+        return lambda: tokensieve.select_tokens(self.q, self.k, select=self.select)
 
-        def select(hold=(indices, count)):
-            self.options.stream = torch.cuda.current_stream().cuda_stream
-            _abi.call("select_tokens", self.plan, C.byref(self.inputs), C.byref(keep),
-                      *self.space(), C.byref(self.options))
-        return select
-
-    def out(self):
-        return self.tensors[3]
-
-    def free(self):
-        _abi.library().tokensieve_plan_free(self.plan)
+    def workspace_bytes(self):
+        keys = (_tensor.view(x, "tensor").key for x in (self.q, self.k, self.v, self.out))
+        return _call.Frame(*keys, _call.Settings.of(self.select), 1).workspace_bytes
 
 
 def paper(keep=None, **more):
     """The paper's layer; a fixed keep ratio where tau does not matter."""
-    select = dict(fill=0, share=0, obs_window=OBS_WINDOW, pool_width=POOL_WIDTH, dense_policy=1)
     if keep is not None:
-        select.update(budget=1, keep_ratio=keep, min_keep=1)
-    return {**select, **more}
+        more = dict(budget="keep_ratio", keep_ratio=keep, min_keep=1)
+    return SelectConfig(dense_policy="never", **more)
 
 
-def local(keep, **more):
-    return dict(fill=1, share=2, budget=1, keep_ratio=keep, min_keep=64, local_window=512, sinks=4,
-                obs_window=OBS_WINDOW, pool_width=POOL_WIDTH, dense_policy=1, **more)
+def local(keep):
+    return SelectConfig(fill="local", share="layer", budget="keep_ratio", keep_ratio=keep,
+                        min_keep=64, dense_policy="never")
 
 
 def tuned_paper_layer(q, k, v, target):
@@ -122,12 +71,10 @@ def tuned_paper_layer(q, k, v, target):
     low, high = 0.0, 0.999
     for _ in range(12):
         tau = (low + high) / 2
-        layer = Layer(q, k, v, **paper(budget=0, tau=tau, min_keep=64))
-        layer()
+        layer = Layer(q, k, v, paper(tau=tau, min_keep=64))
         ratio = layer.keep_ratio()
         if abs(ratio - target) < 0.002:
             break
-        layer.free()
         low, high = (tau, high) if ratio > target else (low, tau)
     return layer
 
@@ -247,7 +194,7 @@ class Bench:
             expected = F.scaled_dot_product_attention(
                 *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True,
                 enable_gqa=q.shape[2] != k.shape[2]).transpose(1, 2)
-        error = ((layer.out().float() - expected.float()).norm() / expected.float().norm()).item()
+        error = ((layer.out.float() - expected.float()).norm() / expected.float().norm()).item()
         if not error < 5e-3:
             sys.exit(f"our dense attention differs from cuDNN's: rel-L2 {error}")
 
@@ -256,8 +203,7 @@ class Bench:
         self.check(q, k, v)
         keep = PAPER_KEEP.get(seqlen, 0.45)
         zero = tuned_paper_layer(q, k, v, keep)
-        own_local = Layer(q, k, v, **local(0.2))
-        own_local()
+        own_local = Layer(q, k, v, local(0.2))
         dense = self.dense_arms(q, k, v)
         layers = [Arm(f"layer zero keep {zero.keep_ratio():.3f}", zero),
                   Arm(f"layer local keep {own_local.keep_ratio():.3f}", own_local),
@@ -268,8 +214,8 @@ class Bench:
         flop = 2.0 * 128 * 32 * seqlen * seqlen * batch
         self.report(part or "dense", seqlen, dense, best, flop)
         self.report(part or "layer", seqlen, layers, best)
-        self.rows.append(dict(part="memory", tokens=seqlen, zero_bytes=zero.info.workspace_bytes,
-                              local_bytes=own_local.info.workspace_bytes))
+        self.rows.append(dict(part="memory", tokens=seqlen, zero_bytes=zero.workspace_bytes(),
+                              local_bytes=own_local.workspace_bytes()))
 
     def compact(self, seqlen):
         rows = round(seqlen * PAPER_KEEP[seqlen])
@@ -283,9 +229,9 @@ class Bench:
         for seqlen in (512, 1024, 1536, 2048, 3072, 4096):
             q, k, v = self.tensors(seqlen)
             dense = self.dense_arms(q, k, v)
-            layer = Layer(q, k, v, **paper(0.5 - OBS_WINDOW / seqlen))
+            layer = Layer(q, k, v, paper(0.5 - SelectConfig().obs_window / seqlen))
             arms = [Arm("layer zero keep .5", layer),
-                    Arm("layer local keep .5", Layer(q, k, v, **local(0.5)))]
+                    Arm("layer local keep .5", Layer(q, k, v, local(0.5)))]
             self.measure(dense + arms, 0.1)
             best = self.best_dense(dense)
             self.report("breakeven", seqlen, dense + arms, best)
@@ -294,12 +240,11 @@ class Bench:
         seqlen = 1 << 20
         q, k, v = self.tensors(seqlen)
         for keep in (0.1, 0.2):
-            layer = Layer(q, k, v, **local(keep))
+            layer = Layer(q, k, v, local(keep))
             arm = Arm(f"layer local keep {keep}", layer, graph=False)
             arm.measure(0.4)
             self.report("long", seqlen, [arm], arm,
-                        workspace_gb=round(layer.info.workspace_bytes / 1e9, 2))
-            layer.free()
+                        workspace_gb=round(layer.workspace_bytes() / 1e9, 2))
 
 
 def main():
@@ -313,7 +258,7 @@ def main():
     options = parser.parse_args()
     load_torch(options.site)
     os.environ["TOKENSIEVE_LIBRARY"] = options.library
-    print(f"tokensieve {_abi.library().tokensieve_version().decode()}, torch {torch.__version__}, "
+    print(f"tokensieve {tokensieve.info()['version']}, torch {torch.__version__}, "
           f"{torch.cuda.get_device_name()}, FA4 {'yes' if fa4 else 'no'}", flush=True)
     bench = Bench(options)
     for part in options.parts.split(","):

@@ -14,7 +14,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi, _attention
+from tokensieve import SelectConfig, _abi, _call
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -191,7 +191,7 @@ def test_errors_of_devices(monkeypatch):
                  for name in ("cuda:0", "cpu"))
 
     def frame(*keys):
-        return _attention._Frame(*keys, None, None, 0.0, True, "bshd", "auto", 1, (1, 0))
+        return _call.Frame(*keys, _call.Settings(), 1)
 
     with pytest.raises(tokensieve.ArgumentError, match="k is on cpu, q on cuda:0; move them"):
         frame(gpu, host, gpu, gpu)
@@ -213,7 +213,7 @@ def test_errors_of_devices(monkeypatch):
 @pytest.mark.parametrize("field, value", [
     ("tau", 1.0), ("keep_ratio", 0.0), ("obs_window", 0), ("pool_width", 2), ("sinks", 65),
     ("local_window", 100), ("budget", "all"), ("share", 1), ("min_keep", 1.5),
-    ("obs_window", 2**40), ("tau", "much")])
+    ("obs_window", 2**40), ("tau", "much"), ("tau", float("nan")), ("enabled", 1)])
 def test_select_config_checks(field, value):
     with pytest.raises(ValueError, match=field):
         SelectConfig(**{field: value})
@@ -226,34 +226,32 @@ def test_select_config_travels():
 
 
 def test_structs_have_the_library_s_sizes_and_defaults():
-    for kind in _abi.INITS:
+    for kind in set(_abi.INITS) - {_abi.Select}:
         assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
+    assert _abi.new(_abi.Select).struct_size <= ctypes.sizeof(_abi.Select)
     tensor = _abi.Tensor()
     ones = [_abi.I64(1)] * 4
     _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *ones)
     assert tensor.struct_size == ctypes.sizeof(_abi.Tensor)
-    c = _abi.new(_abi.Select)
-    config = SelectConfig()
-    for name, _ in _abi.Select._fields_[1:-1]:
-        value = getattr(config, name)
-        assert getattr(c, name) == (0 if isinstance(value, str) else value), name
+    assert SelectConfig._from_c(_abi.new(_abi.Select)) == SelectConfig()
 
 
 def test_profiles(tmp_path):
     profile = tokensieve.Profile.load("smollm2")
     assert profile.sparse_layers == tuple(range(2, 30)) and profile.select.fill == "local"
     profile.check(tokensieve.Fingerprint("llama", 30, 9, 3, 64))
-    with pytest.raises(tokensieve.ArgumentError, match="num_layers is 31, the profile's is 30"):
+    with pytest.raises(tokensieve.ArgumentError, match=r"num_layers 31 \(profile: 30\)"):
         profile.check(tokensieve.Fingerprint("llama", 31, 9, 3, 64))
     with pytest.raises(FileNotFoundError, match="smollm2-128k"):
         tokensieve.Profile.load("no-such")
     good = ('{"tokensieve_profile": 1, "fingerprint": {}, "sparse_layers": [1, 2], '
             '"select": {"tau": 0.01}}')
     assert tokensieve.Profile.parse(good).select.tau == 0.01
-    for old, new, text in [("[1, 2]", "[0]", "sparse_layers"), ("[1, 2]", "[2, 1]", "ascending"),
-                           ("0.01", "2", "tau is 2"), ('"tau"', '"tao"', "unknown key 'tao'"),
-                           (": 1,", ": 2,", "tokensieve_profile is 2"), ("}}", "}", "not JSON"),
-                           ('"fingerprint": {}, ', "", "has no fingerprint")]:
+    for old, new, text in [("[1, 2]", "[0]", "sparse_layers"), ("[1, 2]", "[2, 1]", "must ascend"),
+                           ("0.01", "2", "tau is 2"), ('"tau"', '"tao"', 'unknown key "tao"'),
+                           (": 1,", ": 2,", "tokensieve_profile is 2"),
+                           ("}}", "}", "not valid JSON"),
+                           ('"fingerprint": {}, ', "", "fingerprint is missing")]:
         file = tmp_path / "bad.json"
         file.write_text(good.replace(old, new))
         with pytest.raises(tokensieve.ArgumentError, match=text) as caught:
@@ -269,8 +267,8 @@ def test_profiles_with_layers_apart(tmp_path):
     profile.save(file)
     assert tokensieve.Profile.load(file) == profile
     text = profile.to_json()
-    for old, new, message in [('"layers": [', '"layers": [0, ', "ascending"),
-                              ('"layers"', '"layer"', "unknown key 'layer'"),
+    for old, new, message in [('"layers": [', '"layers": [0, ', "layers holds 0; allowed: 1"),
+                              ('"layers"', '"layer"', 'unknown key "layer"'),
                               ('"keep_ratio": 0.1', '"keep_ratio": 0', "keep_ratio is 0")]:
         assert old in text
         with pytest.raises(tokensieve.ArgumentError, match=message):

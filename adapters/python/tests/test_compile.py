@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_hf import SPARSE, close, make, tokens, twin
+from test_hf import SHORT, SPARSE, close, make, tokens, twin
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, StaticCache
@@ -65,7 +65,7 @@ def test_one_graph_is_sparse_inside(family, use_cache):
     with tokensieve.sparse(keep_ratio=0.5):
         assert run().keep_ratio == pytest.approx((168 + 64) / 400)
     tokensieve.hf.configure(model, select=SPARSE, layers=[1], min_tokens=401)
-    assert run().reasons == {"short prompt": 1}
+    assert run().reasons == {SHORT: 1}
     assert counter.frame_count == 1
     # An override of one call is a constant of the graph: one graph for equal settings.
     for _ in range(2):
@@ -96,6 +96,7 @@ def test_masks():
 @pytest.mark.parametrize("static", [False, True])
 def test_chunks(static):
     model = sparse_model()
+    tokensieve.hf.configure(model, select=SPARSE, layers=[1], min_tokens=300)
     graph, _ = compiled(model)
     results = []
     for function in (model, graph):
@@ -103,10 +104,10 @@ def test_chunks(static):
         cache = (StaticCache(config=model.config, max_cache_len=600) if static
                  else DynamicCache(config=model.config))
         parts = [function(ids, past_key_values=cache).logits
-                 for ids in (*tokens(400).split(200, dim=1), tokens(1))]
+                 for ids in (*tokens(512).split(256, dim=1), tokens(1))]
         results.append(torch.cat(parts, dim=1))
         layer = tokensieve.hf.stats(model)[1]
-        assert layer.sparse == 1 and layer.reasons["short prompt"] == 1
+        assert layer.sparse == 1 and layer.reasons[SHORT] == 1
         assert layer.reasons["decode"] == (function is model)  # graphs do not count it
     close(results[1], results[0], 1e-5)
 
@@ -126,7 +127,7 @@ def test_generate_compiles_decode():
 
 
 def test_training_runs_dense_and_says_so(caplog):
-    tokensieve.hf._said.clear()
+    tokensieve.hf.layer.said.clear()
     model = sparse_model()
     other = twin(model, "sdpa")
     for function in (torch.compile(model, fullgraph=True, backend="eager"), other):

@@ -134,6 +134,21 @@ def test_a_cuda_graph_replays_with_other_contents():
         assert torch.equal(out, tokensieve.attention(*other, select=select))
 
 
+@pytest.mark.parametrize("select", [None, SelectConfig(**SPARSE), SelectConfig(
+    fill="local", share="layer", **SPARSE)])
+def test_packed_sequences(select):
+    lengths = (700, 1, 640)
+    q, k, v = (x[0] for x in tensors(10, seq_q=sum(lengths), seq_kv=sum(lengths)))
+    begins = torch.tensor([0, *lengths], device=DEVICE).cumsum(0)
+    for longest in ((), (700, 700)):
+        out = tokensieve.attention_varlen(q, k, v, begins, begins, *longest, select=select)
+        expected = [tokensieve.attention(*(x[None] for x in part), select=select)[0]
+                    for part in zip(*(x.split(lengths) for x in (q, k, v)))]
+        near(out, torch.cat(expected), 5e-3)
+    with pytest.raises(tokensieve.UnsupportedError, match="kv_indices"):
+        tokensieve.attention(q[None], k[None], v[None], kv_indices=torch.arange(1341)[None])
+
+
 def test_memory_is_given_back():
     q, k, v = tensors(8, seq_q=4096, seq_kv=4096)
     select = SelectConfig(**SPARSE)

@@ -33,6 +33,8 @@ FAMILIES = {
 SPARSE = SelectConfig(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
                       local_window=64, fill="local", dense_policy="never")
 
+NOT_LISTED, SHORT = "layer not in the profile", "prompt shorter than min_tokens"
+
 
 def make(family="Llama", implementation="tokensieve", **more):
     torch.manual_seed(0)
@@ -100,13 +102,13 @@ def test_sparse_layers_equal_the_oracle(family):
     assert ran and ran <= {2, 3} and 0 < stats[max(ran)].seconds
     for layer in ran:
         assert stats[layer].keep_ratio == pytest.approx((112 + 64) / 512)
-    assert reasons(model)[0] == {"dense layer": 1}
+    assert reasons(model)[0] == {NOT_LISTED: 1}
 
     def oracle(module, query, key, value, mask, scaling=None, softcap=None, s_aux=None, **kwargs):
         if module.layer_idx not in ran:
-            return tokensieve.hf._attention_forward(module, query, key, value, mask,
-                                                    scaling=scaling, softcap=softcap,
-                                                    s_aux=s_aux, **kwargs)
+            return tokensieve.hf.interface.attention_forward(
+                module, query, key, value, mask, scaling=scaling, softcap=softcap, s_aux=s_aux,
+                **kwargs)
         out = tokensieve.attention(query, key, value, select=SPARSE, sm_scale=scaling,
                                    softcap=softcap or 0.0, sink_logits=s_aux, layout="bhsd",
                                    backend="ref")
@@ -158,9 +160,39 @@ def test_chunks_keep_the_newest_rows_exact():
         mine = model(chunk, past_key_values=cache).logits
         theirs = other(chunk, past_key_values=dense_cache).logits
     layer = tokensieve.hf.stats(model)[3]
-    assert layer.sparse == 1 and dict(layer.reasons) == {"short prompt": 1}
+    assert layer.sparse == 1 and dict(layer.reasons) == {SHORT: 1}
     close(mine[:, -64:], theirs[:, -64:])
     assert (mine[:, :192] - theirs[:, :192]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_short_chunks_run_dense():
+    """As in llama.cpp: a chunk of less than four observation windows is not worth a selection."""
+    model, ids = make(), tokens(600)
+    other = twin(model, "sdpa")
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    cache, dense_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    for chunk in ids.split([345, 255], dim=1):
+        with tokensieve.sparse(layers=[3] if chunk.shape[1] == 255 else []):
+            mine = model(chunk, past_key_values=cache).logits
+        theirs = other(chunk, past_key_values=dense_cache).logits
+        close(mine, theirs)
+    assert reasons(model)[3] == {NOT_LISTED: 1, "few rows": 1}
+
+
+@torch.no_grad()
+def test_chunks_keep_the_first_tokens(monkeypatch):
+    """As in llama.cpp: attention sinks live there."""
+    model, ids = make(), tokens(600)
+    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    selects = []
+    attend = tokensieve.hf.forward._attend.attend
+    monkeypatch.setattr(tokensieve.hf.forward._attend, "attend", lambda q, k, v, settings, *a, **b:
+                        selects.append(settings.select) or attend(q, k, v, settings, *a, **b))
+    cache = DynamicCache(config=model.config)
+    for chunk in ids.split(300, dim=1):
+        model(chunk, past_key_values=cache)
+    assert selects == [SPARSE, dataclasses.replace(SPARSE, queries="all", protect_first=4)]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -231,7 +263,7 @@ def test_reasons_for_dense():
     for call, reason in [
             (lambda: logits(model, tokens(200, 2), attention_mask=holes),
              "custom mask"),
-            (lambda: logits(model, tokens(50)), "short prompt"),
+            (lambda: logits(model, tokens(50)), SHORT),
             (lambda: logits(model, tokens(1)), "decode"),
             (lambda: logits(copy_double(model), tokens(200)), None),
             (lambda: with_dense(model), "switched off"),
@@ -257,7 +289,7 @@ def with_dense(model):
 
 
 def test_odd_head_dim_runs_dense_and_says_so(caplog):
-    tokensieve.hf._said.clear()
+    tokensieve.hf.layer.said.clear()
     model = make(head_dim=24)
     tokensieve.hf.configure(model, select=SPARSE, layers=[2], min_tokens=100)
     for _ in range(2):
@@ -268,7 +300,7 @@ def test_odd_head_dim_runs_dense_and_says_so(caplog):
 
 
 def test_training_has_the_gradients_of_sdpa_and_says_so_once(caplog):
-    tokensieve.hf._said.clear()
+    tokensieve.hf.layer.said.clear()
     model = make().train()
     other = twin(model, "sdpa")
     tokensieve.hf.configure(model, select=SPARSE, layers=[2, 3], min_tokens=100)
@@ -331,7 +363,7 @@ def test_contexts_override_the_policy():
     assert stats[1].keep_ratio == pytest.approx((224 + 64) / 512)
     with tokensieve.sparse(min_tokens=10000):
         logits(model, tokens())
-    assert reasons(model)[2] == {"dense layer": 1, "short prompt": 1}
+    assert reasons(model)[2] == {NOT_LISTED: 1, SHORT: 1}
 
 
 def test_layers_that_the_profile_sets_apart():
@@ -382,20 +414,20 @@ def test_override_of_a_call_beats_the_context():
 
 
 def test_without_a_profile_says_so_once(caplog, monkeypatch):
-    tokensieve.hf._said.clear()
+    tokensieve.hf.layer.said.clear()
     monkeypatch.delenv("TOKENSIEVE_PROFILE", raising=False)
     model = make()
     with caplog.at_level(logging.WARNING, "tokensieve"):
         logits(model, tokens(50))
         logits(model, tokens(50))
     assert [r.message for r in caplog.records if "no profile" in r.message] == [
-        "tokensieve: no profile for this llama model: layers 2 to 3 run sparse with tau 0.005 and "
-        "local fill (tokensieve.hf.configure changes it)"]
-    assert reasons(model)[1] == {"dense layer": 2} and reasons(model)[2] == {"short prompt": 2}
+        "tokensieve: no profile for this llama model: layers 2 to 3 run sparse with keep_ratio "
+        "0.2, one set per layer and local fill (tokensieve.hf.configure changes it)"]
+    assert reasons(model)[1] == {NOT_LISTED: 2} and reasons(model)[2] == {SHORT: 2}
 
 
 def test_profiles(monkeypatch, tmp_path):
-    with pytest.raises(tokensieve.ArgumentError, match="num_layers is 4, the profile's is 30"):
+    with pytest.raises(tokensieve.ArgumentError, match=r"num_layers 4 \(profile: 30\)"):
         tokensieve.hf.configure(make(), "smollm2")
     with pytest.raises(tokensieve.ArgumentError, match="layers has 9; allowed: 1 to 3"):
         tokensieve.hf.configure(make(), layers=[9])

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="tokensieve")
 model(torch.arange(2, 202)[None])
 hf = sys.modules["tokensieve.hf"]
-print([layer for layer, did in hf.stats(model).items() if "dense layer" not in did.reasons])
+print([layer for layer, did in hf.stats(model).items()
+       if "layer not in the profile" not in did.reasons])
 """
 PROFILE = """{"tokensieve_profile": 1, "fingerprint": {"num_layers": 4}, "sparse_layers": [1, 3],
 "min_tokens": 100, "select": {"budget": "keep_ratio", "keep_ratio": 0.5, "min_keep": 16,

@@ -7,13 +7,16 @@ Hugging Face models: ``import tokensieve.hf``, then ``attn_implementation="token
 """
 
 from tokensieve._abi import ArgumentError, Error, UnsupportedError
-from tokensieve._attention import (KeptTokens, Report, attention, info, select_tokens,
-                                   set_num_threads)
+from tokensieve._attention import attention, attention_varlen, info, select_tokens
 from tokensieve._block_mask import BlockMask
-from tokensieve._config import Fingerprint, Profile, SelectConfig
+from tokensieve._config import Fingerprint, LayerChoice, Profile
 from tokensieve._context import dense, sparse
+from tokensieve._results import KeptTokens, Report
+from tokensieve._select import SelectConfig
 from tokensieve._sieve import sieve
+from tokensieve._threads import set_num_threads
 
-__all__ = ["ArgumentError", "BlockMask", "Error", "Fingerprint", "KeptTokens", "Profile", "Report",
-           "SelectConfig", "UnsupportedError", "attention", "dense", "info", "select_tokens",
-           "set_num_threads", "sieve", "sparse"]
+__all__ = ["ArgumentError", "BlockMask", "Error", "Fingerprint", "KeptTokens", "LayerChoice",
+           "Profile", "Report", "SelectConfig", "UnsupportedError", "attention",
+           "attention_varlen", "dense", "info", "select_tokens", "set_num_threads", "sieve",
+           "sparse"]

@@ -1,4 +1,7 @@
-"""The C ABI (tokensieve_c.h) through ctypes: structs, calls, errors. Knows nothing of tensors."""
+"""The C ABI (tokensieve_c.h, tokensieve_profile_c.h) through ctypes: structs, calls, errors.
+
+Knows nothing of tensors.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_
 NUM_STAGES = 6
 DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
 BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
-INVALID_ARGUMENT, UNSUPPORTED = 1, 2
+INVALID_ARGUMENT, UNSUPPORTED, DATA_ERROR = 1, 2, 6
+DISABLED, LAYER_NOT_LISTED = 1, 9  # of enum tokensieve_dense_reason
+KEYS_PROFILE, KEYS_ALL = 0, 1  # enum tokensieve_keys
 
 
 def _struct(name: str, fields: list[tuple[str, Any]]) -> type[C.Structure]:
@@ -28,12 +33,8 @@ Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("
                           ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32),
                           ("sm_scale", F32), ("softcap", F32), ("packed", I32),
                           ("reserved", I32)])
-Select = _struct("Select", [("enabled", I32), ("budget", I32), ("share", I32), ("fill", I32),
-                            ("queries", I32), ("arithmetic", I32), ("dense_policy", I32),
-                            ("tau", F64), ("keep_ratio", F64), ("min_drop", F64),
-                            ("keep_count", I64), ("min_keep", I64), ("obs_window", I32),
-                            ("pool_width", I32), ("protect_first", I32), ("local_window", I32),
-                            ("sinks", I32), ("reserved", I32)])
+# Opaque: settings go in and come out by name, as JSON. The library's struct is smaller.
+Select = _struct("Select", [("fields", C.c_uint32 * 127)])
 Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
                               ("num_ranks", I32), ("rank", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
@@ -52,13 +53,19 @@ RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
                                     ("all_gather", PTR), ("gather_context", PTR)])
 ALL_GATHER = C.CFUNCTYPE(I32, PTR, PTR, C.c_size_t, PTR)  # RunOptions.all_gather
 KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
+Fingerprint = _struct("Fingerprint", [("num_layers", I32), ("num_q_heads", I32),
+                                      ("num_kv_heads", I32), ("head_dim", I32),
+                                      ("architecture", C.c_char_p)])
+LayerCall = _struct("LayerCall", [("layer", I32), ("seqlen_q", I64), ("seqlen_kv", I64),
+                                  ("plain_causal", I32), ("reserved", I32)])
 
 _STATUS_SIZE = C.sizeof(Status)
 
 # The _init function of each struct, without tokensieve_ and _init.
 INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
          Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
-         Report: "report", RunOptions: "run_options", KeepSet: "keep_set"}
+         Report: "report", RunOptions: "run_options", KeepSet: "keep_set",
+         Fingerprint: "fingerprint", LayerCall: "layer_call"}
 
 
 class Error(Exception):
@@ -96,13 +103,14 @@ def library() -> C.CDLL:
                     "TOKENSIEVE_LIBRARY to a libtokensieve.so")
     c = C.CDLL(str(path))
     for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
-                 "stage_name"):
+                 "stage_name", "select_word"):
         getattr(c, f"tokensieve_{name}").restype = C.c_char_p
     c.tokensieve_run.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
     c.tokensieve_select_tokens.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
     c.tokensieve_read_report.argtypes = [PTR, PTR, C.c_size_t, PTR, PTR, PTR]
     c.tokensieve_plan_free.argtypes = [PTR]
     c.tokensieve_thread_pool_free.argtypes = [PTR]
+    c.tokensieve_profile_free.argtypes = [PTR]
     return c
 
 
@@ -131,8 +139,25 @@ def call(name: str, *arguments: Any) -> None:
         raise error(code, status.message.decode(errors="replace"))
 
 
+def text(name: str, *arguments: Any) -> str:
+    """What tokensieve_<name>(*arguments, text, capacity, &length, &status) writes."""
+    length, capacity = C.c_size_t(), 1 << 12
+    while True:
+        buffer = C.create_string_buffer(capacity)
+        call(name, *arguments, buffer, C.c_size_t(capacity), C.byref(length))
+        if length.value < capacity:
+            return buffer.value.decode()
+        capacity = length.value + 1
+
+
+def reason_text(reason: int) -> str:
+    """Of an enum tokensieve_dense_reason; "" for none."""
+    return library().tokensieve_dense_reason_text(reason).decode() if reason else ""
+
+
 def error(code: int, message: str) -> Error:
-    kind = {INVALID_ARGUMENT: ArgumentError, UNSUPPORTED: UnsupportedError}.get(code, Error)
+    kind = {INVALID_ARGUMENT: ArgumentError, DATA_ERROR: ArgumentError,
+            UNSUPPORTED: UnsupportedError}.get(code, Error)
     problem = kind(message)
     problem.code = library().tokensieve_code_name(code).decode()
     return problem

@@ -1,150 +1,24 @@
-"""SelectConfig and Profile: which tokens a layer keeps, and which layers do (docs/profile.md)."""
+"""Profile: which layers of a model run sparse, and how (docs/profile.md).
+
+How profiles are read and written, what they allow and what they choose is the library's.
+"""
 
 from __future__ import annotations
 
 import ctypes as C
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 from tokensieve import _abi, _files
-from tokensieve._abi import ArgumentError, Error
-
-# Names of the C enumerations, in their order.
-CHOICES = {
-    "budget": ("tau", "keep_ratio", "keep_count"),
-    "share": ("head", "kv", "layer"),
-    "fill": ("zero", "local"),
-    "queries": ("kept", "all"),
-    "arithmetic": ("fp32", "reference_rounding"),
-    "dense_policy": ("break_even", "never"),
-}
-_INTEGERS = ("obs_window", "pool_width", "min_keep", "protect_first", "keep_count",
-             "local_window", "sinks")
-_MAX_PROFILE_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class SelectConfig:
-    """Which tokens a sparse layer keeps, and what the rows of dropped tokens get.
-
-    Fields and defaults are those of the C++ struct (``tokensieve/select.h``); enumerations are
-    strings. Values are checked when the object is made.
-
-    Parameters
-    ----------
-    enabled : bool
-        False: dense attention.
-    budget : {"tau", "keep_ratio", "keep_count"}
-        How many prefix tokens are kept.
-    tau : float
-        [0, 1): share of score mass that may be dropped. 0 runs dense.
-    keep_ratio : float
-        (0, 1]: kept share of the prefix.
-    keep_count : int
-        Kept prefix tokens.
-    obs_window : int
-        1 to 4096 last queries that score the prefix; always kept.
-    pool_width : int
-        Odd smoothing width, 1 to 1023.
-    min_keep : int
-        Floor on the kept prefix tokens.
-    protect_first : int
-        First tokens that are always kept.
-    min_drop : float
-        [0, 1): dense unless this share of the prefix is dropped.
-    share : {"head", "kv", "layer"}
-        Which heads have a set of kept tokens in common.
-    fill : {"zero", "local"}
-        What dropped rows get: zeros, or attention over the sinks and a window of neighbours.
-    queries : {"kept", "all"}
-        "kept" drops queries with their keys (whole prompts), "all" only keys before the chunk.
-    local_window : int
-        Neighbours of local fill, a multiple of 64.
-    sinks : int
-        First tokens that every row of local fill sees, 0 to 64.
-    arithmetic : {"fp32", "reference_rounding"}
-        "reference_rounding" rounds scores to bf16 where the paper's code does.
-    dense_policy : {"break_even", "never"}
-        "break_even" runs dense when sparse cannot win.
-
-    Raises
-    ------
-    ArgumentError
-        A value is outside what is allowed (also a ValueError).
-    """
-
-    enabled: bool = True
-    budget: str = "tau"
-    tau: float = 0.005
-    keep_ratio: float = 0.2
-    keep_count: int = 1024
-    obs_window: int = 128
-    pool_width: int = 7
-    min_keep: int = 1024
-    protect_first: int = 0
-    min_drop: float = 0.0
-    share: str = "head"
-    fill: str = "zero"
-    queries: str = "kept"
-    local_window: int = 512
-    sinks: int = 4
-    arithmetic: str = "fp32"
-    dense_policy: str = "break_even"
-    text: ClassVar[str]  # as JSON
-    _hash: ClassVar[int]
-
-    def __post_init__(self) -> None:
-        shape = _abi.new(_abi.Shape)
-        shape.seqlen_q = shape.seqlen_kv = shape.num_q_heads = shape.num_kv_heads = 1
-        shape.head_dim = 16
-        plan = _abi.PTR()
-        _abi.call("make_plan", C.byref(shape), C.byref(self._to_c()), None, C.byref(plan))
-        _abi.library().tokensieve_plan_free(plan)
-        # Plans are looked up by the hash at each call. Compiled graphs hold the text.
-        object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
-        object.__setattr__(self, "text", json.dumps(dataclasses.asdict(self), default=float))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> Any:  # hashes of strings differ between processes
-        return SelectConfig, dataclasses.astuple(self)
-
-    def _to_c(self) -> Any:
-        select = _abi.new(_abi.Select)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in CHOICES:
-                allowed = CHOICES[field.name]
-                if value not in allowed:
-                    raise ArgumentError(
-                        f"{field.name} is {value!r}; allowed: {', '.join(allowed)}")
-                value = allowed.index(value)
-            elif field.name in _INTEGERS and not _is_integer(value):
-                raise ArgumentError(f"{field.name} is {value!r}; allowed: an integer")
-            try:
-                setattr(select, field.name, value)
-            except TypeError:
-                raise ArgumentError(f"{field.name} is {value!r}; allowed: a number") from None
-            if field.name in _INTEGERS and getattr(select, field.name) != value:
-                raise ArgumentError(f"{field.name} is {value}; that is too large")
-        return select
-
+from tokensieve._abi import ArgumentError
+from tokensieve._select import SelectConfig
 
 LayerSelect = tuple[tuple[tuple[int, ...], SelectConfig], ...]
-_Settings = TypeVar("_Settings", bound="LayerSettings")
-
-# Those of a model; the others are policies of a call.
-_PROFILE_KEYS = tuple(f.name for f in dataclasses.fields(SelectConfig)
-                      if f.name not in ("enabled", "queries", "dense_policy"))
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,38 +31,35 @@ class Fingerprint:
     num_kv_heads: int = 0
     head_dim: int = 0
 
-
-class LayerSettings:
-    """Settings of all sparse layers, and of some that differ: base of what has these two fields."""
-
-    select: SelectConfig
-    layer_select: LayerSelect
-
-    def select_of(self, layer: int) -> SelectConfig:
-        """What a sparse layer selects.
-
-        Parameters
-        ----------
-        layer : int
-        """
-        return next((select for layers, select in self.layer_select if layer in layers),
-                    self.select)
-
-    def map_select(self: _Settings, change: Callable[[SelectConfig], SelectConfig]) -> _Settings:
-        """A copy with the settings of all layers changed.
-
-        Parameters
-        ----------
-        change : callable
-            Gives the new settings for the old ones.
-        """
-        return dataclasses.replace(  # type: ignore[type-var]
-            self, select=change(self.select),
-            layer_select=tuple((layers, change(select)) for layers, select in self.layer_select))
+    def _to_c(self) -> Any:
+        model = _abi.new(_abi.Fingerprint)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            setattr(model, field.name, value.encode() if isinstance(value, str) else value)
+        return model
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile(LayerSettings):
+class LayerChoice:
+    """What a profile chooses for one attention call of one layer.
+
+    Attributes
+    ----------
+    select : SelectConfig
+        The settings; ``enabled=False``: dense.
+    reason : str
+        Why dense, or "".
+    code : int
+        The reason as ``enum tokensieve_dense_reason``.
+    """
+
+    select: SelectConfig
+    reason: str
+    code: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
     """Which layers of a model run sparse, and how; the JSON format is docs/profile.md.
 
     Parameters
@@ -217,6 +88,10 @@ class Profile(LayerSettings):
     drift: tuple[float, ...] = ()
     layer_select: LayerSelect = ()
 
+    def __post_init__(self) -> None:
+        for name in ("sparse_layers", "drift", "layer_select"):  # lists would not be hashable
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
         """Reads a profile.
@@ -242,9 +117,7 @@ class Profile(LayerSettings):
             names = sorted(p.stem for p in shipped.parent.glob("*.json"))
             raise FileNotFoundError(f"no profile {os.fspath(path)!r}: neither a file nor one of "
                                     f"the shipped {', '.join(names) or '(none)'}")
-        if file.stat().st_size > _MAX_PROFILE_BYTES:
-            raise ArgumentError(f"{file}: larger than 1 MiB, which no profile is")
-        return Profile.parse(file.read_text(encoding="utf-8", errors="replace"), str(file))
+        return _Handle("load", os.fsencode(file)).profile()
 
     @staticmethod
     def parse(text: str, source: str = "profile") -> Profile:
@@ -261,31 +134,68 @@ class Profile(LayerSettings):
         ArgumentError
             The text is not a profile; the message names the key and what is allowed.
         """
-        try:
-            root = json.loads(text)
-        except (ValueError, RecursionError) as problem:
-            raise ArgumentError(f"{source}: not JSON: {problem}") from None
-        try:
-            return _parse(root)
-        except (Error, TypeError) as problem:
-            raise ArgumentError(f"{source}: {problem}") from None
+        if "\0" in text:  # where a C string ends
+            raise ArgumentError(f"{source} is not valid JSON: it holds a NUL character")
+        return _Handle("parse", text.encode(errors="replace"), source.encode(errors="replace"),
+                       _abi.KEYS_PROFILE).profile()
+
+    @staticmethod
+    def default(model: Fingerprint) -> Profile:
+        """The profile of a model that nobody has measured: the upper half of its layers, keep_ratio
+        .2, one set per layer, local fill.
+
+        Parameters
+        ----------
+        model : Fingerprint
+            Its num_layers says which layers these are.
+        """
+        return _Handle("default", C.byref(model._to_c())).profile()
+
+    def select_of(self, layer: int) -> SelectConfig:
+        """What a sparse layer selects.
+
+        Parameters
+        ----------
+        layer : int
+        """
+        return next((select for layers, select in self.layer_select if layer in layers),
+                    self.select)
+
+    def map_select(self, change: Callable[[SelectConfig], SelectConfig]) -> Profile:
+        """A copy with the settings of all layers changed.
+
+        Parameters
+        ----------
+        change : callable
+            Gives the new settings for the old ones.
+        """
+        return dataclasses.replace(
+            self, select=change(self.select),
+            layer_select=tuple((layers, change(select)) for layers, select in self.layer_select))
+
+    def choose(self, layer: int, seqlen_q: int, seqlen_kv: int) -> LayerChoice:
+        """Whether a causal attention call runs sparse, and with which settings, in every engine.
+
+        Parameters
+        ----------
+        layer : int
+        seqlen_q, seqlen_kv : int
+            Queries and keys of a sequence. Equal: the whole prompt; fewer queries: a chunk of it.
+
+        Returns
+        -------
+        LayerChoice
+
+        Raises
+        ------
+        ArgumentError
+            The profile or a length is not possible.
+        """
+        return _choose(self, layer, seqlen_q, seqlen_kv)
 
     def to_json(self) -> str:
         """The profile as the JSON text of docs/profile.md."""
-        select = _to_json(self.select)
-        root = {"tokensieve_profile": 1, "model": self.model,
-                "fingerprint": dataclasses.asdict(self.fingerprint),
-                "sparse_layers": list(self.sparse_layers), "min_tokens": self.min_tokens,
-                "select": select}
-        if self.layer_select:
-            root["layer_select"] = [
-                {"layers": list(layers),
-                 "select": {name: value for name, value in _to_json(other).items()
-                            if value != select[name]}}
-                for layers, other in self.layer_select]
-        if self.drift:
-            root["drift"] = list(self.drift)
-        return json.dumps(root, indent=2) + "\n"
+        return _handle(self).to_json(_abi.KEYS_PROFILE)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the profile, which the library, the CLI and the llama.cpp plug-in read too.
@@ -310,86 +220,51 @@ class Profile(LayerSettings):
         ArgumentError
             Fields differ; the text names them.
         """
-        wrong = [f"{f.name} is {getattr(model, f.name)!r}, the profile's is {wanted!r}"
-                 for f in dataclasses.fields(Fingerprint)
-                 if (wanted := getattr(self.fingerprint, f.name))
-                 and wanted != getattr(model, f.name)]
-        if wrong:
-            raise ArgumentError(f"the profile {self.model!r} is for another model: "
-                                + "; ".join(wrong))
+        _abi.call("profile_check", _handle(self).pointer, C.byref(model._to_c()))
 
 
-def _to_json(select: SelectConfig) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(select).items()
-            if name in _PROFILE_KEYS}
+class _Handle:
+    """A C profile that tokensieve_profile_<function> makes, freed with this object."""
+
+    def __init__(self, function: str, *arguments: Any) -> None:
+        self.free = _abi.library().tokensieve_profile_free  # modules go first when Python ends
+        self.pointer = _abi.PTR()
+        _abi.call(f"profile_{function}", *arguments, C.byref(self.pointer))
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            self.free(self.pointer)
+
+    def to_json(self, keys: int) -> str:
+        return _abi.text("profile_to_json", self.pointer, keys)
+
+    def profile(self) -> Profile:
+        root = json.loads(self.to_json(_abi.KEYS_ALL))
+        common = root["select"]
+        return Profile(
+            sparse_layers=root["sparse_layers"], select=SelectConfig(**common),
+            min_tokens=root["min_tokens"], fingerprint=Fingerprint(**root["fingerprint"]),
+            model=root["model"], drift=root.get("drift", ()),
+            layer_select=tuple(
+                (tuple(group["layers"]), SelectConfig(**{**common, **group["select"]}))
+                for group in root.get("layer_select", ())))
 
 
-def _expect(what: Any, message: str) -> None:
-    if not what:
-        raise ArgumentError(message)
+@functools.lru_cache(maxsize=64)
+def _handle(profile: Profile) -> _Handle:
+    root = {"tokensieve_profile": 1, "model": profile.model,
+            "fingerprint": dataclasses.asdict(profile.fingerprint),
+            "sparse_layers": profile.sparse_layers, "min_tokens": profile.min_tokens,
+            "select": json.loads(profile.select.text), "drift": profile.drift,
+            "layer_select": [{"layers": layers, "select": json.loads(select.text)}
+                             for layers, select in profile.layer_select]}
+    return _Handle("parse", json.dumps(root).encode(), b"the profile", _abi.KEYS_ALL)
 
 
-def _members(value: Any, where: str, known: tuple[str, ...], required: tuple[str, ...] = ()
-             ) -> dict[str, Any]:
-    _expect(isinstance(value, dict), f"{where} is not a JSON object")
-    for key in value:
-        _expect(key in known, f"unknown key {key[:60]!r} in {where}")
-    for key in required:
-        _expect(key in value, f"{where} has no {key}")
-    return value
-
-
-def _count(value: Any, name: str, most: int) -> int:
-    _expect(_is_integer(value) and 0 <= value <= most,
-            f"{name} is {str(value)[:40]}; allowed: an integer from 0 to {most}")
-    return value
-
-
-def _layers(value: Any, name: str, most: int) -> tuple[int, ...]:
-    _expect(isinstance(value, list) and all(_is_integer(n) and 1 <= n <= most for n in value)
-            and all(a < b for a, b in zip(value, value[1:])),
-            f"{name}; allowed: ascending integers from 1 to {most}")
-    return tuple(value)
-
-
-def _layer_select(groups: Any, common: dict[str, Any], most: int) -> LayerSelect:
-    """Entries hold only what differs from the common settings."""
-    _expect(isinstance(groups, list), "layer_select is not a list")
-    seen: set[int] = set()
-    result = []
-    for group in groups:
-        _members(group, "layer_select", ("layers", "select"), ("layers", "select"))
-        layers = _layers(group["layers"], "layer_select: layers", most)
-        _expect(layers, "layer_select: layers names no layer")
-        _expect(not seen & set(layers), "layer_select: layers names a layer a second time")
-        seen |= set(layers)
-        differs = _members(group["select"], "layer_select: select", _PROFILE_KEYS)
-        result.append((layers, SelectConfig(**{**common, **differs})))
-    return tuple(result)
-
-
-def _parse(root: Any) -> Profile:
-    _members(root, "the profile",
-             ("tokensieve_profile", "model", "fingerprint", "sparse_layers", "min_tokens",
-              "select", "layer_select", "drift"),
-             ("tokensieve_profile", "fingerprint", "sparse_layers", "select"))
-    _expect(root["tokensieve_profile"] == 1 and _is_integer(root["tokensieve_profile"]),
-            f"tokensieve_profile is {str(root['tokensieve_profile'])[:40]}; allowed: 1")
-    names = tuple(f.name for f in dataclasses.fields(Fingerprint))
-    given = _members(root["fingerprint"], "fingerprint", names)
-    for name in names[1:]:
-        _count(given.get(name, 0), name, 4096)
-    _expect(isinstance(given.get("architecture", ""), str), "architecture is not a string")
-    fingerprint = Fingerprint(**given)
-    most = (fingerprint.num_layers or 4096) - 1
-    layers = _layers(root["sparse_layers"], "sparse_layers", most)
-    select = _members(root["select"], "select", _PROFILE_KEYS)
-    drift = root.get("drift", [])
-    _expect(isinstance(drift, list) and all(isinstance(d, (int, float)) and d >= 0
-                                            for d in drift), "drift is not a list of numbers")
-    model = root.get("model", "")
-    _expect(isinstance(model, str), "model is not a string")
-    return Profile(sparse_layers=layers, select=SelectConfig(**select),
-                   layer_select=_layer_select(root.get("layer_select", []), select, most),
-                   min_tokens=_count(root.get("min_tokens", 4096), "min_tokens", 2**31 - 1),
-                   fingerprint=fingerprint, model=model, drift=tuple(drift))
+@functools.lru_cache(maxsize=1024)
+def _choose(profile: Profile, layer: int, seqlen_q: int, seqlen_kv: int) -> LayerChoice:
+    call, select, reason = _abi.new(_abi.LayerCall), _abi.new(_abi.Select), _abi.I32()
+    call.layer, call.seqlen_q, call.seqlen_kv = layer, seqlen_q, seqlen_kv
+    _abi.call("profile_choose", _handle(profile).pointer, C.byref(call), C.byref(select),
+              C.byref(reason))
+    return LayerChoice(SelectConfig._from_c(select), _abi.reason_text(reason.value), reason.value)

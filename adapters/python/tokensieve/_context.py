@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from tokensieve._abi import ArgumentError
-from tokensieve._config import SelectConfig
+from tokensieve._select import SelectConfig
 
 
 @dataclasses.dataclass(frozen=True)

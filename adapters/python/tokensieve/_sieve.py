@@ -9,7 +9,7 @@ from typing import Any
 from tokensieve._abi import ArgumentError
 from tokensieve._attention import select_tokens
 from tokensieve._block_mask import BlockMask
-from tokensieve._config import SelectConfig
+from tokensieve._select import SelectConfig
 
 
 def sieve(attn_fn: Callable[..., Any], *, select: SelectConfig | None = None,

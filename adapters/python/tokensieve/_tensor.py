@@ -54,8 +54,9 @@ def view(x: Any, name: str) -> View:
                         "or an object with __dlpack__ or __array_interface__")
 
 
-def describe(key: tuple[Any, ...], name: str, layout: str) -> Any:
-    """The C struct [batch, seq, head, dim] of tensors with this View.key in `layout`, no data."""
+def describe(key: tuple[Any, ...], name: str, layout: str, packed: bool = False) -> Any:
+    """The C struct [batch, seq, head, dim] of tensors with this View.key in `layout`, or [tokens,
+    heads, dim] if `packed`; no data."""
     dtype, device, shape, strides, _ = key
     if layout not in LAYOUTS:
         raise ArgumentError(f"layout is {layout!r}; allowed: {', '.join(LAYOUTS)}")
@@ -65,6 +66,11 @@ def describe(key: tuple[Any, ...], name: str, layout: str) -> Any:
         if code is None:
             raise ArgumentError(f"{name} has dtype {dtype}; allowed: {', '.join(_abi.DTYPES)}")
         dtype = code
+    if packed:
+        if len(shape) != 3:
+            raise ArgumentError(f"{name} has {len(shape)} dimensions; allowed: the 3 of packed "
+                                "sequences, [tokens, heads, dim]")
+        shape, strides = (1, *shape), (shape[0] * strides[0], *strides)
     if len(shape) != 4:
         raise ArgumentError(f"{name} has {len(shape)} dimensions; allowed: the 4 of {layout}")
     if layout == "bhsd":
@@ -150,12 +156,18 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
     """x as a contiguous integer array beside q, and its address; copied only where it must be."""
     if q.torch:
         torch = sys.modules["torch"]
-        array = torch.as_tensor(x).to(q.key[1], getattr(torch, f"int{bits}")).contiguous()
+        given = torch.as_tensor(x)
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        array = given.to(q.key[1], getattr(torch, f"int{bits}")).contiguous()
         data = array.data_ptr()
     else:
         import numpy as np
-        array = np.ascontiguousarray(x, dtype=f"int{bits}")
+        given = np.asarray(x)
+        whole = given.dtype.kind in "iu"
+        array = np.ascontiguousarray(given, dtype=f"int{bits}")
         data = array.ctypes.data
+    if not whole and array.size:
+        raise ArgumentError(f"{name} has dtype {given.dtype}; allowed: integers")
     if array.ndim != dimensions:
         raise ArgumentError(f"{name} has {array.ndim} dimensions; allowed: {dimensions}")
     return array, data

@@ -17,6 +17,7 @@ keys: keep, tau, count, layers (2-29 or 4+9+12-20), fill, share, window, and any
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -34,13 +35,15 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import tokensieve
 import tokensieve.hf
 from tokensieve import _models
 from tokensieve._abi import ArgumentError, Error
-from tokensieve._config import Fingerprint, Profile, SelectConfig
+from tokensieve._config import Fingerprint, Profile
+from tokensieve._select import SelectConfig
+from tokensieve.hf.interface import NAME, replaced
 
 # ---- Configurations ------------------------------------------------------------------------------
 
@@ -333,16 +336,17 @@ class _DenseRows:
         self.model, self.layers, self.rows = model, layers, rows
 
     def __enter__(self) -> None:
-        self.before = AttentionInterface._global_mapping["tokensieve"]
+        self.stack = contextlib.ExitStack()
         if self.rows:
-            AttentionInterface.register("tokensieve", self._attention)
+            self.stack.enter_context(replaced(
+                lambda before: functools.partial(self._attention, before), NAME))
 
     def __exit__(self, *problem: object) -> None:
-        AttentionInterface.register("tokensieve", self.before)
+        self.stack.close()
 
-    def _attention(self, module: nn.Module, query: torch.Tensor, key: torch.Tensor,
-                   value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        out, weights = self.before(module, query, key, value, *args, **kwargs)
+    def _attention(self, before: Callable[..., Any], module: nn.Module, query: torch.Tensor,
+                   key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        out, weights = before(module, query, key, value, *args, **kwargs)
         if module.layer_idx in self.layers and query.shape[2] > self.rows:
             newest = tokensieve.attention(query[:, :, -self.rows:], key, value, layout="bhsd",
                                           sm_scale=kwargs.get("scaling"))

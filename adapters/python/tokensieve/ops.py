@@ -1,6 +1,9 @@
-"""`import tokensieve.ops` registers `torch.ops.tokensieve.attention` for graphs of torch.compile.
+"""`import tokensieve.ops` registers `torch.ops.tokensieve.attention` and `attention_varlen` for
+graphs of torch.compile.
 
-`tokensieve.attention` calls it by itself inside torch.compile, where it does not break the graph.
+`tokensieve.attention` and `attention_varlen` call them by themselves inside torch.compile, where
+they do not break the graph. Settings travel as text: torch.compile guards strings by their value,
+objects by their identity.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensieve import _attention
+from tokensieve import _attend
 from tokensieve._abi import ArgumentError
-from tokensieve._config import SelectConfig
+from tokensieve._attend import Extras
+from tokensieve._call import Settings
+from tokensieve._select import SelectConfig
 
-__all__ = ["attention"]
+__all__ = ["attention", "attention_varlen"]
 
 
 @torch.library.custom_op("tokensieve::attention", mutates_args=(), device_types=("cpu", "cuda"))
 def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None,
               select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
-              causal: bool = True, layout: str = "bshd", backend: str = "auto") -> Tensor:
+              causal: bool = True, layout: str = "bshd", backend: str = "auto",
+              kv_indices: Tensor | None = None) -> Tensor:
     """:func:`tokensieve.attention` with its parameters and errors; forward only.
 
     Parameters
@@ -33,6 +39,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
     sink_logits : Tensor [num_q_heads], optional
     select : str
         ``SelectConfig(...).text``; "": dense.
+    kv_indices : Tensor [batch, seqlen_kv], optional
 
     Returns
     -------
@@ -46,14 +53,39 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
     UnsupportedError
         Nothing in this build or on this device can do it.
     """
+    settings = Settings.of(_select(select), sm_scale, softcap, causal, layout, backend)
     with torch.no_grad():
-        return _attention.attend(q, k, v, _select(select), sm_scale, softcap, sink_logits, causal,
-                                 layout, backend, None, False, False)[0]
+        return _attend.attend(q, k, v, settings, Extras(sink_logits, kv_indices=kv_indices))[0]
 
 
-@attention.register_fake
-def _(q: Tensor, *_: Any, **__: Any) -> Tensor:
-    return q.new_empty(q.shape)
+@torch.library.custom_op("tokensieve::attention_varlen", mutates_args=(),
+                         device_types=("cpu", "cuda"))
+def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
+                     cu_seqlens_kv: Tensor, max_seqlen_q: int | None = None,
+                     max_seqlen_kv: int | None = None, sink_logits: Tensor | None = None,
+                     select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
+                     causal: bool = True, backend: str = "auto") -> Tensor:
+    """:func:`tokensieve.attention_varlen` with its parameters and errors; forward only.
+
+    Parameters
+    ----------
+    q : Tensor [tokens of q, num_q_heads, head_dim]
+    k, v : Tensor [tokens of k, num_kv_heads, head_dim]
+    cu_seqlens_q, cu_seqlens_kv : Tensor [sequences + 1]
+    select : str
+        ``SelectConfig(...).text``; "": dense.
+
+    Returns
+    -------
+    Tensor
+        Contiguous, of q's shape.
+    """
+    settings, extras = _attend.packed(
+        q, Settings.of(_select(select), sm_scale, softcap, causal, backend=backend),
+        Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv),
+        max_seqlen_q, max_seqlen_kv)
+    with torch.no_grad():
+        return _attend.attend(q, k, v, settings, extras)[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,8 +97,14 @@ def _select(text: str) -> SelectConfig | None:
             from None
 
 
+def _like_q(q: Tensor, *_: Any, **__: Any) -> Tensor:
+    return q.new_empty(q.shape)
+
+
 def _refuse_gradients(*_: Any, **__: Any) -> None:
-    raise ArgumentError(_attention.FORWARD_ONLY)
+    raise ArgumentError(_attend.FORWARD_ONLY)
 
 
-attention.register_autograd(_refuse_gradients, setup_context=_refuse_gradients)
+for operator in (attention, attention_varlen):
+    operator.register_fake(_like_q)
+    operator.register_autograd(_refuse_gradients, setup_context=_refuse_gradients)

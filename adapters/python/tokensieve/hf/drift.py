@@ -11,7 +11,8 @@ from torch import nn
 
 from tokensieve import _context
 from tokensieve._abi import ArgumentError
-from tokensieve._config import Fingerprint, Profile, SelectConfig
+from tokensieve._config import Fingerprint, Profile
+from tokensieve._select import SelectConfig
 
 # Profiles name architectures as GGUF files do.
 _GGUF_NAMES = {"mistral": "llama", "gemma3_text": "gemma3", "gpt_oss": "gpt-oss"}
@@ -70,7 +71,7 @@ def profile(model: nn.Module, inputs: Iterable[Any], *, tokenizer: Any = None,
     delta : float
         [0, 1]: layers whose drift is at most this quantile are sparse; layer 0 never is.
     select : SelectConfig, optional
-        Of the sparse layers; None: tau .005 with local fill.
+        Of the sparse layers; None: as in `Profile.default`.
     min_tokens : int
         Shorter prompts run dense.
     name : str
@@ -123,8 +124,8 @@ def profile(model: nn.Module, inputs: Iterable[Any], *, tokenizer: Any = None,
     drift = tuple(value / total for value in sums)
     quantile = float(torch.quantile(torch.tensor(drift, dtype=torch.float64), delta))
     return Profile(tuple(i for i, d in enumerate(drift) if i > 0 and d <= quantile),
-                   select or SelectConfig(fill="local"), min_tokens, fingerprint(model.config),
-                   name, drift)
+                   select or Profile.default(Fingerprint()).select, min_tokens,
+                   fingerprint(model.config), name, drift)
 
 
 def _ids(text: Any, tokenizer: Any) -> torch.Tensor:

@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from tokensieve import _context
+from tokensieve.hf.interface import NAME, replaced
 
 
 @dataclasses.dataclass
@@ -61,15 +61,10 @@ def measure() -> Iterator[dict[int, LayerMeasure]]:
     """
     calls: list[_Call] = []
     result: dict[int, LayerMeasure] = {}
-    mapping = AttentionInterface._global_mapping
-    before = {name: mapping[name] for name in ("tokensieve", "sdpa")}
-    for name, function in before.items():
-        AttentionInterface.register(name, functools.partial(_timed, function, calls))
     try:
-        yield result
+        with replaced(lambda function: functools.partial(_timed, function, calls), NAME, "sdpa"):
+            yield result
     finally:
-        for name, function in before.items():
-            AttentionInterface.register(name, function)
         for layer in sorted({call.layer for call in calls}):
             result[layer] = _layer([call for call in calls if call.layer == layer])
 
