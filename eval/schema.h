@@ -132,14 +132,14 @@ struct FollowUp {
   std::string question;
   std::vector<std::string> expected;
   std::string answer;
-  double score = 0;
+  std::optional<double> score;
 };
 template <typename Visit>
 void members(FollowUp& f, Visit& visit) {
   visit("question", f.question);
   visit("expected", f.expected);
   visit("answer", f.answer);
-  visit.required("score", f.score);
+  visit("score", f.score);
 }
 
 struct LayerResult {
@@ -168,7 +168,8 @@ void members(Metrics& m, Visit& visit) {
   visit.required("nll_dense", m.nll_dense);
 }
 
-// "result": one case, answered with one configuration. Absent numbers do not apply.
+// "result": one case, answered with one configuration. Absent numbers do not apply; an absent score of
+// an answer is worked out by whoever reads the line.
 struct CaseResult : CaseLine {
   static constexpr const char* kType = "result";
   std::string filler;

@@ -8,7 +8,6 @@
 #include <memory>
 #include <vector>
 
-#include "eval/config.h"
 #include "tokensieve_ggml.h"
 
 namespace tokensieve::cli::eval {

@@ -211,8 +211,8 @@ class Tuner {
                          std::vector<PairedScore>& scores) {
     scores.push_back({dense.task, dense.length, *dense.score, *other.score});
     for (size_t i = 0; i < dense.follow_ups.size(); ++i) {
-      scores.push_back({dense.task + " follow-up", dense.length, dense.follow_ups[i].score,
-                        other.follow_ups[i].score});
+      scores.push_back({dense.task + " follow-up", dense.length, *dense.follow_ups[i].score,
+                        *other.follow_ups[i].score});
     }
   }
 

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "common/files.h"
+#include "eval/case.h"
 
 namespace tokensieve::cli::report {
 namespace {
@@ -63,8 +64,21 @@ Line read_case(const Json& json, const EvalRun& run, std::string& error) {
   return line;
 }
 
+// Engines other than ours write answers and leave their scores to whoever reads them.
+std::optional<double> score_of(const std::optional<double>& score,
+                               const std::vector<std::string>& expected,
+                               const std::string& answer) {
+  if (score || expected.empty()) return score;
+  return eval::score({.text = "", .answer_prefix = "", .expected = expected}, answer);
+}
+
 void read_result(const Json& json, EvalRun& run, std::string& error) {
   auto result = read_case<CaseResult>(json, run, error);
+  result.score = score_of(result.score, result.expected, result.answer);
+  for (FollowUp& turn : result.follow_ups) {
+    turn.score = score_of(turn.score, turn.expected, turn.answer);
+    if (!turn.score && error.empty()) error = "a follow-up has neither \"score\" nor \"expected\"";
+  }
   if (result.depth && *result.depth < 0) result.depth.reset();  // no needle
   if (result.depth) result.depth = std::min(*result.depth, 1.0);
   run.results.push_back(std::move(result));
@@ -199,30 +213,6 @@ std::vector<EvalRun> join_parts(std::vector<EvalRun> parts) {
                    run->header.value("cases", int64_t{0});
   }
   return runs;
-}
-
-Result<EvalRun> pool(std::vector<EvalRun> runs) {
-  EvalRun pooled;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    EvalRun& run = runs[i];
-    if (i > 0 && run.model != pooled.model) {
-      return Status::error(StatusCode::kInvalidArgument,
-                           "%s is of model %s, %s of %s; only runs of one model become one",
-                           runs[0].path.c_str(), pooled.model.c_str(), run.path.c_str(),
-                           run.model.c_str());
-    }
-    pooled.model = run.model;
-    pooled.path += (i > 0 ? ", " : "") + run.path;
-    for (Config& config : run.configs) {
-      const auto same = [&](const Config& other) { return other.name == config.name; };
-      if (std::none_of(pooled.configs.begin(), pooled.configs.end(), same)) {
-        pooled.configs.push_back(std::move(config));
-      }
-    }
-    for (CaseResult& result : run.results) result.run = static_cast<int32_t>(i);
-    append(pooled.results, run.results);
-  }
-  return pooled;
 }
 
 std::vector<std::string> warnings_of(const EvalRun& run) {

@@ -43,9 +43,6 @@ Result<EvalRun> read_run(const std::string& path);
 // several processes: they become one.
 std::vector<EvalRun> join_parts(std::vector<EvalRun> parts);
 
-// Runs of several seeds as one: the same model, other prompts. Error: the models differ.
-Result<EvalRun> pool(std::vector<EvalRun> runs);
-
 // What a reader should know: torn last lines, cases that are still to run.
 std::vector<std::string> warnings_of(const EvalRun& run);
 

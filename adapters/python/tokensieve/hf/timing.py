@@ -27,14 +27,14 @@ class LayerMeasure:
         Time in attention; on CUDA between events on the current stream.
     keep_ratio : float or None
         Kept tokens / tokens, mean over the sparse calls; None: none was sparse.
-    attention_pairs : float
+    work : float
         Computed (query, key) pairs / causal pairs, mean over all calls; 1 where dense.
     """
 
     calls: int
     seconds: float
     keep_ratio: float | None
-    attention_pairs: float
+    work: float
 
 
 @dataclasses.dataclass
