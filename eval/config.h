@@ -43,8 +43,8 @@ std::vector<std::string> default_configs();
 std::string describe_configs();
 
 // `specs` are "METHOD" or "METHOD:key=value,key=value". A numeric value may be a list,
-// "keep=.1/.2": one configuration each. Dense is added if it is missing, and comes first: everything
-// is measured against it. Errors name the value and what is allowed.
+// "keep=.1/.2": one configuration each. Dense is added if it is missing, and comes first: all are
+// measured against it. Errors name the value and what is allowed.
 Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
                                           const Profile& model_profile);
 

@@ -101,7 +101,7 @@ Resolved resolve(const Config& config, int64_t tokens) {
     select.keep_count = equal_count(model, select, beside_work(config, tokens), tokens);
     return resolved;
   }
-  // One token of the prefix is kept, a sink: every row sees sinks and its window, nothing is chosen.
+  // One token of the prefix is kept, a sink: rows see sinks and a window, nothing is chosen.
   select.keep_count = select.protect_first = 1;
   select.fill = Fill::kLocal;
   select.share = Share::kLayer;

@@ -1,6 +1,6 @@
 // The methods that an evaluation compares, a row each (docs/evaluation.md, "Configurations", says
-// what each one does and which paper it follows). A new method is a row of the table, and a selector
-// if it keeps other tokens than the library would.
+// what each one does and which paper it follows). A new method is a row of the table, and a
+// selector if it keeps other tokens than the library would.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ struct Method {
   bool records = false;      // first a dense run, whose choices the selector gets; not charged
   bool forgets = false;      // what the first layer drops leaves the KV cache
   std::optional<Fill> fill;  // in place of the profile's
-  std::unique_ptr<Selector> (*selector)(const SelectorInput&) = nullptr;  // null: the library's sets
+  std::unique_ptr<Selector> (*selector)(const SelectorInput&) = nullptr;  // null: library's sets
 
   bool selects() const { return prefill != Prefill::kStock && prefill != Prefill::kDense; }
   // Whether other engines can run it from a profile alone: --write-cases.

@@ -168,8 +168,8 @@ void members(Metrics& m, Visit& visit) {
   visit.required("nll_dense", m.nll_dense);
 }
 
-// "result": one case, answered with one configuration. Absent numbers do not apply; an absent score of
-// an answer is worked out by whoever reads the line.
+// "result": one case, answered with one configuration. Absent numbers do not apply; an absent score
+// of an answer is worked out by whoever reads the line.
 struct CaseResult : CaseLine {
   static constexpr const char* kType = "result";
   std::string filler;
@@ -283,9 +283,9 @@ void members(TuneStep& t, Visit& visit) {
   visit("select", t.select);
   visit.required("work", t.work);
   visit("kl", t.kl);
-  visit("loss", t.loss);
   visit("chosen", t.chosen);
   visit("thin", t.thin);
+  visit("loss", t.loss);
 }
 
 // "resolved" (--write-cases): what a configuration runs on a prompt of so many tokens.

@@ -82,7 +82,7 @@ eval::HeaderLine header() {
   eval::HeaderLine header{.tool = "tokensieve report --example",
                           .date = "2026-11-24T13:00:00Z",
                           .command = "tokensieve report --example (invented numbers)",
-                          .machine = eval::Machine{.cpu = "an invented CPU", .threads = 2, .gpu = ""},
+                          .machine = eval::Machine{"an invented CPU", 2, ""},
                           .seed = 1,
                           .lengths = {std::begin(kLengths), std::end(kLengths)},
                           .cases = kCases,

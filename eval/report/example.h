@@ -6,8 +6,8 @@
 
 namespace tokensieve::cli::report {
 
-// The same text every time. The numbers follow simple rules (more damage with fewer tokens and longer
-// prompts) and measure nothing.
+// The same text every time. The numbers follow simple rules (more damage with fewer tokens and
+// longer prompts) and measure nothing.
 std::string example_run();
 
 }  // namespace tokensieve::cli::report

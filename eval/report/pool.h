@@ -11,8 +11,8 @@ namespace tokensieve::cli::report {
 // Error: the models differ.
 Result<EvalRun> pool(std::vector<EvalRun> runs);
 
-// Every length and all together: points lost, follow-ups lost (in all cells: dense answers nearly all
-// of them), KL, each with its interval and number of cases, and work.
+// Every length and all together: points lost, follow-ups lost (of all cells: dense answers nearly
+// all of them), KL, each with its interval and number of cases, and work.
 std::string pooled_table(const EvalRun& run);
 
 }  // namespace tokensieve::cli::report

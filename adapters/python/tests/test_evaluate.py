@@ -10,6 +10,7 @@ from test_models import prompt, with_model
 import tokensieve
 import tokensieve.hf
 from tokensieve import evaluate
+from tokensieve._run_file import Resolved, Results, command_text
 
 
 def test_compare():
@@ -44,22 +45,22 @@ NONE = profile_of(select_of(budget="keep_count", keep_count=1, protect_first=1, 
 
 
 def test_what_a_configuration_runs():
-    assert evaluate.Resolved.parse({"config": "dense", "tokens": 9}).profile is None
-    forced = evaluate.Resolved.parse({"config": "forced", "tokens": 9, "profile": FORCED,
+    assert Resolved.parse({"config": "dense", "tokens": 9}).profile is None
+    forced = Resolved.parse({"config": "forced", "tokens": 9, "profile": FORCED,
                                       "always_sparse": True})
     assert forced.profile.select.dense_policy == "never" and forced.dense_rows == 0
     assert forced.profile.select.keep_ratio == 0.3 and forced.profile.min_tokens == 0
-    none = evaluate.Resolved.parse({"config": "none", "tokens": 9, "profile": NONE,
+    none = Resolved.parse({"config": "none", "tokens": 9, "profile": NONE,
                                     "dense_rows": 32, "work": 0.3})
     assert (none.dense_rows, none.work) == (32, 0.3)
     assert none.profile.select.protect_first == 1
     assert none.profile.select.dense_policy == "break_even"
     with pytest.raises(tokensieve.ArgumentError, match="keep_ratio"):
-        evaluate.Resolved.parse({"config": "c", "profile": profile_of(select_of(keep_ratio=2))})
+        Resolved.parse({"config": "c", "profile": profile_of(select_of(keep_ratio=2))})
 
 
 def test_published_commands_hold_no_folders():
-    assert evaluate.command_text(["/opt/lib/evaluate.py", "cases.jsonl", "-o", "/tmp/a/run.jsonl",
+    assert command_text(["/opt/lib/evaluate.py", "cases.jsonl", "-o", "/tmp/a/run.jsonl",
                                   "../x"]) == "evaluate.py cases.jsonl -o run.jsonl ../x"
 
 
@@ -150,5 +151,5 @@ def test_bad_files(tmp_path, capsys):
     output = tmp_path / "run.jsonl"
     output.write_text("something else")
     with pytest.raises(tokensieve.ArgumentError, match="not a results file"):
-        evaluate.Results(str(output), {"type": "run"})
+        Results(str(output), {"type": "run"})
     assert output.read_text() == "something else"
