@@ -47,19 +47,29 @@ Tokens turn_tokens(const LlamaModel& model, const std::string& system, const Que
 
 }  // namespace
 
+std::vector<CaseId> case_ids(const std::vector<std::string>& tasks,
+                             const std::vector<int32_t>& lengths, int32_t cases) {
+  std::vector<CaseId> ids;
+  for (int32_t index = 0; index < cases; ++index) {
+    for (const int32_t length : lengths) {
+      for (const std::string& task : tasks) ids.push_back({task, length, index});
+    }
+  }
+  return ids;
+}
+
 Tokens right_answer(const LlamaModel& model, const Question& question) {
   return model.tokenize(reply_to(question), false);
 }
 
 Result<PreparedCase> prepare_case(const LlamaModel& model, const std::string& system,
-                                  const std::string& task, int32_t length, int32_t index,
-                                  uint64_t seed) {
+                                  const CaseId& id, uint64_t seed) {
   const CountTokens count = [&](std::string_view document, const Question& question) {
     const Result<Tokens> tokens =
         prompt_tokens(model, system, std::string(document), question);
     return tokens.ok() ? static_cast<int32_t>(tokens->size()) : 0;
   };
-  Result<Case> made = make_case(task, length, index, seed, count);
+  Result<Case> made = make_case(id.task, id.length, id.index, seed, count);
   if (!made.ok()) return made.status();
   PreparedCase prepared{.source = std::move(made.value())};
   const Case& source = prepared.source;

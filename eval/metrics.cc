@@ -47,11 +47,11 @@ Metrics compare(const Predictions& reference, const Predictions& other) {
     m.kl_max = std::max(m.kl_max, kl);
     m.top1 += top_a == top_b ? 1 : 0;
     const auto target = static_cast<size_t>(reference.targets[i]);
-    m.nll_reference += log_a - a[target];
+    m.nll_dense += log_a - a[target];
     m.nll += log_b - b[target];
   }
   if (m.tokens == 0) return m;
-  for (double* mean : {&m.kl, &m.top1, &m.nll, &m.nll_reference}) *mean /= m.tokens;
+  for (double* mean : {&m.kl, &m.top1, &m.nll, &m.nll_dense}) *mean /= m.tokens;
   return m;
 }
 

@@ -26,7 +26,7 @@ struct Metrics {
   double kl_max = 0;  // of one token
   double top1 = 0;    // share of tokens with the same likeliest next token
   double nll = 0;     // of the real text
-  double nll_reference = 0;
+  double nll_dense = 0;
 };
 
 // Same vocabulary and tokens.

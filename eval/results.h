@@ -2,17 +2,15 @@
 // the same evaluation again goes on where it stopped. docs/evaluation.md, "File format".
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "eval/schema.h"
 #include "tokensieve/status.h"
 
 namespace tokensieve::cli::eval {
-
-using Json = nlohmann::ordered_json;
 
 class ResultsFile {
  public:

@@ -9,12 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "eval/case.h"
-#include "eval/config.h"
-#include "eval/metrics.h"
-#include "eval/selectors.h"
 #include "common/llama_session.h"
 #include "common/plugin.h"
+#include "eval/case.h"
+#include "eval/config.h"
+#include "eval/equal_work.h"
+#include "eval/metrics.h"
+#include "eval/selectors.h"
 
 namespace tokensieve::cli::eval {
 
@@ -29,16 +30,9 @@ struct PreparedCase {
 };
 
 struct CaseRun {
-  double prefill_ms = 0;
-  double attention_ms = 0;
-  double generate_ms = 0;
-  double keep_ratio = 1;           // mean over sparse layers
-  double work = 1;                 // mean over all layers of the model
-  std::vector<LayerStats> layers;  // empty: stock
-  std::string answer;
-  std::vector<std::string> follow_ups;  // answers
-  Predictions predictions;              // task "text"
-  KeptByLayer kept;                     // if asked for
+  CaseResult result;        // all but the metrics
+  Predictions predictions;  // task "text"
+  KeptByLayer kept;         // if asked for
 };
 
 class Runner {
@@ -65,14 +59,19 @@ class Runner {
   enum class Feed { kStock, kChunks, kWhole };  // how a context takes prompts
   struct Job;                                   // one case on its way
 
+  int32_t ubatch_of(Feed feed) const;
   Result<LlamaContext*> context(Feed feed);
-  Status prefill(Job& job);
-  Status prefill_with_selection(Job& job);
-  Status prefill_without_selection(Job& job);
-  Status prefill_evicted(Job& job);
-  Status record_draft(Job& job, KeptByLayer& sets);
   // Reads `tokens` after what the context holds, timed.
   Status read(Job& job, std::span<const llama_token> tokens);
+  Status start(Job& job, Feed feed);
+  // The ways to read a prompt: runner_prefill.cc.
+  Status prefill(Job& job);
+  Status prefill_densely(Job& job);
+  Status prefill_with_selection(Job& job);
+  Status prefill_with_window(Job& job);
+  Status prefill_evicted(Job& job);
+  Status prefill_again(Job& job, const Tokens& rest, std::vector<LayerStats> first_pass);
+  Status record(Job& job, KeptByLayer& sets);
   Status answer(Job& job);
   Status ask_again(Job& job);
   Status predict(Job& job);
@@ -83,6 +82,19 @@ class Runner {
   int32_t max_tokens_;
   double model_ms_ = 0;
   std::map<Feed, LlamaContext> contexts_;
+};
+
+struct Runner::Job {
+  const PreparedCase& input;
+  const Config& config;
+  const Options& options;
+  LlamaContext* context = nullptr;
+  int32_t ubatch = 0;
+  int32_t position = 0;  // tokens in the context after the prefill
+  CaseRun out;
+
+  std::span<const llama_token> prompt() const { return input.prompt; }
+  bool is_stock() const { return config.method->prefill == Prefill::kStock; }
 };
 
 }  // namespace tokensieve::cli::eval

@@ -90,30 +90,6 @@ class OnceSelector : public Selector {
   KeptSets first_;
 };
 
-class NestedSelector : public Selector {
- public:
-  explicit NestedSelector(std::function<double(int32_t)> share) : share_(std::move(share)) {}
-
-  bool select(tokensieve_ggml_selection& s) override {
-    if (alive_.empty() || alive_.back() != s.tokens - 1) {
-      alive_.resize(static_cast<size_t>(s.tokens));
-      std::iota(alive_.begin(), alive_.end(), 0);
-    }
-    const double prefix = static_cast<double>(s.count - newest(s)) * share_(s.layer);
-    const int64_t keep = std::min(newest(s) + std::lround(prefix),
-                                  static_cast<long>(alive_.size()));
-    const auto candidates = static_cast<int64_t>(alive_.size());
-    if (s.choose_among(&s, alive_.data(), candidates, keep) != 0) return false;
-    const std::span<int32_t> kept = set_of(s, 0);
-    alive_.assign(kept.begin(), kept.end());
-    return true;
-  }
-
- private:
-  std::function<double(int32_t)> share_;
-  std::vector<int32_t> alive_;
-};
-
 class ReplaySelector : public Selector {
  public:
   explicit ReplaySelector(const KeptByLayer& sets) : sets_(sets) {}
@@ -184,9 +160,6 @@ std::unique_ptr<Selector> recent_selector(int32_t sinks) {
   return std::make_unique<RecentSelector>(sinks);
 }
 std::unique_ptr<Selector> once_selector() { return std::make_unique<OnceSelector>(); }
-std::unique_ptr<Selector> nested_selector(std::function<double(int32_t)> share) {
-  return std::make_unique<NestedSelector>(std::move(share));
-}
 std::unique_ptr<Selector> replay_selector(const KeptByLayer& sets) {
   return std::make_unique<ReplaySelector>(sets);
 }

@@ -8,7 +8,6 @@
 #include <memory>
 #include <vector>
 
-#include "eval/config.h"
 #include "tokensieve_ggml.h"
 
 namespace tokensieve::cli::eval {
@@ -38,9 +37,6 @@ std::unique_ptr<Selector> random_selector(uint64_t seed);
 std::unique_ptr<Selector> recent_selector(int32_t sinks);
 // The first layer's choice for all layers.
 std::unique_ptr<Selector> once_selector();
-// Each layer chooses among what the one before kept. The library's own count is the most; a layer
-// keeps `share(layer)` of it.
-std::unique_ptr<Selector> nested_selector(std::function<double(int32_t layer)> share);
 // What was recorded; layers that were not recorded run dense.
 std::unique_ptr<Selector> replay_selector(const KeptByLayer& sets);
 // Remembers the choices. Runs dense if `dense`; calls on_layer after each.

@@ -27,15 +27,7 @@ class SelectHook {
   Status ask(const HookCall& call, const Settings& settings, KeepSet& keep, DenseReason& reason);
 
  private:
-  static int choose_among(tokensieve_ggml_selection* selection, const int32_t* candidates,
-                          int64_t num_candidates, int64_t keep);
-  Status choose(tokensieve_ggml_selection& selection, std::span<const int32_t> candidates,
-                int64_t keep);
-
-  const HookCall* call_ = nullptr;
   std::vector<int32_t> kept_;
-  std::vector<int32_t> chosen_;  // positions among the candidates
-  std::vector<int32_t> rows_;    // of the candidates in k and v
   int64_t count_ = 0;
 };
 

@@ -33,12 +33,6 @@ typedef struct tokensieve_ggml_selection {
   int64_t capacity;   /* most tokens of a set, and entries of a row of `kept` */
   int64_t count;      /* tokens that every set keeps; may be changed */
   int32_t* kept;      /* i32 [sets, capacity]: ascending tokens, `count` a set; may be changed */
-  /* Puts the library's choice among `num_candidates` tokens into `count` and `kept`, as if there
-   * were no others: ascending, all tokens after the prefix included. `keep` of them are kept, those
-   * after the prefix included. Whole prompts only. Returns 0, or -1 and nothing is changed. */
-  int (*choose_among)(struct tokensieve_ggml_selection* selection, const int32_t* candidates,
-                      int64_t num_candidates, int64_t keep);
-  void* plugin; /* the plug-in's own */
 } tokensieve_ggml_selection;
 
 /* Called with the library's choice, on the thread that computes the graph. Returns 1 to run sparse

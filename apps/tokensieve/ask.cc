@@ -9,10 +9,10 @@
 #include "ask_report.h"
 #include "common/command.h"
 #include "common/files.h"
-#include "common/plugin.h"
 #include "common/prefill_watch.h"
 #include "common/profiles.h"
 #include "common/prompt.h"
+#include "common/session.h"
 #include "common/system.h"
 #include "common/terminal.h"
 
@@ -22,13 +22,9 @@ namespace {
 // Above this, the mask of a whole-prompt graph (2 bytes per pair) passes 2 GiB and llama.cpp needs
 // seconds to fill it.
 constexpr int32_t kWholeLimit = 32768;
-constexpr int32_t kChunkUbatch = 2048;
-// llama.cpp's default, and the cheapest for its own attention: 6,997 tokens of SmolLM2 took 86 CPU
-// seconds at 512, 98 at 2048 and 91 in one ubatch (one thread, one run each).
-constexpr int32_t kStockUbatch = 512;
 
 // What is fixed before the first run.
-struct Session {
+struct Task {
   const AskOptions& options;
   const LlamaModel& model;
   Plugin* plugin;  // null when only stock attention is wanted
@@ -80,9 +76,9 @@ struct RunPlan {
   int32_t ubatch;
 };
 
-RunPlan plan_run(const Session& session, Attention attention) {
-  const AskOptions& options = session.options;
-  const auto tokens = static_cast<int32_t>(session.prompt.size());
+RunPlan plan_run(const Task& task, Attention attention) {
+  const AskOptions& options = task.options;
+  const auto tokens = static_cast<int32_t>(task.prompt.size());
   RunPlan plan{TOKENSIEVE_GGML_OFF, "stock", kStockUbatch};
   const bool whole = options.mode == PromptMode::kWhole || options.paper ||
                      (options.mode == PromptMode::kAuto && tokens <= kWholeLimit);
@@ -103,30 +99,30 @@ void print_piece(const std::string& piece) {
   std::fflush(stdout);
 }
 
-Result<AskRun> run_attention(const Session& session, Attention attention, bool stream) {
-  const RunPlan plan = plan_run(session, attention);
-  const auto tokens = static_cast<int32_t>(session.prompt.size());
+Result<AskRun> run_attention(const Task& task, Attention attention, bool stream) {
+  const RunPlan plan = plan_run(task, attention);
+  const auto tokens = static_cast<int32_t>(task.prompt.size());
   AskRun run{.attention = attention, .mode = plan.name, .ubatch = plan.ubatch};
-  if (session.plugin != nullptr) {
+  if (task.plugin != nullptr) {
     const bool sparse = attention == Attention::kSparse;
     TOKENSIEVE_RETURN_IF_ERROR(
-        session.plugin->configure(plan.mode, sparse ? &session.profile : nullptr));
+        task.plugin->configure(plan.mode, sparse ? &task.profile : nullptr));
   }
   Progress progress(fmt::format("reading ({})", attention_name(attention)), tokens, "tokens");
-  PrefillWatch watch({.num_layers = session.model.num_layers(),
+  PrefillWatch watch({.num_layers = task.model.num_layers(),
                       .num_ubatches = (tokens + plan.ubatch - 1) / plan.ubatch,
                       .time_attention = attention == Attention::kStock,
                       .on_progress = [&](double fraction) { progress.update(fraction); }});
   Result<LlamaContext> created =
-      LlamaContext::create(session.model, {.context = session.context, .ubatch = plan.ubatch});
+      LlamaContext::create(task.model, {.context = task.context, .ubatch = plan.ubatch});
   if (!created.ok()) return created.status();
   LlamaContext& context = created.value();
   TOKENSIEVE_RETURN_IF_ERROR(context.warm_up());
-  if (session.plugin != nullptr) session.plugin->reset_stats();
+  if (task.plugin != nullptr) task.plugin->reset_stats();
 
   context.watch(&watch);
   const auto start = std::chrono::steady_clock::now();
-  const Status prefilled = context.prefill(session.prompt, /*all_outputs=*/false, nullptr);
+  const Status prefilled = context.prefill(task.prompt, /*all_outputs=*/false, nullptr);
   run.prefill_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   context.watch(nullptr);
@@ -135,11 +131,11 @@ Result<AskRun> run_attention(const Session& session, Attention attention, bool s
   run.memory_bytes = watch.peak_memory_bytes();
   run.attention_ms = watch.attention_ms();
   if (attention != Attention::kStock) {
-    run.layers = session.plugin->stats();
+    run.layers = task.plugin->stats();
     summarize_layers(run);
   }
   Result<std::string> answer =
-      context.generate(session.options.max_tokens, session.options.temperature,
+      context.generate(task.options.max_tokens, task.options.temperature,
                        stream ? print_piece : std::function<void(const std::string&)>());
   if (!answer.ok()) return answer.status();
   run.answer = std::move(answer.value());
@@ -156,11 +152,11 @@ Result<ChosenProfile> profile_for(const AskOptions& options, const LlamaModel& m
   return ChosenProfile{std::move(profile), "the paper's settings on the upper half"};
 }
 
-Status run_all(const Session& session, AskReport& report) {
-  const AskOptions& options = session.options;
+Status run_all(const Task& task, AskReport& report) {
+  const AskOptions& options = task.options;
   const bool stream = !options.compare && !options.json;
   for (const Attention attention : wanted_runs(options)) {
-    Result<AskRun> run = run_attention(session, attention, stream);
+    Result<AskRun> run = run_attention(task, attention, stream);
     if (stream && run.ok()) fmt::print("\n");
     if (!run.ok()) return run.status();
     report.runs.push_back(std::move(run.value()));
@@ -183,47 +179,40 @@ void print_report(const AskOptions& options, const AskReport& report) {
 Status ask(const AskOptions& options) {
   Result<std::vector<Document>> documents = read_documents(options.files);
   if (!documents.ok()) return documents.status();
-  const Result<ResolvedModel> source = resolve_model(options.model);
-  if (!source.ok()) return source.status();
-  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
   const bool ours = wants(options, Attention::kDense) || wants(options, Attention::kSparse);
-  std::optional<Plugin> plugin;
-  if (ours) {
-    Result<Plugin> loaded = Plugin::load();
-    if (!loaded.ok()) return loaded.status();
-    plugin = std::move(loaded.value());
-  }
-  Result<LlamaModel> model = LlamaModel::load(*source);
-  if (!model.ok()) return model.status();
+  Result<Session> session = start_session(options.model, options.verbose, ours);
+  if (!session.ok()) return session.status();
+  const LlamaModel& model = session->model;
+  const ResolvedModel& source = model.source();
 
-  AskReport report{.model = source->name};
+  AskReport report{.model = source.name};
   report.threads = options.model.threads > 0 ? options.model.threads : default_threads();
   Profile profile;
   if (wants(options, Attention::kSparse) || !options.profile.empty()) {
-    Result<ChosenProfile> chosen = profile_for(options, *model);
+    Result<ChosenProfile> chosen = profile_for(options, model);
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;
     profile = std::move(chosen.value().profile);
     fmt::print(stderr, "profile: {} (layers {})\n", report.profile,
                format_layers(profile.sparse_layers));
   }
-  Result<Prompt> prompt = build_prompt(*model, *documents, options.question,
-                                       options.system.value_or(source->system_prompt));
+  Result<Prompt> prompt = build_prompt(model, *documents, options.question,
+                                       options.system.value_or(source.system_prompt));
   if (!prompt.ok()) return prompt.status();
   if (!prompt->uses_template) {
     fmt::print(stderr, "{} has no chat template that llama.cpp knows: plain text is used\n",
-               source->name);
+               source.name);
   }
-  const Result<int32_t> context = choose_context(options, *model, prompt->tokens.size());
+  const Result<int32_t> context = choose_context(options, model, prompt->tokens.size());
   if (!context.ok()) return context.status();
   report.prompt_tokens = static_cast<int32_t>(prompt->tokens.size());
-  const Session session{options,
-                        *model,
-                        ours ? &*plugin : nullptr,
-                        std::move(profile),
-                        std::move(prompt.value().tokens),
-                        *context};
-  TOKENSIEVE_RETURN_IF_ERROR(run_all(session, report));
+  const Task task{options,
+                  model,
+                  ours ? &*session.value().plugin : nullptr,
+                  std::move(profile),
+                  std::move(prompt.value().tokens),
+                  *context};
+  TOKENSIEVE_RETURN_IF_ERROR(run_all(task, report));
   print_report(options, report);
   return {};
 }

@@ -14,6 +14,7 @@
 #include "eval/lines.h"
 #include "common/files.h"
 #include "common/profiles.h"
+#include "common/session.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -22,22 +23,11 @@ namespace {
 
 constexpr int32_t kDriftTokens = 1024;
 
-// One configuration of one case that is not in the file yet.
-struct Todo {
-  const Config* config;
-  bool reuse_dense;  // it would run exactly as dense
-};
-
 // Seconds of a prefill grow about like this: linear layers, then attention.
 double cost(const Config& config, int32_t length) {
   const double tokens = length;
-  const double passes = config.kind == Kind::kDraft ? 2 : 1;
+  const double passes = config.method->records ? 2 : 1;
   return passes * tokens * (1 + tokens / 8000);
-}
-
-bool runs_as_dense(const Config& config, size_t prompt_tokens) {
-  return config.kind == Kind::kSparse && !config.chunk &&
-         static_cast<int64_t>(prompt_tokens) < config.profile.min_tokens;
 }
 
 // All that a run needs, and the loop over its cases.
@@ -56,13 +46,7 @@ class Evaluation {
   }
 
   Status run() {
-    for (int32_t index = 0; index < plan_.cases; ++index) {
-      for (const int32_t length : plan_.lengths) {
-        for (const std::string& task : plan_.tasks) {
-          TOKENSIEVE_RETURN_IF_ERROR(run_case(task, length, index));
-        }
-      }
-    }
+    for (const CaseId& id : plan_.case_ids()) TOKENSIEVE_RETURN_IF_ERROR(run_case(id));
     if (ran_ > 0) progress_.finish();
     return {};
   }
@@ -72,10 +56,10 @@ class Evaluation {
     if (has_drift_ || ran_ == 0) return {};
     const int32_t tokens = std::min(kDriftTokens, model_.max_context());
     const Result<PreparedCase> text =
-        prepare_case(model_, system_, "text", tokens, 0, plan_.seed);
+        prepare_case(model_, system_, {"text", tokens, 0}, plan_.seed);
     if (!text.ok()) return {};
     const Result<std::vector<double>> drift = measure_drift(model_, text->source.document, tokens);
-    if (drift.ok()) return file_.append({{"type", "drift"}, {"layers", *drift}});
+    if (drift.ok()) return file_.append(to_json(DriftLine{*drift}));
     return drift.status().code() == StatusCode::kCancelled ? drift.status() : Status();
   }
 
@@ -89,54 +73,47 @@ class Evaluation {
       if (line["type"] == "result") done_.insert(result_key(line));
     }
     int32_t todo = 0;
-    for (int32_t index = 0; index < plan_.cases; ++index) {
-      for (const int32_t length : plan_.lengths) {
-        for (const std::string& task : plan_.tasks) {
-          for (const Config& config : plan_.configs) {
-            if (done_.contains(result_key(task, length, index, config.name))) continue;
-            ++todo;
-            if (!runs_as_dense(config, static_cast<size_t>(length))) {
-              total_cost_ += cost(config, length);
-            }
-          }
-        }
+    for (const CaseId& id : plan_.case_ids()) {
+      for (const Config& config : plan_.configs) {
+        if (is_done(id, config)) continue;
+        ++todo;
+        if (!config.runs_as_dense(id.length)) total_cost_ += cost(config, id.length);
       }
     }
     return todo;
   }
 
-  Status run_case(const std::string& task, int32_t length, int32_t index) {
+  bool is_done(const CaseId& id, const Config& config) const {
+    return done_.contains(result_key(id.task, id.length, id.index, config.name));
+  }
+
+  Status run_case(const CaseId& id) {
     const int32_t inspected = inspected_++;
-    const bool missing = std::any_of(
-        plan_.configs.begin(), plan_.configs.end(), [&](const Config& config) {
-          return !done_.contains(result_key(task, length, index, config.name));
-        });
-    if (!missing) return {};
+    if (std::all_of(plan_.configs.begin(), plan_.configs.end(),
+                    [&](const Config& config) { return is_done(id, config); })) {
+      return {};
+    }
     if (interrupted()) return Status::error(StatusCode::kCancelled, "cancelled");
-    const Result<PreparedCase> made =
-        prepare_case(model_, system_, task, length, index, plan_.seed);
+    const Result<PreparedCase> made = prepare_case(model_, system_, id, plan_.seed);
     if (!made.ok()) return made.status();
     const PreparedCase& input = *made;
 
     std::optional<CaseRun> dense;  // the first configuration
     for (const Config& config : plan_.configs) {
-      const bool is_dense = config.kind == Kind::kDense && !dense.has_value();
-      const bool done = done_.contains(result_key(task, length, index, config.name));
-      if (done && !(is_dense && needs_dense(input))) continue;
-      progress_.set_detail(fmt::format("{} {} {}", task, length, config.name));
-      if (!is_dense && runs_as_dense(config, input.prompt.size()) && dense.has_value()) {
+      const bool is_dense = config.method == &dense_method() && !dense.has_value();
+      const bool done = is_done(id, config);
+      if (done && !(is_dense && needs_dense(id, input))) continue;
+      progress_.set_detail(fmt::format("{} {} {}", id.task, id.length, config.name));
+      if (!is_dense && runs_as_dense(config, input) && dense.has_value()) {
         TOKENSIEVE_RETURN_IF_ERROR(write_reused(input, config, *dense));
         continue;
       }
-      const bool keep_sets = inspected < options_.inspect && config.selects();
+      const bool keep_sets = inspected < options_.inspect && config.method->selects();
       Result<CaseRun> run = run_config(input, config, keep_sets, done);
       if (!run.ok()) return run.status();
       if (!done) {
-        TOKENSIEVE_RETURN_IF_ERROR(file_.append(
-            result_line(input, config, *run, dense ? &*dense : is_dense ? &*run : nullptr, false)));
-        if (!run->kept.empty()) {
-          TOKENSIEVE_RETURN_IF_ERROR(file_.append(kept_line(input, config, run->kept, model_)));
-        }
+        const CaseRun* reference = dense ? &*dense : is_dense ? &*run : nullptr;
+        TOKENSIEVE_RETURN_IF_ERROR(write(input, config, run.value(), reference));
       }
       if (is_dense) dense = std::move(run.value());
     }
@@ -144,12 +121,25 @@ class Evaluation {
   }
 
   // Whether a missing configuration of this case is compared with dense, or is dense.
-  bool needs_dense(const PreparedCase& input) const {
-    const Case& c = input.source;
+  bool needs_dense(const CaseId& id, const PreparedCase& input) const {
     return std::any_of(plan_.configs.begin(), plan_.configs.end(), [&](const Config& config) {
-      if (done_.contains(result_key(c.task, c.length, c.index, config.name))) return false;
-      return input.is_text() || runs_as_dense(config, input.prompt.size());
+      return !is_done(id, config) && (input.is_text() || runs_as_dense(config, input));
     });
+  }
+
+  static bool runs_as_dense(const Config& config, const PreparedCase& input) {
+    return config.runs_as_dense(static_cast<int64_t>(input.prompt.size()));
+  }
+
+  // `dense`: what text is compared with, or null.
+  Status write(const PreparedCase& input, const Config& config, CaseRun& run,
+               const CaseRun* dense) {
+    if (input.is_text() && dense != nullptr) {
+      run.result.metrics = compare(dense->predictions, run.predictions);
+    }
+    TOKENSIEVE_RETURN_IF_ERROR(file_.append(to_json(run.result)));
+    if (run.kept.empty()) return {};
+    return file_.append(to_json(kept_line(input, config, run.kept, model_)));
   }
 
   Result<CaseRun> run_config(const PreparedCase& input, const Config& config, bool keep_sets,
@@ -166,9 +156,11 @@ class Evaluation {
 
   Status write_reused(const PreparedCase& input, const Config& config, const CaseRun& dense) {
     CaseRun run = dense;
-    for (LayerStats& layer : run.layers) layer.dense_reason = "prompt shorter than min_tokens";
+    run.result.config = config.name;
+    run.result.reused = "dense";
+    for (LayerResult& layer : run.result.layers) layer.reason = "prompt shorter than min_tokens";
     ++ran_;
-    return file_.append(result_line(input, config, run, &dense, /*reused=*/true));
+    return write(input, config, run, &dense);
   }
 
   const EvalOptions& options_;
@@ -245,31 +237,33 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   return plan;
 }
 
+// What each configuration that other engines can run does to a prompt of so many tokens.
+std::string resolved_lines(const EvalPlan& plan, size_t tokens) {
+  std::string lines;
+  for (const Config& config : plan.configs) {
+    if (config.chunk || !config.method->is_portable()) continue;
+    lines += to_json(resolved_line(config, static_cast<int32_t>(tokens))).dump() + "\n";
+  }
+  return lines;
+}
+
 Status write_cases(const EvalOptions& options, const EvalPlan& plan, const LlamaModel& model,
                    const std::string& system) {
-  std::string lines = Json{{"type", "cases"},
-                           {"format", 1},
-                           {"model", model_json(model, system)},
-                           {"seed", plan.seed},
-                           {"tasks", plan.tasks},
-                           {"lengths", plan.lengths},
-                           {"cases", plan.cases}}
-                          .dump() +
-                      "\n";
-  const auto total = static_cast<int64_t>(plan.cases * plan.lengths.size() * plan.tasks.size());
-  Progress progress("writing", total, "cases");
+  HeaderLine header = header_line(plan, model, system);
+  header.type = "cases";
+  std::string lines = to_json(header).dump() + "\n";
+  const std::vector<CaseId> ids = plan.case_ids();
+  Progress progress("writing", std::ssize(ids), "cases");
+  std::set<size_t> prompt_sizes;
   int64_t done = 0;
-  for (int32_t index = 0; index < plan.cases; ++index) {
-    for (const int32_t length : plan.lengths) {
-      for (const std::string& task : plan.tasks) {
-        if (interrupted()) return Status::error(StatusCode::kCancelled, "cancelled");
-        const Result<PreparedCase> made =
-            prepare_case(model, system, task, length, index, plan.seed);
-        if (!made.ok()) return made.status();
-        lines += case_line(*made).dump() + "\n";
-        progress.update(static_cast<double>(++done) / static_cast<double>(total));
-      }
-    }
+  for (const CaseId& id : ids) {
+    if (interrupted()) return Status::error(StatusCode::kCancelled, "cancelled");
+    const Result<PreparedCase> made = prepare_case(model, system, id, plan.seed);
+    if (!made.ok()) return made.status();
+    const size_t tokens = made->prompt.size();
+    if (prompt_sizes.insert(tokens).second) lines += resolved_lines(plan, tokens);
+    lines += case_line(*made).dump() + "\n";
+    progress.update(static_cast<double>(++done) / static_cast<double>(ids.size()));
   }
   progress.finish();
   TOKENSIEVE_RETURN_IF_ERROR(write_atomically(options.write_cases, lines));
@@ -291,26 +285,22 @@ Status measure(Evaluation& evaluation) {
 
 Status evaluate(const EvalOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(chosen_tasks(options).status());  // before a model is loaded
-  const Result<ResolvedModel> source = resolve_model(options.model);
-  if (!source.ok()) return source.status();
-  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
-  Result<Plugin> plugin = Plugin::load();
-  if (!plugin.ok()) return plugin.status();
-  Result<LlamaModel> model = LlamaModel::load(*source);
-  if (!model.ok()) return model.status();
-  const std::string system = options.system.value_or(source->system_prompt);
-  const Result<EvalPlan> plan = make_plan(options, *model);
+  Result<Session> session = start_session(options.model, options.verbose);
+  if (!session.ok()) return session.status();
+  const LlamaModel& model = session->model;
+  const std::string system = options.system.value_or(model.source().system_prompt);
+  const Result<EvalPlan> plan = make_plan(options, model);
   if (!plan.ok()) return plan.status();
-  if (!options.write_cases.empty()) return write_cases(options, *plan, *model, system);
+  if (!options.write_cases.empty()) return write_cases(options, *plan, model, system);
 
-  const Json header = header_line(*plan, *model, system);
+  const HeaderLine header = header_line(*plan, model, system);
   const std::string path =
       options.output.empty() ? default_output("eval", header) : options.output;
-  Result<ResultsFile> file = ResultsFile::open(path, header);
+  Result<ResultsFile> file = ResultsFile::open(path, to_json(header));
   if (!file.ok()) return file.status();
   fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "results:", path);
 
-  Evaluation evaluation(options, *plan, *model, plugin.value(), file.value(), system);
+  Evaluation evaluation(options, *plan, model, *session.value().plugin, file.value(), system);
   const Status status = measure(evaluation);
   if (!status.ok() && status.code() != StatusCode::kCancelled) return status;
   // An interrupted run shows what it has.

@@ -12,7 +12,7 @@ namespace {
 // `--config list` prints the presets as --help would: no model is needed.
 void list_presets(const std::string& spec) {
   if (spec != "list") return;
-  fmt::print("{}", eval::describe_presets());
+  fmt::print("{}", eval::describe_configs());
   throw CLI::Success();
 }
 

@@ -8,7 +8,7 @@
 #include "common/command.h"
 #include "drift.h"
 #include "common/files.h"
-#include "common/llama_session.h"
+#include "common/session.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -30,15 +30,14 @@ std::string drift_chart(const Profile& profile) {
 Result<Profile> make_profile(const ProfileOptions& options) {
   Result<std::string> text = read_text(options.text);
   if (!text.ok()) return text.status();
-  const Result<ResolvedModel> source = resolve_model(options.model);
-  if (!source.ok()) return source.status();
-  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
-  Result<LlamaModel> model = LlamaModel::load(*source);
-  if (!model.ok()) return model.status();
+  const Result<Session> session =
+      start_session(options.model, options.verbose, /*with_plugin=*/false);
+  if (!session.ok()) return session.status();
+  const LlamaModel& model = session->model;
 
   Profile profile;
-  profile.model = source->name;
-  profile.fingerprint = model->fingerprint();
+  profile.model = model.source().name;
+  profile.fingerprint = model.fingerprint();
   profile.select = options.select;
   profile.min_tokens = options.min_tokens;
   if (!options.layers.empty()) {  // before the measurement: a typo must not cost minutes
@@ -50,7 +49,7 @@ Result<Profile> make_profile(const ProfileOptions& options) {
   // Checks the selection too (a window that is no multiple of 64, an even pool width).
   const Result<Profile> valid = parse_profile(profile_to_json(profile), "the profile's options");
   if (!valid.ok()) return valid.status();
-  Result<std::vector<double>> drift = measure_drift(*model, *text, options.max_tokens);
+  Result<std::vector<double>> drift = measure_drift(model, *text, options.max_tokens);
   if (!drift.ok()) return drift.status();
   profile.drift = std::move(drift.value());
   if (options.layers.empty())

@@ -11,8 +11,10 @@
 #include "common/files.h"
 #include "common/options.h"
 #include "common/profiles.h"
+#include "eval/report/example.h"
 #include "eval/report/page.h"
 #include "eval/report/page_data.h"
+#include "eval/report/pool.h"
 #include "eval/report/summary.h"
 #include "common/terminal.h"
 
@@ -46,8 +48,8 @@ void print_search(const report::EvalRun& run, bool color) {
              run.path);
   for (const report::TuneStep& step : run.tune) {
     if (!step.chosen) continue;
-    const std::string thin = step.thin_layers.empty()
-                                 ? "" : fmt::format(" ({} keep less)", format_layers(step.thin_layers));
+    const std::string thin =
+        step.thin ? fmt::format(" ({} keep less)", format_layers(step.thin->layers)) : "";
     fmt::print("chosen: layers {}{}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers), thin,
                100 * step.work, step.kl);
   }
@@ -57,6 +59,21 @@ void print_summary(const report::EvalRun& run, bool color) {
   if (run.results.empty()) return print_search(run, color);
   fmt::print("{}  {} results from {}\n{}\n", bold(run.model, color), run.results.size(), run.path,
              report::summary_table(report::summarize(run)));
+}
+
+int print_pool(const std::vector<report::EvalRun>& runs) {
+  const Result<report::EvalRun> run = report::pool(runs);
+  if (!run.ok()) return fail(run.status());
+  fmt::print("{}  {} results from {}\n{}", bold(run->model, wants_color(STDOUT_FILENO)),
+             run->results.size(), run->path, report::pooled_table(*run));
+  return kExitOk;
+}
+
+int write_example(const std::string& path) {
+  const Status written = write_atomically(path, report::example_run());
+  if (!written.ok()) return fail(written);
+  fmt::print("wrote {}\n", path);
+  return kExitOk;
 }
 
 // Hands the page to the desktop's browser; returns only if there is none.
@@ -74,7 +91,6 @@ void add_report_options(CLI::App& command, ReportOptions& options) {
   command
       .add_option("RUN", options.runs,
                   "run files (JSON lines) of `tokensieve eval` or `tune`; - for standard input")
-      ->required()
       ->type_name("");
   command.add_option("-o,--output", options.output, "page to write")
       ->type_name("FILE")
@@ -83,10 +99,21 @@ void add_report_options(CLI::App& command, ReportOptions& options) {
       ->type_name("TEXT")
       ->capture_default_str();
   command.add_flag("--open", options.open, "then show the page in the browser");
+  command.add_flag("--pool", options.pool,
+                   "count runs of several seeds as one: prints a table with intervals, no page");
+  command
+      .add_option("--example", options.example,
+                  "write a run of invented numbers here, to see every section of the page")
+      ->type_name("FILE");
+  command.parse_complete_callback([&options] {
+    if (options.runs.empty() && options.example.empty()) throw CLI::RequiredError("RUN");
+  });
   add_examples(command,
                "  tokensieve eval smollm2 -o run.jsonl\n"
                "  tokensieve report run.jsonl -o report.html --open\n"
                "  tokensieve report cpu.jsonl gpu.jsonl --title \"SmolLM2 on two machines\"\n"
+               "  tokensieve report --pool seed1.jsonl seed2.jsonl\n"
+               "  tokensieve report --example run.jsonl\n"
                "\n"
                "The page is one file that needs no network: it can be mailed, archived and "
                "printed. It shows\n"
@@ -96,8 +123,10 @@ void add_report_options(CLI::App& command, ReportOptions& options) {
 }
 
 int run_report(const ReportOptions& options) {
+  if (!options.example.empty()) return write_example(options.example);
   const Result<std::vector<report::EvalRun>> runs = read_runs(options.runs);
   if (!runs.ok()) return fail(runs.status());
+  if (options.pool) return print_pool(*runs);
   const std::string page = report::render_page(options.title, report::page_data(*runs));
   const Status written = write_atomically(options.output, page);
   if (!written.ok()) return fail(written);

@@ -12,6 +12,8 @@ struct ReportOptions {
   std::string output = "report.html";
   std::string title = "Token Sparse Attention: evaluation";
   bool open = false;
+  bool pool = false;
+  std::string example;  // write an invented run here, and nothing else
 };
 
 void add_report_options(CLI::App& command, ReportOptions& options);

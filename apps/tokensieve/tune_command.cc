@@ -12,6 +12,7 @@
 #include "eval/tune_search.h"
 #include "common/files.h"
 #include "common/profiles.h"
+#include "common/session.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -33,30 +34,26 @@ struct Setup {
 Json select_json(const Config& rung) { return Json::parse(profile_to_json(rung.profile))["select"]; }
 
 // What was measured, under names by which a later call finds it.
-Json tune_line(const Setup& setup, const Candidate& candidate, size_t step) {
+TuneStep tune_line(const Setup& setup, const Candidate& candidate, size_t step) {
   const Config& rung = setup.rungs[candidate.rung];
-  Json line = {{"type", "tune"},
-               {"step", step},
-               {"layers", candidate.layers},
-               {"rung", rung.name},
-               {"select", select_json(rung)},
-               {"work", candidate.work},
-               {"kl", candidate.kl},
-               {"chosen", false}};
+  TuneStep line{.step = static_cast<int32_t>(step),
+                .layers = candidate.layers,
+                .rung = rung.name,
+                .select = select_json(rung),
+                .work = candidate.work,
+                .kl = candidate.kl,
+                .loss = {},
+                .thin = {}};
   if (!candidate.thin_layers.empty()) {
     const Config& thin = setup.rungs[candidate.thin_rung];
-    line["thin"] = {{"layers", candidate.thin_layers},
-                    {"rung", thin.name},
-                    {"select", select_json(thin)}};
+    line.thin = ThinLayers{candidate.thin_layers, thin.name, select_json(thin)};
   }
   return line;
 }
 
-std::string measurement_key(const Json& line) {
-  std::string key = line["rung"].get<std::string>() + line["layers"].dump();
-  if (line.contains("thin")) {
-    key += line["thin"]["rung"].get<std::string>() + line["thin"]["layers"].dump();
-  }
+std::string measurement_key(const TuneStep& line) {
+  std::string key = line.rung + format_layers(line.layers);
+  if (line.thin) key += line.thin->rung + format_layers(line.thin->layers);
   return key;
 }
 
@@ -81,8 +78,9 @@ class Tuner {
         system_(system),
         runner_(model, plugin, setup.lengths.back()) {
     for (const Json& line : file.earlier()) {
-      if (line["type"] != "tune" || !line.contains("rung")) continue;
-      known_[measurement_key(line)] = line["kl"].get<double>();
+      TuneStep step;
+      if (line["type"] != TuneStep::kType || !read_line(line, step).empty()) continue;
+      if (!step.rung.empty()) known_[measurement_key(step)] = step.kl;
     }
   }
 
@@ -111,23 +109,20 @@ class Tuner {
   // Mean points that the candidate loses on tasks that dense solves, follow-ups included.
   Result<Loss> answer_loss(const Candidate& candidate) {
     const Config config = config_of(candidate);
-    const Config dense{.name = "dense", .kind = Kind::kDense, .profile = {}, .note = ""};
     std::vector<PairedScore> scores;
-    Progress progress("checking answers", answer_cases(), "cases");
+    const std::vector<CaseId> ids = case_ids(kAnswerTasks, setup_.lengths, setup_.cases);
+    Progress progress("checking answers", std::ssize(ids), "cases");
     int32_t done = 0;
-    for (int32_t index = 0; index < setup_.cases; ++index) {
-      for (const int32_t length : setup_.lengths) {
-        for (const std::string& task : kAnswerTasks) {
-          const Result<PreparedCase> input = prepare(task, length, kAnswerIndex + index);
-          if (!input.ok()) return input.status();
-          const Result<const CaseRun*> reference = dense_answer(*input, dense);
-          if (!reference.ok()) return reference.status();
-          const Result<CaseRun> run = runner_.run(*input, config, {.on_progress = {}});
-          if (!run.ok()) return run.status();
-          add_scores(*input, **reference, *run, scores);
-          progress.update(static_cast<double>(++done) / answer_cases());
-        }
-      }
+    for (CaseId id : ids) {
+      id.index += kAnswerIndex;
+      const Result<PreparedCase> input = prepare(id);
+      if (!input.ok()) return input.status();
+      const Result<const CaseResult*> reference = dense_answer(*input);
+      if (!reference.ok()) return reference.status();
+      const Result<CaseRun> run = runner_.run(*input, config, {.on_progress = {}});
+      if (!run.ok()) return run.status();
+      add_scores(**reference, run->result, scores);
+      progress.update(static_cast<double>(++done) / static_cast<double>(ids.size()));
     }
     progress.finish();
     return loss_where_dense_solves(scores);
@@ -143,12 +138,8 @@ class Tuner {
  private:
   static constexpr int32_t kAnswerIndex = 1000;  // other cases than those that were searched with
 
-  Result<PreparedCase> prepare(const std::string& task, int32_t length, int32_t index) const {
-    return prepare_case(model_, system_, task, length, index, options_.seed);
-  }
-
-  int32_t answer_cases() const {
-    return static_cast<int32_t>(setup_.cases * setup_.lengths.size() * kAnswerTasks.size());
+  Result<PreparedCase> prepare(const CaseId& id) const {
+    return prepare_case(model_, system_, id, options_.seed);
   }
 
   Config config_of(const Candidate& candidate) const {
@@ -162,13 +153,8 @@ class Tuner {
   }
 
   double layer_work(size_t rung) const {
-    const auto tokens = static_cast<double>(setup_.lengths.back());
-    const SelectConfig& select = setup_.rungs[rung].profile.select;
-    const double prefix = tokens - select.obs_window;
-    const double kept = select.budget == BudgetPolicy::kKeepCount
-                            ? std::min(prefix, static_cast<double>(select.keep_count))
-                            : select.keep_ratio * prefix;
-    return selection_work(select, kept + select.obs_window, tokens);
+    return eval::layer_work(model_.fingerprint(), setup_.rungs[rung].profile.select,
+                            setup_.lengths.back());
   }
 
   Result<double> measure(Candidate candidate, const std::function<void(double)>& on_progress) {
@@ -192,48 +178,41 @@ class Tuner {
     for (const auto& [task, sum] : by_task) kl += sum.first / sum.second;
     kl /= static_cast<double>(by_task.size());
     known_[key] = candidate.kl = kl;
-    TOKENSIEVE_RETURN_IF_ERROR(file_.append(tune_line(setup_, candidate, known_.size())));
+    TOKENSIEVE_RETURN_IF_ERROR(
+        file_.append(to_json(tune_line(setup_, candidate, known_.size()))));
     return kl;
   }
 
   // The prompts and what dense predicts for the text or the right answer that follows.
   Status prepare_prompts() {
-    const Config dense{.name = "dense", .kind = Kind::kDense, .profile = {}, .note = ""};
-    for (int32_t index = 0; index < setup_.cases; ++index) {
-      for (const int32_t length : setup_.lengths) {
-        for (const std::string& task : kKlTasks) {
-          Result<PreparedCase> made = prepare(task, length, index);
-          if (!made.ok()) return made.status();
-          PreparedCase& input = made.value();
-          if (!input.is_text()) input.continuation = right_answer(model_, input.source.question);
-          const Result<CaseRun> run = runner_.run(input, dense, {.on_progress = {}});
-          if (!run.ok()) return run.status();
-          dense_.push_back(run->predictions);
-          prompts_.push_back(std::move(input));
-        }
-      }
+    for (const CaseId& id : case_ids(kKlTasks, setup_.lengths, setup_.cases)) {
+      Result<PreparedCase> made = prepare(id);
+      if (!made.ok()) return made.status();
+      PreparedCase& input = made.value();
+      if (!input.is_text()) input.continuation = right_answer(model_, input.source.question);
+      const Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
+      if (!run.ok()) return run.status();
+      dense_.push_back(run->predictions);
+      prompts_.push_back(std::move(input));
     }
     return {};
   }
 
-  Result<const CaseRun*> dense_answer(const PreparedCase& input, const Config& dense) {
-    const std::string key = result_key(input.source.task, input.source.length, input.source.index,
-                                       dense.name);
+  Result<const CaseResult*> dense_answer(const PreparedCase& input) {
+    const Case& c = input.source;
+    const std::string key = result_key(c.task, c.length, c.index, "dense");
     if (const auto found = answers_.find(key); found != answers_.end()) return &found->second;
-    Result<CaseRun> run = runner_.run(input, dense, {.on_progress = {}});
+    Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
     if (!run.ok()) return run.status();
-    return &answers_.emplace(key, std::move(run.value())).first->second;
+    return &answers_.emplace(key, std::move(run.value().result)).first->second;
   }
 
-  static void add_scores(const PreparedCase& input, const CaseRun& dense, const CaseRun& other,
+  static void add_scores(const CaseResult& dense, const CaseResult& other,
                          std::vector<PairedScore>& scores) {
-    const Case& c = input.source;
-    scores.push_back({c.task, c.length, score(c.question, dense.answer),
-                      score(c.question, other.answer)});
-    for (size_t i = 0; i < c.follow_ups.size(); ++i) {
-      scores.push_back({c.task + " follow-up", c.length,
-                        score(c.follow_ups[i], dense.follow_ups[i]),
-                        score(c.follow_ups[i], other.follow_ups[i])});
+    scores.push_back({dense.task, dense.length, *dense.score, *other.score});
+    for (size_t i = 0; i < dense.follow_ups.size(); ++i) {
+      scores.push_back({dense.task + " follow-up", dense.length, *dense.follow_ups[i].score,
+                        *other.follow_ups[i].score});
     }
   }
 
@@ -244,7 +223,7 @@ class Tuner {
   const std::string& system_;
   Runner runner_;
   std::map<std::string, double> known_;  // KL by measurement_key
-  std::map<std::string, CaseRun> answers_;
+  std::map<std::string, CaseResult> answers_;
   std::vector<PreparedCase> prompts_;
   std::vector<Predictions> dense_;  // of prompts_
   int32_t step_ = 0;
@@ -270,7 +249,7 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   Result<std::vector<Config>> configs = parse_configs({"forced:" + ladder}, start);
   if (!configs.ok()) return configs.status();
   for (Config& config : configs.value()) {
-    if (config.kind == Kind::kDense) continue;
+    if (!config.method->selects()) continue;
     if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk) {
       return Status::error(StatusCode::kInvalidArgument,
                            "--ladder %s: tune compares savings that are known beforehand; allowed: "
@@ -288,17 +267,16 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   return setup;
 }
 
-Json tune_header(const TuneOptions& options, const Setup& setup, const LlamaModel& model,
+HeaderLine tune_header(const TuneOptions& options, const Setup& setup, const LlamaModel& model,
                  const std::string& system) {
   EvalPlan plan{.tasks = kKlTasks,
                 .lengths = setup.lengths,
                 .cases = setup.cases,
                 .seed = options.seed,
                 .configs = setup.rungs};
-  plan.configs.insert(plan.configs.begin(),
-                      {.name = "dense", .kind = Kind::kDense, .profile = {}, .note = ""});
-  Json header = header_line(plan, model, system);
-  header["tune"] = {{"budget", setup.budget}, {"max_kl", options.max_kl}};
+  plan.configs.insert(plan.configs.begin(), dense_config());
+  HeaderLine header = header_line(plan, model, system);
+  header.tune = {{"budget", setup.budget}, {"max_kl", options.max_kl}};
   return header;
 }
 
@@ -331,10 +309,10 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
     const Result<Loss> loss = tuner.answer_loss(candidate);
     if (!loss.ok()) return loss.status();
     const bool chosen = loss->solved_cells > 0 && loss->points.mean <= setup.budget;
-    Json line = tune_line(setup, candidate, outcome.measured.size());
-    line["loss"] = loss->points.mean;
-    line["chosen"] = chosen;
-    TOKENSIEVE_RETURN_IF_ERROR(file.append(line));
+    TuneStep line = tune_line(setup, candidate, outcome.measured.size());
+    line.loss = loss->points.mean;
+    line.chosen = chosen;
+    TOKENSIEVE_RETURN_IF_ERROR(file.append(to_json(line)));
     fmt::print(stderr, "{}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; {} "
                "answers): {}\n",
                describe(setup, candidate), 100 * candidate.work, candidate.kl, loss->points.mean,
@@ -354,24 +332,20 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
 }
 
 Status tune(const TuneOptions& options) {
-  const Result<ResolvedModel> source = resolve_model(options.model);
-  if (!source.ok()) return source.status();
-  TOKENSIEVE_RETURN_IF_ERROR(start_llama(options.verbose));
-  Result<Plugin> plugin = Plugin::load();
-  if (!plugin.ok()) return plugin.status();
-  const Result<LlamaModel> model = LlamaModel::load(*source);
-  if (!model.ok()) return model.status();
-  const Result<Setup> setup = make_setup(options, *model);
+  Result<Session> session = start_session(options.model, options.verbose);
+  if (!session.ok()) return session.status();
+  const LlamaModel& model = session->model;
+  const Result<Setup> setup = make_setup(options, model);
   if (!setup.ok()) return setup.status();
-  const std::string system = options.system.value_or(source->system_prompt);
-  const Json header = tune_header(options, *setup, *model, system);
+  const std::string system = options.system.value_or(model.source().system_prompt);
+  const HeaderLine header = tune_header(options, *setup, model, system);
   const std::string path =
       options.results.empty() ? default_output("tune", header) : options.results;
-  Result<ResultsFile> file = ResultsFile::open(path, header);
+  Result<ResultsFile> file = ResultsFile::open(path, to_json(header));
   if (!file.ok()) return file.status();
   fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "measurements:", path);
 
-  Tuner tuner(options, *setup, *model, plugin.value(), file.value(), system);
+  Tuner tuner(options, *setup, model, *session.value().plugin, file.value(), system);
   const Result<TuneOutcome> outcome = tuner.find_candidates();
   if (!outcome.ok()) return outcome.status();
   print_frontier(*setup, *outcome, options.max_kl);

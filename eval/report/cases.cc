@@ -43,7 +43,7 @@ const CaseResult* Cases::find(const CaseResult& result, const std::string& confi
 std::optional<double> follow_up_score(const CaseResult& result) {
   if (result.follow_ups.empty()) return {};
   double sum = 0;
-  for (const FollowUp& follow_up : result.follow_ups) sum += follow_up.score;
+  for (const FollowUp& follow_up : result.follow_ups) sum += *follow_up.score;
   return sum / static_cast<double>(result.follow_ups.size());
 }
 

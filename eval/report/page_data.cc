@@ -115,10 +115,10 @@ Json tune_json(const EvalRun& run) {
   Json list = Json::array();
   for (const TuneStep& step : run.tune) {
     Json json = {{"layers", step.layers},     {"select", step.select},
-                 {"work", number(step.work)}, {"loss", number(step.loss)},
+                 {"work", number(step.work)}, {"loss", number(step.loss.value_or(0))},
                  {"kl", number(step.kl)},     {"chosen", step.chosen}};
-    if (!step.thin_layers.empty()) {
-      json["thin"] = {{"layers", step.thin_layers}, {"select", step.thin_select}};
+    if (step.thin) {
+      json["thin"] = {{"layers", step.thin->layers}, {"select", step.thin->select}};
     }
     list.push_back(std::move(json));
   }
@@ -127,7 +127,7 @@ Json tune_json(const EvalRun& run) {
 
 Json kept_layers_json(const KeptTokens& kept) {
   Json layers = Json::array();
-  for (const KeptTokens::Layer& layer : kept.layers) {
+  for (const KeptLayer& layer : kept.layers) {
     Json sets = Json::array();
     for (const auto& ranges : layer.sets) {
       Json set = Json::array();  // first, last, first, last, ...: half the brackets

@@ -2,21 +2,22 @@
 
 #include <fmt/format.h>
 
+#include <type_traits>
+#include <vector>
+
 #include "common/profiles.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli::report {
 namespace {
 
 Budget budget_of(const SelectConfig& select) {
-  switch (select.budget) {
-    case BudgetPolicy::kTau:
-      return {"tau", select.tau};
-    case BudgetPolicy::kKeepRatio:
-      return {"keep_ratio", select.keep_ratio};
-    case BudgetPolicy::kKeepCount:
-      break;
-  }
-  return {"keep_count", static_cast<double>(select.keep_count)};
+  Budget budget;
+  for_each_field(select, [&](const SelectField& about, const auto& value) {
+    if (!about.of_budget || !about.used_by(select)) return;
+    budget = {about.name, static_cast<double>(value)};
+  });
+  return budget;
 }
 
 const char* sets_of(Share share) {
@@ -36,6 +37,34 @@ std::string fill_of(const SelectConfig& select) {
   return fmt::format("local fill {} + {}", select.local_window, select.sinks);
 }
 
+// What else is not as usual: ", obs_window 256". Budget, fill and sets are said in words.
+std::string others_of(const SelectConfig& select) {
+  std::vector<std::string> usual;
+  const SelectConfig defaults;
+  const auto text_of = []<typename T>(const T& value) {
+    if constexpr (std::is_enum_v<T>) {
+      return std::string(name_of(value));
+    } else {
+      return fmt::format("{}", value);
+    }
+  };
+  for_each_field(defaults, [&](const SelectField&, const auto& value) {
+    usual.push_back(text_of(value));
+  });
+  std::string text;
+  size_t index = 0;
+  for_each_field(select, [&](const SelectField& about, const auto& value) {
+    const std::string own = text_of(value);
+    const bool differs = own != usual[index++];
+    using Value = std::remove_cvref_t<decltype(value)>;
+    const bool said = std::is_same_v<Value, BudgetPolicy> || std::is_same_v<Value, Share> ||
+                      about.of_budget || about.group == SelectField::Group::kFill ||
+                      about.group == SelectField::Group::kCall;
+    if (differs && !said) text += fmt::format(", {} {}", about.name, own);
+  });
+  return text;
+}
+
 }  // namespace
 
 ProfileText describe(const Config& config) {
@@ -48,14 +77,15 @@ ProfileText describe(const Config& config) {
   text.sparse_layers = profile->sparse_layers;
   text.budget = budget_of(select);
   text.family = fmt::format("layers {}, {}, {}", format_layers(profile->sparse_layers),
-                            fill_of(select), sets_of(select.share));
+                            fill_of(select), sets_of(select.share)) +
+                others_of(select);
   for (const LayerSelect& group : profile->layer_select) {
     const Budget budget = budget_of(group.select);
     text.family += fmt::format(", {} {} and {} in layers {}", budget.name, budget.value,
                                fill_of(group.select), format_layers(group.layers));
   }
   if (!config.mode.empty()) text.family += ", " + config.mode;
-  if (!config.gated) text.family += ", always sparse";
+  if (!config.gate.value_or(true)) text.family += ", always sparse";
   return text;
 }
 

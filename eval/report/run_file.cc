@@ -7,47 +7,31 @@
 #include <set>
 
 #include "common/files.h"
-#include "eval/report/fields.h"
+#include "eval/case.h"
 
 namespace tokensieve::cli::report {
 namespace {
 
-constexpr int32_t kFormat = 1;
+void check_format(const Json& json, std::string& error) {
+  if (!json.contains("format") || json["format"] == eval::kFormat) return;
+  error = fmt::format("format {} is not one that this version reads; allowed: {} (run "
+                      "`tokensieve eval` of this version again, or use the newer tokensieve)",
+                      json["format"].dump(), eval::kFormat);
+}
 
-void read_header(Fields line, EvalRun& run) {
-  int32_t format = 0;
-  line.require("format", format);
-  if (line.ok() && format != kFormat) {
-    line.fail(
-        fmt::format("format {} is not one that this version reads; allowed: {} (run "
-                    "`tokensieve eval` of this version again, or use the newer tokensieve)",
-                    format, kFormat));
+void read_header(const Json& json, EvalRun& run, std::string& error) {
+  check_format(json, error);
+  eval::HeaderLine header;
+  if (error.empty()) error = eval::read_line(json, header);
+  if (error.empty() && header.configs.empty()) error = "\"configs\" names no configuration";
+  run.header = json;
+  run.model = header.model.name;
+  run.configs = std::move(header.configs);
+  for (Config& config : run.configs) {
+    if (config.kind.empty()) config.kind = config.name;
   }
-  run.model = "unknown model";
-  if (line.has("model")) {
-    std::string error;
-    Fields(line.at("model"), error).read("name", run.model);
-    if (!error.empty()) line.fail(error);
-  }
-  std::vector<std::string> tasks;
-  std::vector<int32_t> lengths;
-  int32_t cases = 0;
-  line.read("tasks", tasks);
-  line.read("lengths", lengths);
-  line.read("cases", cases);
-  line.each("configs", [&](Fields fields) {
-    Config config;
-    fields.require("name", config.name);
-    config.kind = config.name;
-    fields.read("kind", config.kind);
-    fields.read("mode", config.mode);
-    fields.read("note", config.note);
-    fields.read("gate", config.gated);
-    config.profile = fields.at("profile");
-    run.configs.push_back(std::move(config));
-  });
-  if (line.ok() && run.configs.empty()) line.fail("\"configs\" names no configuration");
-  run.planned = static_cast<int64_t>(tasks.size() * lengths.size() * run.configs.size()) * cases;
+  const size_t cells = header.tasks.size() * header.lengths.size();
+  run.planned = static_cast<int64_t>(cells * run.configs.size()) * header.cases;
 }
 
 // What all parts of a run have in common.
@@ -68,127 +52,83 @@ void append(std::vector<T>& list, std::vector<T>& more) {
   std::move(more.begin(), more.end(), std::back_inserter(list));
 }
 
-// What a "result" and a "kept" line begin with.
+// Reads a "result" or a "kept" line.
 template <typename Line>
-void read_case(Fields& line, const EvalRun& run, Line& out) {
-  line.require("task", out.task);
-  line.require("length", out.length);
-  line.require("case", out.index);
-  line.require("config", out.config);
-  const auto is_named = [&](const Config& config) { return config.name == out.config; };
-  if (line.ok() && std::none_of(run.configs.begin(), run.configs.end(), is_named)) {
-    line.fail("config \"" + out.config + "\" is not one of the header's");
+Line read_case(const Json& json, const EvalRun& run, std::string& error) {
+  Line line;
+  error = eval::read_line(json, line);
+  const auto is_named = [&](const Config& config) { return config.name == line.config; };
+  if (error.empty() && std::none_of(run.configs.begin(), run.configs.end(), is_named)) {
+    error = "config \"" + line.config + "\" is not one of the header's";
   }
+  return line;
 }
 
-void read_measurements(Fields& line, CaseResult& result) {
-  line.read("prefill_ms", result.prefill_ms);
-  line.read("attention_ms", result.attention_ms);
-  line.read("keep_ratio", result.keep_ratio);
-  line.read("work", result.work);
-  line.each("layers", [&](Fields fields) {
-    LayerResult layer;
-    fields.require("layer", layer.layer);
-    fields.read("keep_ratio", layer.keep_ratio);
-    fields.read("work", layer.work);
-    fields.read("attention_ms", layer.attention_ms);
-    fields.read("reason", layer.reason);
-    result.layers.push_back(std::move(layer));
-  });
+// Engines other than ours write answers and leave their scores to whoever reads them.
+std::optional<double> score_of(const std::optional<double>& score,
+                               const std::vector<std::string>& expected,
+                               const std::string& answer) {
+  if (score || expected.empty()) return score;
+  return eval::score({.text = "", .answer_prefix = "", .expected = expected}, answer);
 }
 
-void read_result(Fields line, EvalRun& run) {
-  CaseResult result;
-  read_case(line, run, result);
-  std::optional<double> depth;
-  line.read("depth", depth);
-  if (depth && *depth >= 0) result.depth = std::min(*depth, 1.0);  // negative: no needle
-  line.read("expected", result.expected);
-  line.read("answer", result.answer);
-  line.read("score", result.score);
-  line.each("follow_ups", [&](Fields fields) {
-    FollowUp follow_up;
-    fields.read("question", follow_up.question);
-    fields.read("answer", follow_up.answer);
-    fields.require("score", follow_up.score);
-    result.follow_ups.push_back(std::move(follow_up));
-  });
-  read_measurements(line, result);
-  if (line.has("metrics") && line.ok()) {
-    std::string error;
-    Fields fields(line.at("metrics"), error);
-    Metrics metrics;
-    fields.require("kl", metrics.kl);
-    fields.require("top1", metrics.top1);
-    fields.require("nll", metrics.nll);
-    fields.require("nll_dense", metrics.nll_dense);
-    result.metrics = metrics;
-    if (!error.empty()) line.fail("in \"metrics\", " + error);
+void read_result(const Json& json, EvalRun& run, std::string& error) {
+  auto result = read_case<CaseResult>(json, run, error);
+  result.score = score_of(result.score, result.expected, result.answer);
+  for (FollowUp& turn : result.follow_ups) {
+    turn.score = score_of(turn.score, turn.expected, turn.answer);
+    if (!turn.score && error.empty()) error = "a follow-up has neither \"score\" nor \"expected\"";
   }
+  if (result.depth && *result.depth < 0) result.depth.reset();  // no needle
+  if (result.depth) result.depth = std::min(*result.depth, 1.0);
   run.results.push_back(std::move(result));
 }
 
-void read_kept(Fields line, EvalRun& run) {
-  KeptTokens kept;
-  read_case(line, run, kept);
-  line.require("tokens", kept.tokens);
+void read_kept(const Json& json, EvalRun& run, std::string& error) {
+  auto kept = read_case<KeptTokens>(json, run, error);
   const auto num_tokens = static_cast<int32_t>(kept.tokens.size());
-  line.each("layers", [&](Fields fields) {
-    KeptTokens::Layer layer;
-    fields.require("layer", layer.layer);
-    std::vector<std::vector<std::vector<int32_t>>> sets;
-    fields.require("kept", sets);
-    for (const auto& ranges : sets) {
-      auto& set = layer.sets.emplace_back();
-      for (const auto& range : ranges) {
-        if (range.size() != 2 || range[0] > range[1] || range[1] >= num_tokens) {
-          return fields.fail(
-              fmt::format("layer {} keeps a range that is not [first, last] within the {} tokens",
-                          layer.layer, num_tokens));
-        }
-        set.emplace_back(range[0], range[1]);
+  for (const KeptLayer& layer : kept.layers) {
+    for (const auto& set : layer.sets) {
+      for (const auto& [first, last] : set) {
+        if (!error.empty() || (first <= last && last < num_tokens)) continue;
+        error = fmt::format("layer {} keeps a range that is not [first, last] within the {} tokens",
+                            layer.layer, num_tokens);
       }
     }
-    if (!layer.sets.empty()) kept.layers.push_back(std::move(layer));
-  });
+  }
+  std::erase_if(kept.layers, [](const KeptLayer& layer) { return layer.sets.empty(); });
   // A prompt that ran dense has nothing to inspect.
   if (!kept.layers.empty()) run.kept.push_back(std::move(kept));
 }
 
-void read_tune(Fields line, EvalRun& run) {
-  TuneStep step;
-  line.read("layers", step.layers);
-  step.select = line.at("select");
-  line.object("thin", [&](Fields thin) {
-    thin.require("layers", step.thin_layers);
-    step.thin_select = thin.at("select");
-  });
-  line.require("work", step.work);
-  line.read("loss", step.loss);
-  line.read("kl", step.kl);
-  line.read("chosen", step.chosen);
-  run.tune.push_back(std::move(step));
-}
-
 void read_line(const Json& json, bool first, EvalRun& run, std::string& error) {
-  Fields line(json, error);
-  std::string type;
-  line.require("type", type);
-  if (!error.empty()) return;
+  const bool is_object = json.is_object();
+  if (!is_object) {
+    error = "a value that should be an object is " + json.dump().substr(0, 40);
+    return;
+  }
+  const Json& type = json.contains("type") ? json["type"] : Json();
+  if (!type.is_string()) {
+    error = json.contains("type") ? "\"type\" is " + type.dump().substr(0, 40) +
+                                        "; allowed: a string"
+                                  : "\"type\" is missing";
+    return;
+  }
   if (first != (type == "run")) {
-    return line.fail(first
-                         ? "the first line is not the header of a run (\"type\":\"run\"); is this "
-                           "a file that `tokensieve eval` wrote?"
-                         : "a second header: two runs in one file; pass them as two files");
+    error = first ? "the first line is not the header of a run (\"type\":\"run\"); is this a file "
+                    "that `tokensieve eval` wrote?"
+                  : "a second header: two runs in one file; pass them as two files";
+    return;
   }
-  if (first) {
-    run.header = json;
-    return read_header(line, run);
+  if (first) return read_header(json, run, error);
+  if (type == CaseResult::kType) return read_result(json, run, error);
+  if (type == KeptTokens::kType) return read_kept(json, run, error);
+  if (type == eval::DriftLine::kType) {
+    eval::DriftLine drift;
+    error = eval::read_line(json, drift);
+    run.drift = std::move(drift.layers);
   }
-  if (type == "result") return read_result(line, run);
-  if (type == "kept") return read_kept(line, run);
-  if (type == "drift") return line.require("layers", run.drift);
-  if (type == "tune") return read_tune(line, run);
+  if (type == TuneStep::kType) error = eval::read_line(json, run.tune.emplace_back());
 }
 
 // The later of two lines for the same case and configuration counts.

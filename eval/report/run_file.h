@@ -1,100 +1,25 @@
-// What `tokensieve eval` and `tune` write, read back: docs/evaluation.md, "File format".
+// Run files, read back: eval/schema.h says what one line holds.
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
+#include "eval/schema.h"
 #include "tokensieve/status.h"
 
 namespace tokensieve::cli::report {
 
-using Json = nlohmann::ordered_json;
-
-struct Config {
-  std::string name;
-  std::string kind;  // "stock", "dense", "sparse" or a baseline
-  std::string mode;  // "whole", "chunk"; empty: does not apply
-  std::string note;
-  bool gated = true;  // runs dense where dense is predicted to be faster
-  Json profile;       // null: none
-};
-
-struct FollowUp {
-  std::string question;
-  std::string answer;
-  double score = 0;
-};
-
-struct LayerResult {
-  int32_t layer = 0;
-  double keep_ratio = 1;
-  double work = 1;
-  double attention_ms = 0;
-  std::string reason;  // why it ran dense
-};
-
-// Against dense, over the tokens that follow the text.
-struct Metrics {
-  double kl = 0;
-  double top1 = 0;
-  double nll = 0;
-  double nll_dense = 0;
-};
-
-// One case, answered with one configuration. Absent numbers do not apply.
-struct CaseResult {
-  std::string task;
-  int32_t length = 0;
-  int32_t index = 0;
-  std::string config;
-  std::optional<double> depth;  // 0 to 1: where the needle stands
-  std::vector<std::string> expected;
-  std::string answer;
-  std::optional<double> score;
-  std::vector<FollowUp> follow_ups;
-  std::optional<double> prefill_ms;
-  std::optional<double> attention_ms;
-  std::optional<double> keep_ratio;
-  std::optional<double> work;
-  std::vector<LayerResult> layers;
-  std::optional<Metrics> metrics;
-
-  // The same for every configuration that answered the case.
-  using Key = std::tuple<std::string, int32_t, int32_t>;
-  Key key() const { return {task, length, index}; }
-};
-
-// Which tokens of one prompt each layer kept.
-struct KeptTokens {
-  std::string task;
-  int32_t length = 0;
-  int32_t index = 0;
-  std::string config;
-  std::vector<std::string> tokens;
-  struct Layer {
-    int32_t layer = 0;
-    // Per set: inclusive ranges of positions, ascending.
-    std::vector<std::vector<std::pair<int32_t, int32_t>>> sets;
-  };
-  std::vector<Layer> layers;
-};
-
-struct TuneStep {
-  std::vector<int32_t> layers;
-  Json select;
-  std::vector<int32_t> thin_layers;  // those of `layers` that keep less
-  Json thin_select;
-  double work = 1;
-  double loss = 0;
-  double kl = 0;
-  bool chosen = false;
-};
+using eval::CaseResult;
+using eval::FollowUp;
+using eval::Json;
+using eval::KeptLayer;
+using eval::KeptTokens;
+using eval::LayerResult;
+using eval::Metrics;
+using eval::TuneStep;
+using Config = eval::ConfigLine;
 
 struct EvalRun {
   std::string path;

@@ -487,37 +487,6 @@ TEST_F(HookTest, SetsThatAreNotValidRunDense) {
   EXPECT_STREQ(stats()[0].reason, "sparse run failed");
 }
 
-TEST_F(HookTest, ChoosesAmongCandidates) {
-  host_.change = [](tokensieve_ggml_selection& s) {
-    // All tokens: the library's own choice, again.
-    std::vector<int32_t> all(static_cast<size_t>(s.tokens));
-    std::iota(all.begin(), all.end(), 0);
-    EXPECT_EQ(s.choose_among(&s, all.data(), s.tokens, s.count), 0);
-    return 1;
-  };
-  EXPECT_EQ(compute(), expected_);
-
-  std::vector<int32_t> candidates, chosen;
-  host_.change = [&](tokensieve_ggml_selection& s) {
-    for (int32_t t = 0; t < s.tokens; ++t) {
-      if (t % 3 == 0 || t >= s.prefix) candidates.push_back(t);
-    }
-    const auto n = static_cast<int64_t>(candidates.size());
-    EXPECT_EQ(s.choose_among(&s, candidates.data(), n, 100), 0);
-    EXPECT_EQ(s.count, 100);
-    chosen.assign(s.kept, s.kept + s.count);
-    EXPECT_EQ(s.choose_among(&s, candidates.data(), n, s.capacity + 1), -1) << "too many";
-    EXPECT_EQ(s.choose_among(&s, candidates.data() + 1, 5, 5), -1) << "not the newest";
-    EXPECT_EQ(s.count, 100) << "refused calls change nothing";
-    return 1;
-  };
-  compute();
-  EXPECT_TRUE(
-      std::includes(candidates.begin(), candidates.end(), chosen.begin(), chosen.end()));
-  EXPECT_EQ(chosen.back(), 1999);
-  EXPECT_EQ(stats()[0].sparse_nodes, 1) << stats()[0].reason;
-}
-
 TEST_F(HookTest, OlderHostsKeepTheHook) {
   configure(TOKENSIEVE_GGML_WHOLE);  // a full config without hook: nobody is asked any more
   compute();

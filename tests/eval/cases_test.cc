@@ -8,10 +8,10 @@
 #include <set>
 
 #include "eval/case.h"
-#include "eval/case_json.h"
 #include "eval/corpus.h"
 #include "eval/random.h"
 #include "common/files.h"
+#include "case_text.h"
 #include "tokens.h"
 
 namespace tokensieve::cli::eval {
@@ -77,9 +77,9 @@ TEST_P(EveryTask, CountsFewTimes) {
 }
 
 TEST_P(EveryTask, IsAFunctionOfItsArguments) {
-  const std::string once = case_to_json(make(task(), 1024, 3, 7));
-  EXPECT_EQ(case_to_json(make(task(), 1024, 3, 7)), once);
-  EXPECT_NE(case_to_json(make(task(), 1024, 3, 8)), once);
+  const std::string once = case_text(make(task(), 1024, 3, 7));
+  EXPECT_EQ(case_text(make(task(), 1024, 3, 7)), once);
+  EXPECT_NE(case_text(make(task(), 1024, 3, 8)), once);
   EXPECT_NE(make(task(), 1024, 4, 7).document, make(task(), 1024, 3, 7).document);
 }
 
@@ -145,17 +145,6 @@ TEST_P(EveryTask, PutsTheAskedFactWhereTheSweepSays) {
   } else {
     EXPECT_THAT(depths, testing::Each(testing::AllOf(testing::Ge(0), testing::Le(1))));
   }
-}
-
-TEST_P(EveryTask, SurvivesJson) {
-  const Case item = make(task(), 1024, 2, ~uint64_t{0});
-  const Result<Case> back = case_from_json(case_to_json(item));
-  ASSERT_TRUE(back.ok()) << back.status().message();
-  EXPECT_EQ(case_to_json(*back), case_to_json(item));
-  EXPECT_EQ(back->document, item.document);
-  EXPECT_EQ(back->seed, item.seed);
-  EXPECT_EQ(back->depth, item.depth);
-  EXPECT_EQ(back->follow_ups.size(), item.follow_ups.size());
 }
 
 TEST_P(EveryTask, SaysHowShortIsTooShort) {
@@ -273,19 +262,10 @@ TEST(Cases, AreTheSameEverywhere) {
   std::string all;
   for (const std::string_view task : task_names()) {
     for (int32_t index = 0; index < 4; ++index) {
-      all += case_to_json(make(std::string(task), 1024, index)) + "\n";
+      all += case_text(make(std::string(task), 1024, index)) + "\n";
     }
   }
   EXPECT_EQ(mix_seed(0, all), 13698548244604369982u);
-}
-
-TEST(CaseJson, RejectsOtherText) {
-  for (const char* bad : {"", "{", "[]", "{}", R"({"task":1})"}) {
-    const Result<Case> item = case_from_json(bad);
-    ASSERT_FALSE(item.ok()) << bad;
-    EXPECT_EQ(item.status().code(), StatusCode::kDataError);
-    EXPECT_THAT(item.status().message(), HasSubstr("no evaluation case"));
-  }
 }
 
 }  // namespace

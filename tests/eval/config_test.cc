@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
+
+#include "eval/command_text.h"
+#include "eval/equal_work.h"
 
 namespace tokensieve::cli::eval {
 namespace {
@@ -35,7 +37,7 @@ std::string error_of(const std::string& spec) {
 TEST(EvalConfig, DefaultsParseAndDenseComesFirst) {
   const std::vector<Config> configs = parse(default_configs());
   ASSERT_EQ(configs.size(), default_configs().size());
-  EXPECT_EQ(configs[0].kind, Kind::kDense);
+  EXPECT_EQ(configs[0].method, &dense_method());
 }
 
 TEST(EvalConfig, DenseIsAddedWhenMissing) {
@@ -46,9 +48,9 @@ TEST(EvalConfig, DenseIsAddedWhenMissing) {
 
 TEST(EvalConfig, EveryPresetParses) {
   for (const char* name : {"stock", "dense", "sparse", "forced", "paper", "none", "random",
-                           "recent", "evict", "once", "progressive", "draft"}) {
+                           "recent", "evict", "once", "draft"}) {
     EXPECT_EQ(parse({name}).back().name, name);
-    EXPECT_NE(describe_presets().find(name), std::string::npos);
+    EXPECT_NE(describe_configs().find(name), std::string::npos);
   }
 }
 
@@ -116,7 +118,7 @@ TEST(EvalConfig, KeysHoldForLayersThatAreSetApart) {
 
 TEST(EvalConfig, APresetIsMadeFromTheProfileThatItsKeyNames) {
   const std::vector<Config> configs = parse(
-      {"once:profile=smollm2", "progressive:profile=smollm2,min_keep=9", "sparse:profile=smollm2"});
+      {"once:profile=smollm2", "recent:profile=smollm2,min_keep=9", "sparse:profile=smollm2"});
   ASSERT_EQ(configs.size(), 4u);
   EXPECT_FALSE(configs[1].profile.layer_select.empty());
   EXPECT_TRUE(configs[1].equal_work) << "its layers differ";
@@ -127,20 +129,6 @@ TEST(EvalConfig, APresetIsMadeFromTheProfileThatItsKeyNames) {
   EXPECT_NE(error_of("paper:profile=smollm2").find("forced:profile="), std::string::npos);
   EXPECT_NE(error_of("dense:profile=smollm2").find("selects nothing"), std::string::npos);
   EXPECT_NE(error_of("forced:profile=llama-3.1-8b").find("layers"), std::string::npos);
-}
-
-TEST(EvalConfig, BaselinesGetTheMeanWorkOfLayersThatDiffer) {
-  const auto configs = parse_configs({"none", "once"}, profile_with_layers_apart());
-  ASSERT_TRUE(configs.ok()) << configs.status().message();
-  const Config& none = (*configs)[1];
-  const auto layer_work = [&](int32_t layer) {
-    Config one = none;
-    one.profile.sparse_layers = {layer};
-    return beside_work(one, 32768);
-  };
-  EXPECT_GT(layer_work(2), 2 * layer_work(20));
-  EXPECT_NEAR(beside_work(none, 32768), (18 * layer_work(2) + 10 * layer_work(20)) / 28, 1e-12);
-  EXPECT_TRUE((*configs)[2].equal_work) << "one set for all layers: of their mean size";
 }
 
 TEST(EvalConfig, ListsBecomeConfigurations) {
@@ -159,7 +147,7 @@ TEST(EvalConfig, LaterBudgetWins) {
 
 TEST(EvalConfig, ErrorsNameTheValueAndWhatIsAllowed) {
   EXPECT_NE(error_of("fast").find("allowed: stock, dense"), std::string::npos);
-  EXPECT_NE(error_of("forced:keep=2").find("keep=2; allowed: a number from"), std::string::npos);
+  EXPECT_NE(error_of("forced:keep=2").find("keep=2; allowed: (0, 1]"), std::string::npos);
   EXPECT_NE(error_of("forced:keep=nan").find("allowed"), std::string::npos);
   EXPECT_NE(error_of("forced:keep=").find("allowed"), std::string::npos);
   EXPECT_NE(error_of("forced:window=100").find("a multiple of 64"), std::string::npos);
@@ -179,35 +167,110 @@ TEST(EvalConfig, ErrorsNameTheValueAndWhatIsAllowed) {
   EXPECT_NE(std::string(twice.status().message()).find("name="), std::string::npos);
 }
 
-TEST(EvalConfig, JsonSaysWhatRuns) {
-  const nlohmann::ordered_json json = config_json(parse({"evict:filter=9"})[1]);
-  EXPECT_EQ(json["kind"], "evict");
-  EXPECT_EQ(json["filter_layer"], 9);
-  EXPECT_EQ(json["profile"]["select"]["share"], "layer");
-  EXPECT_TRUE(parse_profile(json["profile"].dump(), "test").ok());
+TEST(EvalConfig, TheHeaderSaysWhatRuns) {
+  const ConfigLine line = config_line(parse({"evict:filter=9"})[1]);
+  EXPECT_EQ(line.kind, "evict");
+  EXPECT_EQ(line.filter_layer, 9);
+  EXPECT_EQ(line.profile["select"]["share"], "layer");
+  EXPECT_TRUE(parse_profile(line.profile.dump(), "test").ok());
+  EXPECT_EQ(config_line(parse({"forced"})[1]).kind, "sparse");
 }
 
-TEST(EvalConfig, BaselinesDoEqualWork) {
-  SelectConfig select = model_profile().select;
-  select.min_keep = 0;
-  for (const int64_t tokens : {2048, 4096, 8192, 32768}) {
-    const auto n = static_cast<double>(tokens);
-    const double kept = std::floor(0.2 * (n - 128)) + 128;
-    const double work = selection_work(select, kept, n);
-    SelectConfig zero = select;
-    zero.fill = Fill::kZero;
-    const auto more = static_cast<double>(equal_work_count(zero, work, tokens) + 128);
-    EXPECT_GT(more, kept);
-    EXPECT_NEAR(selection_work(zero, more, n), work, 0.002);
+TEST(EvalConfig, EveryFieldOfASelectionIsAKey) {
+  SelectConfig select;
+  for_each_field(select, [](const SelectField& about, auto&) {
+    if (about.group == SelectField::Group::kCall) return;
+    if (std::string_view(about.name) == "budget") return;  // naming its value means it
+    EXPECT_NE(describe_configs().find(std::string("\n  ") + about.alias + " "), std::string::npos);
+    for (const char* name : {about.name, about.alias}) {
+      EXPECT_NE(error_of(std::string("forced:") + name + "=x").find("=x; allowed: "),
+                std::string::npos);
+    }
+  });
+}
 
-    SelectConfig window = select;
-    window.local_window = equal_work_window(select, work, tokens);
-    EXPECT_EQ(window.local_window % 64, 0);
-    const double rows = n - 128;
-    const double pairs = selection_work(window, 1, rows) * rows * (rows + 1) / 2 + 128 * (n - 64);
-    EXPECT_NEAR(pairs / (n * (n + 1) / 2), work, 64 / n + 0.002);
+TEST(EvalConfig, NamesHoldNoFolders) {
+  const std::string path = std::string(TOKENSIEVE_SOURCE_DIR) + "/profiles/smollm2.json";
+  EXPECT_EQ(parse({"forced:profile=" + path})[1].name, "forced:profile=smollm2.json");
+}
+
+// (query, key) pairs of a layer where `kept` tokens, evenly spread, are kept; counted one by one.
+double counted_work(const SelectConfig& select, int64_t tokens, int64_t kept, int64_t dense_rows) {
+  const int64_t prefix = tokens - dense_rows - select.obs_window;
+  std::vector<int64_t> keys_before(static_cast<size_t>(tokens) + 1);  // kept ones
+  const auto is_kept = [&](int64_t t) {
+    return t >= prefix || (t + 1) * kept / prefix > t * kept / prefix;
+  };
+  for (int64_t t = 0; t < tokens; ++t) {
+    keys_before[static_cast<size_t>(t) + 1] = keys_before[static_cast<size_t>(t)] + is_kept(t);
   }
-  EXPECT_NEAR(selection_work(select, 8192, 8192), 1.0, 1e-3);
+  double pairs = 0;
+  for (int64_t row = 0; row < tokens; ++row) {
+    if (row >= tokens - dense_rows) {
+      pairs += static_cast<double>(row + 1);
+      continue;
+    }
+    const bool local = select.fill == Fill::kLocal;
+    const int64_t begin =
+        local ? std::max<int64_t>(0, row / kLocalBlock * kLocalBlock - select.local_window) : row + 1;
+    const int64_t sinks = local ? std::min<int64_t>(select.sinks, begin) : 0;
+    if (local) pairs += static_cast<double>(row + 1 - begin + sinks);
+    if (!is_kept(row)) continue;
+    pairs += static_cast<double>(keys_before[static_cast<size_t>(begin)] -
+                                 keys_before[static_cast<size_t>(sinks)]);
+  }
+  return pairs / causal_pairs(static_cast<double>(tokens));
+}
+
+TEST(EvalEqualWork, BaselinesDoAsMuchAsTheSelection) {
+  for (const int32_t tokens : {2048, 4096, 8192, 32768}) {
+    const std::vector<Config> configs = parse({"forced", "none", "recent"});
+    const SelectConfig& forced = configs[1].profile.select;
+    const auto kept = static_cast<int64_t>(forced.keep_ratio * (tokens - forced.obs_window));
+    const double wanted = counted_work(forced, tokens, kept, 0);
+
+    const Resolved none = resolve(configs[2], tokens);
+    EXPECT_EQ(none.profile.select.local_window % kLocalBlock, 0);
+    EXPECT_EQ(none.profile.select.protect_first, 1) << "a sink is the one token that it keeps";
+    EXPECT_EQ(none.dense_rows, 128);
+    EXPECT_NEAR(*none.work, wanted, 64.0 / tokens + 0.002);
+    EXPECT_NEAR(counted_work(none.profile.select, tokens, 1, none.dense_rows), *none.work, 0.004);
+
+    const SelectConfig recent = resolve(configs[3], tokens).profile.select;
+    EXPECT_EQ(recent.budget, BudgetPolicy::kKeepCount);
+    EXPECT_GT(recent.keep_count, kept) << "it does not pay for local fill";
+    EXPECT_NEAR(counted_work(recent, tokens, recent.keep_count, 0), wanted, 0.004);
+  }
+}
+
+TEST(EvalEqualWork, LayersThatDifferCountWithTheirMean) {
+  const auto configs = parse_configs({"none", "once"}, profile_with_layers_apart());
+  ASSERT_TRUE(configs.ok()) << configs.status().message();
+  const auto window = [&](std::vector<int32_t> layers) {
+    Config some = (*configs)[1];
+    some.profile.sparse_layers = std::move(layers);
+    return resolve(some, 32768).profile.select.local_window;
+  };
+  EXPECT_GT(window({2}), window({2, 20}));
+  EXPECT_GT(window({2, 20}), window({20}));
+  EXPECT_TRUE((*configs)[2].equal_work) << "one set for all layers: of their mean size";
+}
+
+TEST(EvalEqualWork, AWindowThatTheUserNamesStays) {
+  const Config config = parse({"none:window=256"})[1];
+  EXPECT_FALSE(config.equal_work);
+  const Resolved resolved = resolve(config, 4096);
+  EXPECT_EQ(resolved.profile.select.local_window, 256);
+  EXPECT_EQ(resolved.dense_rows, 128);
+}
+
+TEST(EvalCommand, KeepsNoFolders) {
+  const std::vector<std::string> words = {"/usr/bin/tokensieve", "eval", "/models/a.gguf", "-o",
+                                          "--config", "forced:profile=/home/me/p.json,keep=.1/.2",
+                                          "--output=/tmp/run.jsonl", "runs/mine.jsonl", "it is"};
+  EXPECT_EQ(command_text(words),
+            "tokensieve eval a.gguf -o --config forced:profile=p.json,keep=.1/.2 "
+            "--output=run.jsonl runs/mine.jsonl 'it is'");
 }
 
 }  // namespace

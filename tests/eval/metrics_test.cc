@@ -21,7 +21,7 @@ TEST(EvalMetrics, KnownDistributions) {
   EXPECT_NEAR(m.kl_max, std::log(2.0) / 4, 1e-6);
   EXPECT_NEAR(m.kl, std::log(2.0) / 8, 1e-6);
   EXPECT_DOUBLE_EQ(m.top1, 0.5);
-  EXPECT_NEAR(m.nll_reference, (std::log(2.0) + std::log(4.0)) / 2, 1e-6);
+  EXPECT_NEAR(m.nll_dense, (std::log(2.0) + std::log(4.0)) / 2, 1e-6);
   EXPECT_NEAR(m.nll, std::log(4.0), 1e-6);
 }
 

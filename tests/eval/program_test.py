@@ -111,7 +111,7 @@ class ProgramTest(EvalCase):
         self.expect(1, *self.SMALL, "--seed", 2, "-o", self.output, says="seed is 1 there and 2")
 
     def test_every_baseline_runs_and_can_be_inspected(self):
-        kinds = ["none", "random", "recent", "evict", "once", "progressive", "draft"]
+        kinds = ["none", "random", "recent", "evict", "once", "draft"]
         arguments = [word for kind in kinds
                      for word in ("--config", f"{kind}:obs_window=32,keep=.2")]
         self.expect(0, "eval", "smollm2", "--tasks", "single_needle", "--lengths", 600, "--cases",
@@ -135,8 +135,22 @@ class ProgramTest(EvalCase):
     def test_cases_for_runs_elsewhere(self):
         self.expect(0, "eval", "smollm2", "--tasks", "qa,text", "--lengths", 400, "--cases", 2,
                     "--write-cases", self.output)
-        head, *cases = read_lines(self.output)
+        head, *lines = read_lines(self.output)
+        cases = [line for line in lines if line["type"] == "case"]
         self.assertEqual((head["type"], len(cases)), ("cases", 4))
+        # What every configuration runs on a prompt of each size; stock is nobody else's.
+        resolved = {(r["config"], r["tokens"]): r for r in lines if r["type"] == "resolved"}
+        self.assertEqual(set(resolved), {(name, len(case["prompt"])) for case in cases for name in
+                                         ("dense", "sparse", "forced", "paper", "none")})
+        tokens = len(cases[0]["prompt"])
+        self.assertNotIn("profile", resolved["dense", tokens])
+        self.assertNotIn("profile", resolved["sparse", tokens], "shorter than min_tokens")
+        self.assertTrue(resolved["forced", tokens]["always_sparse"])
+        none = resolved["none", tokens]
+        self.assertEqual(none["profile"]["select"]["keep_count"], 1)
+        self.assertGreater(none["dense_rows"], 0)
+        self.assertLessEqual(none["work"], 1)
+        self.assertNotIn(str(self.folder), head["command"])
         for case in cases:
             self.assertLessEqual(len(case["prompt"]), 400)
             self.assertGreaterEqual(len(case["prompt"]), 380)

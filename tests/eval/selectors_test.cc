@@ -25,22 +25,12 @@ struct Choice {
     selection.capacity = capacity;
     selection.count = count;
     selection.kept = kept.data();
-    selection.choose_among = choose_last;
     // The library's choice here: the first prefix tokens.
     for (int32_t set = 0; set < sets; ++set) {
       int32_t* row = kept.data() + set * capacity;
       std::iota(row, row + count - 128, 0);
       std::iota(row + count - 128, row + count, static_cast<int32_t>(selection.prefix));
     }
-  }
-
-  // Stands for the library: takes the newest candidates.
-  static int choose_last(tokensieve_ggml_selection* s, const int32_t* candidates, int64_t n,
-                         int64_t keep) {
-    if (keep > n || keep > s->capacity) return -1;
-    std::copy(candidates + n - keep, candidates + n, s->kept);
-    s->count = keep;
-    return 0;
   }
 
   std::vector<int32_t> set(int32_t index) const {
@@ -96,20 +86,6 @@ TEST(EvalSelectors, OnceReusesTheFirstChoice) {
   EXPECT_TRUE(once->select(second.selection));
   second.expect_valid(500);
   EXPECT_EQ(second.set(0), kept);
-}
-
-TEST(EvalSelectors, NestedSetsShrinkAndContainOneAnother) {
-  const auto nested = nested_selector([](int32_t layer) { return layer == 2 ? 1.0 : 0.5; });
-  Choice first(2, 2000, 1, 1128, 1128), second(3, 2000, 1, 1128, 1128);
-  EXPECT_TRUE(nested->select(first.selection));
-  EXPECT_TRUE(nested->select(second.selection));
-  first.expect_valid(1128);
-  second.expect_valid(628);
-  const std::vector<int32_t> outer = first.set(0), inner = second.set(0);
-  EXPECT_TRUE(std::includes(outer.begin(), outer.end(), inner.begin(), inner.end()));
-  Choice next(2, 3000, 1, 1128, 1128);  // another prompt: all tokens are alive again
-  EXPECT_TRUE(nested->select(next.selection));
-  next.expect_valid(1128);
 }
 
 TEST(EvalSelectors, RecordAndReplay) {

@@ -85,7 +85,7 @@ TEST(PageData, OnePromptHoldsWhatEveryConfigurationKept) {
   EvalRun run = parsed(std::string(kHeader) +
                        result("qa", 2, 0, "sparse", R"("answer":"b","score":1,"expected":["b"])"));
   for (const char* config : {"sparse", "dense"}) {
-    run.kept.push_back({"qa", 2, 0, config, {"a", "b"}, {{3, {{{0, 0}, {1, 1}}}}}});
+    run.kept.push_back({{"qa", 2, 0, config}, {"a", "b"}, {{3, 1, {{{0, 0}, {1, 1}}}}}});
   }
   const Json prompts = page_data({run})["runs"][0]["prompts"];
   ASSERT_EQ(prompts.size(), 1u);
@@ -104,10 +104,13 @@ TEST(ProfileText, ABudgetAndAllElse) {
       "share":"layer"}})");
   const ProfileText text = describe(config);
   EXPECT_EQ(text.family, "layers 2-4, local fill 512 + 4, a set per layer, whole");
+  config.profile["select"]["obs_window"] = 256;
+  EXPECT_THAT(describe(config).family, HasSubstr(", obs_window 256, whole"));
+  config.profile["select"].erase("obs_window");
   ASSERT_TRUE(text.budget.has_value());
   EXPECT_EQ(text.budget->name, "keep_ratio");
   EXPECT_EQ(text.budget->value, 0.2);
-  config.gated = false;
+  config.gate = false;
   EXPECT_EQ(describe(config).family, text.family + ", always sparse");
   config.profile = Json();
   EXPECT_FALSE(describe(config).budget.has_value());

@@ -4,6 +4,7 @@ report_test.py PROGRAM ProgramTest|PageTest. PageTest exits with 77 where no Chr
 except in CI: setup/packages.sh installs it.
 """
 
+import json
 import os
 import pathlib
 import subprocess
@@ -14,15 +15,18 @@ import unittest
 import browser
 
 PROGRAM = str(pathlib.Path(sys.argv[1]).resolve())
-MAKE_RUN = pathlib.Path(__file__).with_name("make_run.py")
-LENGTHS = (1024, 2048)
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 
 
-def make_run(path, *arguments):
-    with open(path, "w", encoding="utf-8") as file:
-        subprocess.run(
-            [sys.executable, MAKE_RUN, "--cases", "4", *arguments], stdout=file, check=True
-        )
+def example_run(path, gpu=""):
+    subprocess.run(
+        [PROGRAM, "report", "--example", path], check=True, stdout=subprocess.DEVNULL
+    )
+    header, rest = path.read_text().split("\n", 1)
+    if gpu:
+        header = json.loads(header)
+        header["machine"]["gpu"] = gpu
+        path.write_text(json.dumps(header) + "\n" + rest)
     return path
 
 
@@ -31,7 +35,7 @@ class ProgramTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.run_file = make_run(self.folder / "run.jsonl", "--lengths", "1024")
+        self.run_file = example_run(self.folder / "run.jsonl")
         self.page = self.folder / "report.html"
 
     def expect(self, code, *arguments, says=()):
@@ -75,6 +79,23 @@ class ProgramTest(unittest.TestCase):
     def test_help_teaches(self):
         self.expect(0, "--help", says=["Examples:", "--title", "needs no network"])
 
+    def test_seeds_are_pooled(self):
+        one = self.expect(0, "--pool", self.run_file, says=["follow-ups lost", "2,048", "all"])
+        again = self.folder / "again.jsonl"
+        again.write_text(self.run_file.read_text().replace('"seed":1', '"seed":2', 1))
+        two = self.expect(0, "--pool", self.run_file, again)
+
+        def row(result):
+            line = next(x for x in result.stdout.splitlines() if x.startswith("all     keep-0.1"))
+            loss, rest = line.split(maxsplit=2)[2].split(" (", 1)
+            return loss, int(rest.split(";")[1].split(")")[0])
+
+        (loss, cases), (same, twice) = row(one), row(two)
+        self.assertEqual((same, twice), (loss, 2 * cases))
+        other = self.folder / "other.jsonl"
+        other.write_text(self.run_file.read_text().replace('"name":"invented"', '"name":"b"', 1))
+        self.expect(1, "--pool", self.run_file, other, says=["--pool takes runs of one model"])
+
     def test_usage_errors(self):
         self.expect(2, says=["RUN"])
         self.expect(2, self.run_file, "--colour", "red")
@@ -90,7 +111,7 @@ class ProgramTest(unittest.TestCase):
         self.expect(1, bad, says=["bad.jsonl:5: not JSON"])
         bad.write_text(lines[0])
         self.expect(1, bad, says=["bad.jsonl holds a header but no finished case"])
-        bad.write_text(lines[0].replace('"format": 1', '"format": 9'))
+        bad.write_text(lines[0].replace('"format":1', '"format":9'))
         self.expect(1, self.run_file, bad, "-o", self.page, says=["bad.jsonl:1: format 9"])
         self.assertFalse(self.page.exists())
 
@@ -118,10 +139,9 @@ class PageTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
-        lengths = ",".join(map(str, LENGTHS))
         runs = [
-            make_run(cls.folder / "cpu.jsonl", "--lengths", lengths),
-            make_run(cls.folder / "gpu.jsonl", "--lengths", lengths, "--gpu", "a GPU"),
+            example_run(cls.folder / "cpu.jsonl"),
+            example_run(cls.folder / "gpu.jsonl", gpu="a GPU"),
         ]
         cls.page = cls.folder / "report.html"
         subprocess.run(
@@ -319,7 +339,7 @@ class PageTest(unittest.TestCase):
 
     def test_what_eval_wrote_has_its_page(self):
         page = self.folder / "eval.html"
-        self.make_page(MAKE_RUN.parents[1] / "data" / "eval_run.jsonl", page)
+        self.make_page(DATA / "eval_run.jsonl", page)
         self.assertEqual(
             " ".join(self.sections()),
             "headline frontier tasks needles kl layers inspector about",
@@ -330,7 +350,7 @@ class PageTest(unittest.TestCase):
     def test_a_search_alone_has_its_page(self):
         lines = (self.folder / "cpu.jsonl").read_text().splitlines(keepends=True)
         tune = self.folder / "tune.jsonl"
-        tune.write_text("".join([lines[0], *(line for line in lines if '"type": "tune"' in line)]))
+        tune.write_text("".join([lines[0], *(line for line in lines if '"type":"tune"' in line)]))
         page = self.folder / "tune.html"
         said = self.make_page(tune, page)
         self.assertIn("candidates of tune", said)

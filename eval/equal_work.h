@@ -1,0 +1,26 @@
+// Baselines get as much attention work as the selection that they stand beside.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "eval/config.h"
+
+namespace tokensieve::cli::eval {
+
+// (query, key) pairs of causal attention.
+inline double causal_pairs(double tokens) { return tokens * (tokens + 1) / 2; }
+
+// Computed / causal pairs of a sparse layer that reads a prompt of so many tokens at once. 1 with a
+// tau budget: nobody knows before.
+double layer_work(const ModelFingerprint& model, const SelectConfig& select, int64_t tokens);
+
+// What really runs on a prompt of so many tokens.
+struct Resolved {
+  Profile profile;
+  int64_t dense_rows = 0;  // so many last rows see everything, whatever the profile says
+  std::optional<double> work;  // of a sparse layer, where those rows count
+};
+Resolved resolve(const Config& config, int64_t tokens);
+
+}  // namespace tokensieve::cli::eval

@@ -1,0 +1,198 @@
+// The ways to read a prompt: one per enumerator of Prefill.
+#include <algorithm>
+
+#include "common/signals.h"
+#include "eval/runner.h"
+
+namespace tokensieve::cli::eval {
+namespace {
+
+// A number of its own for every case, so that draws differ between cases and repeat between runs.
+uint64_t seed_of(const Case& c) {
+  uint64_t hash = c.seed;
+  for (const char letter : c.task) hash = hash * 1099511628211u + static_cast<uint8_t>(letter);
+  hash = hash * 1099511628211u + static_cast<uint64_t>(c.length);
+  return hash * 1099511628211u + static_cast<uint64_t>(c.index);
+}
+
+// What the plug-in counted, as the result has it.
+void add_layers(const std::vector<LayerStats>& layers, CaseResult& result) {
+  for (const LayerStats& l : layers) {
+    const std::string why = l.dense_reason.empty() ? "dense" : l.dense_reason;
+    result.layers.push_back({.layer = l.layer,
+                             .keep_ratio = l.keep_ratio,
+                             .work = l.work,
+                             .attention_ms = l.attention_ms,
+                             .reason = l.sparse_nodes > 0 ? "" : why});
+  }
+}
+
+// Means over the layers: kept tokens of those that ran sparse, work of all.
+void summarize(CaseResult& result) {
+  double keep = 0, work = 0;
+  int sparse = 0;
+  result.attention_ms = 0;
+  for (const LayerResult& layer : result.layers) {
+    if (layer.reason.empty()) {
+      keep += layer.keep_ratio;
+      ++sparse;
+    }
+    work += layer.work;
+    *result.attention_ms += layer.attention_ms;
+  }
+  result.keep_ratio = sparse > 0 ? keep / sparse : 1;
+  result.work = result.layers.empty() ? 1 : work / static_cast<double>(result.layers.size());
+}
+
+PluginHook hook_of(Selector* selector, bool always_sparse) {
+  return {.select = selector != nullptr ? Selector::hook : nullptr,
+          .user = selector,
+          .always_sparse = always_sparse};
+}
+
+}  // namespace
+
+Status Runner::prefill(Job& job) {
+  switch (job.config.method->prefill) {
+    case Prefill::kStock:
+    case Prefill::kDense:
+      return prefill_densely(job);
+    case Prefill::kSelect:
+      return prefill_with_selection(job);
+    case Prefill::kWindow:
+      return prefill_with_window(job);
+    case Prefill::kEvict:
+      return prefill_evicted(job);
+  }
+  return {};
+}
+
+Status Runner::prefill_densely(Job& job) {
+  TOKENSIEVE_RETURN_IF_ERROR(start(job, job.is_stock() ? Feed::kStock : Feed::kChunks));
+  TOKENSIEVE_RETURN_IF_ERROR(
+      plugin_.configure(job.is_stock() ? TOKENSIEVE_GGML_OFF : TOKENSIEVE_GGML_DENSE, nullptr));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
+  if (job.is_stock()) return {};
+  add_layers(plugin_.stats(), job.out.result);
+  summarize(job.out.result);
+  return {};
+}
+
+Status Runner::prefill_with_selection(Job& job) {
+  const Config& config = job.config;
+  const Method& method = *config.method;
+  TOKENSIEVE_RETURN_IF_ERROR(start(job, config.chunk ? Feed::kChunks : Feed::kWhole));
+  const auto tokens = static_cast<int32_t>(job.input.prompt.size());
+  const Profile profile = resolve(config, tokens).profile;
+  KeptByLayer recorded, kept;
+  if (method.records) TOKENSIEVE_RETURN_IF_ERROR(record(job, recorded));
+  std::unique_ptr<Selector> selector;
+  if (method.selector != nullptr) {
+    selector = method.selector({.seed = seed_of(job.input.source),
+                                .sinks = profile.select.sinks,
+                                .recorded = recorded});
+  }
+  if (job.options.keep_sets || method.forgets) {
+    selector = inspecting_selector(std::move(selector), kept);
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(
+      plugin_.configure(config.chunk ? TOKENSIEVE_GGML_CHUNK : TOKENSIEVE_GGML_WHOLE, &profile,
+                        hook_of(selector.get(), config.always_sparse)));
+  const Status status = read(job, job.prompt());
+  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));  // unhook
+  TOKENSIEVE_RETURN_IF_ERROR(status);
+  add_layers(plugin_.stats(), job.out.result);
+  summarize(job.out.result);
+  if (method.forgets && !kept.empty()) {
+    const auto& set = kept.begin()->second.sets.front();
+    const int32_t newest = static_cast<int32_t>(set.size()) - profile.select.sinks;
+    job.context->forget(profile.select.sinks, tokens - newest);
+  }
+  if (job.options.keep_sets) job.out.kept = std::move(kept);
+  return {};
+}
+
+// The target's own choices while it runs dense: not charged to the configuration.
+Status Runner::record(Job& job, KeptByLayer& sets) {
+  const std::unique_ptr<Selector> recorder = recording_selector(sets, /*dense=*/true);
+  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_WHOLE, &job.config.profile,
+                                               hook_of(recorder.get(), true)));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
+  job.context->clear();
+  job.position = 0;
+  job.out.result.prefill_ms = 0;
+  return {};
+}
+
+Status Runner::prefill_with_window(Job& job) {
+  TOKENSIEVE_RETURN_IF_ERROR(start(job, Feed::kWhole));
+  const Resolved resolved = resolve(job.config, static_cast<int64_t>(job.input.prompt.size()));
+  TOKENSIEVE_RETURN_IF_ERROR(
+      plugin_.configure(TOKENSIEVE_GGML_WHOLE, &resolved.profile, {.always_sparse = true}));
+  const auto windowed =
+      job.prompt().first(job.prompt().size() - static_cast<size_t>(resolved.dense_rows));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed));
+  add_layers(plugin_.stats(), job.out.result);
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size())));
+  for (LayerResult& layer : job.out.result.layers) {
+    if (layer.reason.empty()) layer.work = *resolved.work;
+  }
+  summarize(job.out.result);
+  return {};
+}
+
+// Layers up to the filter read everything; its choice is then a prompt of its own.
+Status Runner::prefill_evicted(Job& job) {
+  TOKENSIEVE_RETURN_IF_ERROR(start(job, Feed::kWhole));
+  Profile profile = job.config.profile;
+  profile.sparse_layers = {job.config.filter_layer};
+  profile.layer_select.clear();
+  profile.select.protect_first = std::max(profile.select.protect_first, profile.select.sinks);
+  KeptByLayer kept;
+  const std::unique_ptr<Selector> filter =
+      recording_selector(kept, /*dense=*/true, [&](int32_t) { job.context->stop(); });
+  TOKENSIEVE_RETURN_IF_ERROR(
+      plugin_.configure(TOKENSIEVE_GGML_WHOLE, &profile, hook_of(filter.get(), true)));
+  const Status filtered = read(job, job.prompt());
+  std::vector<LayerStats> first_pass = plugin_.stats();
+  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));
+  if (interrupted() || kept.empty()) {  // too short to choose: the whole prompt was read
+    TOKENSIEVE_RETURN_IF_ERROR(filtered);
+    add_layers(first_pass, job.out.result);
+    summarize(job.out.result);
+    return {};
+  }
+  Tokens rest;
+  for (const int32_t token : kept.begin()->second.sets.front()) {
+    rest.push_back(job.input.prompt[static_cast<size_t>(token)]);
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(prefill_again(job, rest, std::move(first_pass)));
+  if (job.options.keep_sets) job.out.kept = std::move(kept);
+  return {};
+}
+
+Status Runner::prefill_again(Job& job, const Tokens& rest, std::vector<LayerStats> first_pass) {
+  job.context->clear();
+  job.position = 0;
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, rest));
+  const auto all = static_cast<double>(job.input.prompt.size());
+  const auto some = static_cast<double>(rest.size());
+  CaseResult& result = job.out.result;
+  for (int32_t l = 0; l < model_.num_layers(); ++l) {
+    const double filtering = l <= job.config.filter_layer ? 1 : 0;
+    result.layers.push_back({.layer = l,
+                             .keep_ratio = some / all,
+                             .work = causal_pairs(some) / causal_pairs(all) + filtering,
+                             .reason = ""});
+  }
+  for (const auto& pass : {std::move(first_pass), plugin_.stats()}) {
+    for (const LayerStats& layer : pass) {
+      if (layer.layer < 0 || layer.layer >= model_.num_layers()) continue;
+      result.layers[static_cast<size_t>(layer.layer)].attention_ms += layer.attention_ms;
+    }
+  }
+  summarize(result);
+  return {};
+}
+
+}  // namespace tokensieve::cli::eval
