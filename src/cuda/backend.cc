@@ -12,7 +12,7 @@
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
-#include "cuda/stages/stages.h"
+#include "cuda/rows/rows.h"
 
 namespace tokensieve {
 namespace cuda {

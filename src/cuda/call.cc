@@ -2,8 +2,10 @@
 
 #include "core/plan.h"
 #include "cuda/sm90/attend/attend.h"
-#include "cuda/stages/stages.h"
-#include "cuda/tensor_map.h"
+#include "cuda/rows/rows.h"
+#include "cuda/select/select.h"
+#include "cuda/sm90/score/score.h"
+#include "cuda/sm90/tensor_map.h"
 
 namespace tokensieve::cuda {
 namespace {
@@ -38,7 +40,7 @@ Status Call::score() {
                               .split_stats = layout_.split_stats,
                               .splits = layout_.splits,
                               .max_ctas = plan_.options.num_ranks > 1 ? num_multiprocessors_ : 0};
-  return launched("score", cuda::score(params, k_map, s.head_dim, bf16(), stream_));
+  return launched("score", sm90::score(params, k_map, element(), s.head_dim, stream_));
 }
 
 float* Call::own_scores() const {
@@ -93,9 +95,8 @@ Status Call::compact(const Selection& selection) {
                                 .compact_k = compacted(layout_.compact_k),
                                 .compact_v = compacted(layout_.compact_v),
                                 .num_kv_heads = plan_.shape.num_kv_heads,
-                                .compact_heads = layout_.compact_heads,
-                                .row_bytes = plan_.shape.head_dim * 2};
-  return launched("compact", cuda::compact(params, stream_));
+                                .compact_heads = layout_.compact_heads};
+  return launched("compact", compact_kv(params, element(), plan_.shape.head_dim, stream_));
 }
 
 Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
@@ -142,7 +143,7 @@ Status Call::keep_lengths() {
 }
 
 Status Call::map_of(const TensorView& x, int box_rows, CUtensorMap& map) const {
-  return encode_map(tensor_of(x), bf16(), x.shape[0], x.shape[1], x.shape[2], x.shape[3], box_rows,
+  return sm90::encode_map(tensor_of(x), element(), x.shape[0], x.shape[1], x.shape[2], x.shape[3], box_rows,
                     map);
 }
 
@@ -154,7 +155,7 @@ Tensor Call::compacted(void* data) const {
 }
 
 Status Call::compact_map(void* data, CUtensorMap& map) const {
-  return encode_map(compacted(data), bf16(), plan_.shape.batch, layout_.capacity,
+  return sm90::encode_map(compacted(data), element(), plan_.shape.batch, layout_.capacity,
                     layout_.compact_heads, plan_.shape.head_dim, attend_box(), map);
 }
 
@@ -185,7 +186,7 @@ Status Call::attend_params(const AttentionOutputs& out, const Selection& selecti
 
 Status Call::attend_pass(AttendParams& params, Keys keys, TileCounter counter) {
   params.tile_counter = layout_.tile_counters + counter;
-  return launched("attend", sm90::attend(params, keys, plan_.shape.head_dim, bf16(), stream_));
+  return launched("attend", sm90::attend(params, keys, element(), plan_.shape.head_dim, stream_));
 }
 
 }  // namespace tokensieve::cuda

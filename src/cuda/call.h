@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/device/element.h"
 #include "cuda/layout.h"
 #include "cuda/params.h"
 #include "tokensieve/attention.h"
@@ -48,7 +49,9 @@ class Call {
   Status attend_dense(const AttentionOutputs& out);
 
  private:
-  bool bf16() const { return plan_.shape.dtype == DType::kBF16; }
+  Element element() const {
+    return plan_.shape.dtype == DType::kBF16 ? Element::kBF16 : Element::kF16;
+  }
   int attend_box() const { return plan_.shape.head_dim == 256 ? 64 : 128; }
   Sequences sequences() const { return sequences_of(plan_, in_); }
   Softmax softmax() const {

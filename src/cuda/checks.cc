@@ -2,9 +2,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <limits>
 
 #include "core/plan.h"
+#include "cuda/device/dispatch.h"
 #include "cuda/params.h"
 
 namespace tokensieve::cuda {
@@ -53,7 +56,7 @@ Status check_plan(const Plan& plan) {
                          "has %s, %s, %s; convert, or use backend cpu",
                          dtype_name(s.dtype), dtype_name(s.kv_dtype), dtype_name(s.out_dtype));
   }
-  if (s.head_dim != 64 && s.head_dim != 128 && s.head_dim != 256) {
+  if (!std::ranges::count(kHeadDims, s.head_dim)) {
     return Status::error(StatusCode::kUnsupported,
                          "head_dim is %d; backend cuda allows 64, 128, 256 (pad with zeros and set "
                          "sm_scale), backend cpu any multiple of 16",

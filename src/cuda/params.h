@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "tokensieve/select.h"
+
 namespace tokensieve::cuda {
 
 inline constexpr int kTileKv = 128;  // compact K and V are padded to whole tiles with zero rows
@@ -85,14 +87,14 @@ struct SelectParams {
   const float* token_score;  // [batch, layer_heads, prefix_stride]
   int64_t prefix_stride;
   int32_t suffix;
-  int32_t budget;             // BudgetPolicy
+  BudgetPolicy budget;
   double tau;
   double keep_ratio;
   int64_t keep_count;
   int64_t min_keep;
   int32_t protect_first;
   int32_t pool_width;
-  int32_t arithmetic;         // Arithmetic
+  Arithmetic arithmetic;
   // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
   // capacity rows runs dense, as does one with a NaN or infinite score.
   double keep_limit;
@@ -126,7 +128,6 @@ struct CompactParams {
   Tensor compact_k, compact_v;   // [batch, capacity, compact_heads, head_dim]
   int32_t num_kv_heads;
   int32_t compact_heads;         // num_q_heads (share head) or num_kv_heads (kv, layer)
-  int32_t row_bytes;             // head_dim * 2
 };
 
 // Which keys a row of attend sees; one kernel instance each.

@@ -3,12 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/device/element.h"
 #include "cuda/params.h"
 
 namespace tokensieve::cuda::sm90 {
 
-// Enqueues one pass. head_dim 64, 128, 256; bf16 or f16.
-cudaError_t attend(const AttendParams& params, Keys keys, int head_dim, bool bf16,
+// Enqueues one pass.
+cudaError_t attend(const AttendParams& params, Keys keys, Element element, int head_dim,
                    cudaStream_t stream);
 
 }  // namespace tokensieve::cuda::sm90

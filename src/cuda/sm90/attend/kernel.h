@@ -4,7 +4,7 @@
 // A persistent grid: one CTA per multiprocessor, one producer and two consumer warpgroups.
 #pragma once
 
-#include "cuda/common/launch.h"
+#include "cuda/device/launch.h"
 #include "cuda/sm90/attend/attend.h"
 #include "cuda/sm90/attend/epilogue.h"
 
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&params.k_map);
     ptx::prefetch_tensor_map(&params.v_map);
-    if (Traits::kKeys != Keys::kWindow && params.selection.indices != nullptr) {
+    if (Traits::Visible::kCompact && params.selection.indices != nullptr) {
       ptx::prefetch_tensor_map(&params.compact_k_map);
       ptx::prefetch_tensor_map(&params.compact_v_map);
     }
