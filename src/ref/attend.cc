@@ -51,17 +51,8 @@ std::vector<int32_t> visible_local(const SelectConfig& select, bool is_kept,
   return keys;
 }
 
-// One query row of one head.
-struct Row {
-  const Plan& plan;
-  const AttentionInputs& inputs;
-  int64_t b, head, row;  // row of q
-  const double* keys;    // [seqlen_kv, head_dim] of the row's kv head
-  const double* values;
-};
-
 // The additive bias of a key, -inf where it is masked.
-double bias_of(const Row& r, int64_t token) {
+double bias_of(const QueryRow& r, int64_t token) {
   if (r.inputs.bias == nullptr) return 0.0;
   const int32_t* kv_indices = r.inputs.kv_indices;
   const int64_t k_row = kv_indices ? kv_indices[r.b * r.plan.shape.seqlen_kv + token] : token;
@@ -70,9 +61,25 @@ double bias_of(const Row& r, int64_t token) {
   return r.inputs.bias_slopes[r.head] * bias;
 }
 
-// Softmax attention over `tokens`: writes out [head_dim], returns lse. No visible key, or every one
-// masked: zeros and -inf.
-double attend_row(const Row& r, const std::vector<int32_t>& tokens, double* out) {
+}  // namespace
+
+std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
+                                  int64_t position) {
+  std::vector<int32_t> keys;
+  if (dense) {
+    append_range(keys, 0, plan.shape.causal ? position + 1 : plan.shape.seqlen_kv);
+    return keys;
+  }
+  if (plan.select.queries == Queries::kAll) return visible_in_chunk(plan, kept, position);
+  const bool is_kept = std::binary_search(kept.begin(), kept.end(), position);
+  if (plan.select.fill == Fill::kLocal) {
+    return visible_local(plan.select, is_kept, kept, position);
+  }
+  if (is_kept) append_kept(keys, kept, 0, position + 1);
+  return keys;  // zero fill: dropped rows see nothing
+}
+
+double attend_row(const QueryRow& r, std::span<const int32_t> tokens, double* out) {
   const AttentionShape& s = r.plan.shape;
   std::vector<double> query(s.head_dim);
   load_row(r.inputs.q, r.b, r.row, r.head, query.data());
@@ -107,24 +114,6 @@ double attend_row(const Row& r, const std::vector<int32_t>& tokens, double* out)
   return max + std::log(denominator);
 }
 
-}  // namespace
-
-std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
-                                  int64_t position) {
-  std::vector<int32_t> keys;
-  if (dense) {
-    append_range(keys, 0, plan.shape.causal ? position + 1 : plan.shape.seqlen_kv);
-    return keys;
-  }
-  if (plan.select.queries == Queries::kAll) return visible_in_chunk(plan, kept, position);
-  const bool is_kept = std::binary_search(kept.begin(), kept.end(), position);
-  if (plan.select.fill == Fill::kLocal) {
-    return visible_local(plan.select, is_kept, kept, position);
-  }
-  if (is_kept) append_kept(keys, kept, 0, position + 1);
-  return keys;  // zero fill: dropped rows see nothing
-}
-
 Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
               const Selection& selection, const RunOptions& options, double* out, double* lse) {
   const AttentionShape& s = plan.shape;
@@ -145,7 +134,7 @@ Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
       const int64_t end = std::min(s.seqlen_q, (task + 1) * kRowsPerTask);
       for (int64_t i = task * kRowsPerTask; i < end; ++i) {
         const int64_t position = s.seqlen_kv - s.seqlen_q + i;
-        const Row row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
+        const QueryRow row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
         lse[h * s.seqlen_q + i] =
             attend_row(row, visible_keys(plan, selection.dense(), kept, position),
                        out + (i * s.num_q_heads + h) * s.head_dim);

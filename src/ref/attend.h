@@ -16,6 +16,19 @@ namespace tokensieve::ref {
 std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
                                   int64_t position);
 
+// One query of one head and the sequence that it looks at.
+struct QueryRow {
+  const Plan& plan;
+  const AttentionInputs& inputs;
+  int64_t b, head, row;  // row of q
+  const double* keys;    // [seqlen_kv, head_dim] of the head's kv head, in token order
+  const double* values;
+};
+
+// Softmax attention of a row over `tokens`: writes out [head_dim], returns lse. No visible key, or
+// every one masked: zeros and -inf.
+double attend_row(const QueryRow& row, std::span<const int32_t> tokens, double* out);
+
 // Writes out [seqlen_q, num_q_heads, head_dim] and lse [num_q_heads, seqlen_q] of sequence b.
 Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
               const Selection& selection, const RunOptions& options, double* out, double* lse);
