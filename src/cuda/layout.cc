@@ -60,32 +60,31 @@ Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs) {
   return {.batch = static_cast<int32_t>(s.batch),
           .seqlen_q = static_cast<int32_t>(s.seqlen_q),
           .seqlen_kv = static_cast<int32_t>(s.seqlen_kv),
+          .kv_rows = static_cast<int32_t>(inputs.k.shape[1]),
           .cu_seqlens_q = inputs.cu_seqlens_q,
           .cu_seqlens_kv = inputs.cu_seqlens_kv};
 }
 
 SelectParams select_params(const Plan& plan) {
   const SelectConfig& c = plan.select;
-  SelectParams params = {};
-  params.sequences = sequences_of(plan, {});
   const SetHeads set = set_heads(plan);
-  params.layer_heads = static_cast<int32_t>(layer_heads(plan));
-  params.first_head = static_cast<int32_t>(set.first);
-  params.heads_per_set = static_cast<int32_t>(set.heads_per_set);
-  params.suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len);
-  params.budget = c.budget;
-  params.tau = c.tau;
-  params.keep_ratio = c.keep_ratio;
-  params.keep_count = c.keep_count;
-  params.min_keep = c.min_keep;
-  params.protect_first = c.protect_first;
-  params.pool_width = c.pool_width;
-  params.arithmetic = c.arithmetic;
-  // Half a token, so that rounding down gives max_keep exactly.
-  params.keep_limit =
-      (static_cast<double>(plan.max_keep) + 0.5) / static_cast<double>(plan.prefix_len);
-  params.selection.num_sets = plan.num_sets;
-  return params;
+  return {.sequences = sequences_of(plan, {}),
+          .layer_heads = static_cast<int32_t>(layer_heads(plan)),
+          .first_head = static_cast<int32_t>(set.first),
+          .heads_per_set = static_cast<int32_t>(set.heads_per_set),
+          .suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len),
+          // keep_limit: half a token more, so that rounding down gives max_keep exactly.
+          .rule = {.budget = c.budget,
+                   .keep_ratio = c.keep_ratio,
+                   .keep_count = c.keep_count,
+                   .min_keep = c.min_keep,
+                   .protect_first = c.protect_first,
+                   .keep_limit = (static_cast<double>(plan.max_keep) + 0.5) /
+                                 static_cast<double>(plan.prefix_len)},
+          .tau = c.tau,
+          .pool_width = c.pool_width,
+          .arithmetic = c.arithmetic,
+          .selection = {.num_sets = plan.num_sets}};
 }
 
 Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {

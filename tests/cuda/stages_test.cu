@@ -72,7 +72,6 @@ struct Setup {
   ScoreParams score_params = {};
   SelectParams select_params = {};
   CompactParams compact_params = {};
-  CUtensorMap k_map;
 
   explicit Setup(const Case& which) : c(which) {
     if (c.queries == 0) c.queries = c.seqlen;
@@ -142,7 +141,8 @@ struct Setup {
     }
   }
   void make_params() {
-    Sequences sequences = {c.batch, c.queries, c.seqlen, nullptr, nullptr};
+    Sequences sequences = {c.batch, c.queries, c.seqlen, static_cast<int32_t>(total_kv), nullptr,
+                           nullptr};
     if (c.packed) {
       sequences.cu_seqlens_q = cu_q_device->as<int32_t>();
       sequences.cu_seqlens_kv = cu_kv_device->as<int32_t>();
@@ -165,8 +165,7 @@ struct Setup {
                         (c.seqlen + kTileKv - 1) / kTileKv);
     stats = make(8ll * s.splits * c.batch * c.q_heads * c.window);
     s.split_stats = stats->as<float2>();
-    k_map = make_map(make_tensor(*k, total_kv, c.kv_heads, c.dim, c.pad), axes, total_kv,
-                     c.kv_heads, c.dim, c.bf16, 64);
+    s.k = make_tensor(*k, total_kv, c.kv_heads, c.dim, c.pad);
 
     const Selection selection = {indices->as<int32_t>(), mask->as<uint32_t>(),
                                  rank->as<uint32_t>(),   count->as<int32_t>(),
@@ -179,18 +178,20 @@ struct Setup {
     p.token_score = s.token_score;
     p.prefix_stride = stride();
     p.suffix = c.suffix;
-    p.budget = c.select.budget;
+    p.rule.budget = c.select.budget;
     p.tau = c.select.tau;
-    p.keep_ratio = c.select.keep_ratio;
-    p.keep_count = c.select.keep_count;
-    p.min_keep = c.select.min_keep;
-    p.protect_first = c.select.protect_first;
+    p.rule.keep_ratio = c.select.keep_ratio;
+    p.rule.keep_count = c.select.keep_count;
+    p.rule.min_keep = c.select.min_keep;
+    p.rule.protect_first = c.select.protect_first;
     p.pool_width = c.select.pool_width;
     p.arithmetic = c.select.arithmetic;
-    p.keep_limit = 1.0 - c.select.min_drop;
+    p.rule.keep_limit = 1.0 - c.select.min_drop;
     p.mean = mean->as<float>();
     p.ranked = ranked->as<float>();
     p.selection = selection;
+    p.rule.capacity = selection.capacity;
+    p.num_multiprocessors = multiprocessors;
     p.public_count = public_count->as<int64_t>();
     p.tile_counters = counters->as<int32_t>();
     scratch = make(static_cast<int64_t>(select_scratch_bytes(p)));
@@ -208,7 +209,8 @@ struct Setup {
   }
 
   void run_score(cudaStream_t stream) {
-    CUDA_CHECK(sm90::score(score_params, k_map, element(), c.dim, stream));
+    const Status status = sm90::score(score_params, element(), c.dim, stream);
+    if (!status.ok()) std::printf("%s\n", status.message()), std::exit(2);
   }
   void run_select(cudaStream_t stream) { CUDA_CHECK(cuda::select(select_params, stream)); }
   void run_compact(cudaStream_t stream) { CUDA_CHECK(compact_kv(compact_params, element(), c.dim, stream)); }
@@ -261,7 +263,7 @@ __global__ void row_sum_kernel(ScoreParams p, int head, int seqlen_kv, const dou
   parts[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  sum = p.softmax.sink_logits ? exp(static_cast<double>(p.softmax.sink_logits[head])) : 0.0;
+  sum = p.softmax.sink_mass ? exp(static_cast<double>(p.softmax.sink_mass[head])) : 0.0;
   for (double part : parts) sum += part;
   sums[blockIdx.x] = sum;
 }

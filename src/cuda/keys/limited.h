@@ -21,7 +21,7 @@ struct LimitedKeys {
       const TokenSet set =
           token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
       keys.end = last >= first
-                     ? set.rank_of_word(window_begin(set.indices[last], params.local_window))
+                     ? set.rank_of_word(window_begin(set.indices[last], params.local.window))
                      : 0;
     }
     return keys;
@@ -31,8 +31,8 @@ struct LimitedKeys {
                                                       int key) {
     KeyRange keys = {0, key + 1};
     if (tile.sparse) {
-      keys.begin = params.sinks > 0 ? set.rank_of(params.sinks) : 0;
-      keys.end = set.rank_of_word(window_begin(set.indices[key], params.local_window));
+      keys.begin = params.local.sink_tokens > 0 ? set.rank_of(params.local.sink_tokens) : 0;
+      keys.end = set.rank_of_word(window_begin(set.indices[key], params.local.window));
     }
     return keys;
   }

@@ -16,13 +16,13 @@ struct WindowKeys {
 
   __device__ static __forceinline__ TileKeys tile_keys(const AttendParams& params, const Tile&,
                                                        bool /*compact*/, int first, int last) {
-    return {window_begin(first, params.local_window), last + 1,
-            min(params.sinks, window_begin(last, params.local_window)) > 0};
+    return {window_begin(first, params.local.window), last + 1,
+            min(params.local.sink_tokens, window_begin(last, params.local.window)) > 0};
   }
   __device__ static __forceinline__ KeyRange row_keys(const AttendParams& params,
                                                       const TokenSet& /*set*/, const Tile&,
                                                       int key) {
-    return {window_begin(key, params.local_window), key + 1};
+    return {window_begin(key, params.local.window), key + 1};
   }
 };
 

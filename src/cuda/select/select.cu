@@ -247,11 +247,6 @@ __device__ __forceinline__ void write_words(const Selection& selection, int64_t 
   }
 }
 
-__device__ __forceinline__ BudgetRule budget_rule(const SelectParams& params) {
-  return {params.budget,        params.keep_ratio, params.keep_count,        params.min_keep,
-          params.protect_first, params.keep_limit, params.selection.capacity};
-}
-
 // What a CTA knows about its set.
 struct SetWork {
   int batch;
@@ -264,13 +259,13 @@ struct SetWork {
 };
 
 // Kept prefix tokens of the sequence; all if it cannot be scored.
-__device__ __forceinline__ int64_t kept_tokens(const SelectParams& params, const BudgetRule& rule,
-                                               const SetWork& work, bool scored, Team& team,
-                                               SelectShared& shared, int* turn) {
+__device__ __forceinline__ int64_t kept_tokens(const SelectParams& params, const SetWork& work,
+                                               bool scored, Team& team, SelectShared& shared,
+                                               int* turn) {
   int64_t keep = max(work.prefix_len, 0);
   if (scored) {
     int64_t dropped = 0;
-    if (params.budget == BudgetPolicy::kTau) {
+    if (params.rule.budget == BudgetPolicy::kTau) {
       const RowSummary summary = merge_parts(shared.mean_parts);
       const Normaliser normaliser = normaliser_of(summary, work.reference);
       const float* mean =
@@ -280,7 +275,7 @@ __device__ __forceinline__ int64_t kept_tokens(const SelectParams& params, const
       dropped = droppable_tokens(team, shared.bins, turn, keys, summary, work.prefix_len,
                                  params.tau, work.reference);
     }
-    keep = kept_prefix(rule, work.prefix_len, dropped);
+    keep = kept_prefix(params.rule, work.prefix_len, dropped);
   }
   return keep;
 }
@@ -290,7 +285,7 @@ __device__ __forceinline__ void write_set(const SelectParams& params, const SetW
                                           int64_t keep, Team& team, SelectShared& shared,
                                           int* turn, uint32_t* above, uint32_t* equal) {
   const Range& range = work.range;
-  const int protect = min(params.protect_first, static_cast<int>(keep));
+  const int protect = min(params.rule.protect_first, static_cast<int>(keep));
   const int64_t row = static_cast<int64_t>(work.batch) * params.selection.num_sets + work.set;
   const float* ranked = params.ranked + row * params.prefix_stride + range.token;
   const RowSummary summary = merge_parts(shared.row_parts);
@@ -322,7 +317,6 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   Team team(shared.team);
   const int batch = blockIdx.y;
   const int set = blockIdx.x / team.ranks();
-  const BudgetRule rule = budget_rule(params);
   const Sequence where = sequence(params.sequences, batch);
   const int prefix_len = where.seqlen_kv - params.suffix;
   const SetWork work = {batch, set, where.seqlen_kv, prefix_len,
@@ -333,8 +327,8 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   // A packed sequence may be shorter than what scores, or have fewer queries than that.
   const bool scored = !read_summaries(team, shared, scratch, batch, set) && prefix_len > 0 &&
                       where.seqlen_q >= params.suffix;
-  const int64_t keep = kept_tokens(params, rule, work, scored, team, shared, &turn);
-  const bool dense = runs_dense(rule, prefix_len, keep, params.suffix);
+  const int64_t keep = kept_tokens(params, work, scored, team, shared, &turn);
+  const bool dense = runs_dense(params.rule, prefix_len, keep, params.suffix);
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     const int count = dense ? where.seqlen_kv : static_cast<int>(keep) + params.suffix;
     params.selection.count[batch] = count;
@@ -350,9 +344,9 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 
 // CTAs per set: as many as have enough tokens each and surely run at once. One CTA fills a
 // multiprocessor and a cluster must find its own inside one GPC, so a quarter may stay idle.
-int cluster_size(const SelectParams& params, int num_multiprocessors) {
+int cluster_size(const SelectParams& params) {
   const int64_t rows = static_cast<int64_t>(params.sequences.batch) * params.selection.num_sets;
-  const int64_t fitting = num_multiprocessors * 3 / 4 / rows;
+  const int64_t fitting = params.num_multiprocessors * 3 / 4 / rows;
   const int64_t useful = (static_cast<int64_t>(params.sequences.seqlen_kv) + kTokensPerCta - 1) /
                          kTokensPerCta;
   const int64_t size = fitting < useful ? fitting : useful;
@@ -368,18 +362,12 @@ size_t select_scratch_bytes(const SelectParams& params) {
 }
 
 cudaError_t select(const SelectParams& params, cudaStream_t stream) {
-  int device = 0;
-  int multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
   const SelectScratch scratch = select_scratch(params);
-  error = smooth(params, scratch, stream);
+  const cudaError_t error = smooth(params, scratch, stream);
   if (error != cudaSuccess) return error;
 
   LaunchShape shape;
-  shape.cluster = cluster_size(params, multiprocessors);
+  shape.cluster = cluster_size(params);
   shape.grid = dim3(params.selection.num_sets * shape.cluster, params.sequences.batch);
   shape.threads = kSelectThreads;
   const int words = (params.sequences.seqlen_kv + 31) / 32;

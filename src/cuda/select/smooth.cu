@@ -244,7 +244,7 @@ __device__ __forceinline__ void average_tile(const SelectParams& params, const C
     average_rows<kReference, kLanes, false>(chunk, tile, 1, heads, pooled, chunk.ranked, 0,
                                             summary);
   }
-  if (params.budget == BudgetPolicy::kTau) {
+  if (params.rule.budget == BudgetPolicy::kTau) {
     average_rows<kReference, kLanes, true>(chunk, tile, 1, heads, pooled, chunk.mean, 0,
                                            summary + sets);
   }

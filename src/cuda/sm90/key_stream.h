@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "cuda/keys/tile.h"
+#include "cuda/sm90/attend/attend.h"
 #include "cuda/sm90/ptx/tma.h"
 
 namespace tokensieve::cuda::sm90 {
@@ -16,18 +17,20 @@ struct KeySource {
   int axis;  // batch coordinate
 };
 
-static_assert(offsetof(AttendParams, v_map) == sizeof(CUtensorMap));
-static_assert(offsetof(AttendParams, compact_v_map) ==
-              offsetof(AttendParams, compact_k_map) + sizeof(CUtensorMap));
+static_assert(offsetof(AttendArguments, v_map) == sizeof(CUtensorMap));
+static_assert(offsetof(AttendArguments, compact_v_map) ==
+              offsetof(AttendArguments, compact_k_map) + sizeof(CUtensorMap));
 
 template <class Visible>
-__device__ __forceinline__ KeySource key_source(const AttendParams& params, const Tile& tile) {
+__device__ __forceinline__ KeySource key_source(const AttendArguments& arguments,
+                                                const Tile& tile) {
+  const AttendParams& params = arguments.params;
   if (Visible::kCompact && tile.sparse) {
-    return {&params.compact_k_map, 0,
+    return {&arguments.compact_k_map, 0,
             tile.head * params.compact_heads / params.heads.num_q_heads, tile.batch};
   }
   const Sequence where = sequence(params.sequences, tile.batch);
-  return {&params.k_map, where.kv_row,
+  return {&arguments.k_map, where.kv_row,
           tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
 }
 

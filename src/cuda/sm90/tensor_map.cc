@@ -32,23 +32,33 @@ CUtensorMapDataType data_type(Element element) {
 
 }  // namespace
 
-Status encode_map(const Tensor& tensor, Element element, int64_t batch, int64_t seq, int64_t heads,
-                  int64_t dim, int box_rows, CUtensorMap& map) {
+MapShape whole_shape(const Sequences& sequences, const Heads& heads, int head_dim, int box_rows) {
+  const bool packed = sequences.cu_seqlens_kv != nullptr;
+  return {.batch = packed ? 1 : sequences.batch,
+          .seq = sequences.kv_rows,
+          .heads = heads.num_kv_heads,
+          .dim = head_dim,
+          .box_rows = box_rows};
+}
+
+Status encode_map(const Tensor& tensor, Element element, const MapShape& shape, CUtensorMap& map) {
   const PFN_cuTensorMapEncodeTiled_v12000 encode = encode_tiled();
   if (encode == nullptr) {
     return Status::error(StatusCode::kUnsupported,
                          "the CUDA driver has no cuTensorMapEncodeTiled; it must be of CUDA 12 or "
                          "newer");
   }
-  const cuuint64_t extents[4] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(seq),
-                                 static_cast<cuuint64_t>(heads), static_cast<cuuint64_t>(batch)};
+  const cuuint64_t extents[4] = {
+      static_cast<cuuint64_t>(shape.dim), static_cast<cuuint64_t>(shape.seq),
+      static_cast<cuuint64_t>(shape.heads), static_cast<cuuint64_t>(shape.batch)};
   // The stride of an axis with one entry means nothing, but must be valid.
   const auto bytes = [&](int64_t extent, int64_t stride) {
-    return static_cast<cuuint64_t>(extent > 1 ? stride : dim) * element_bytes(element);
+    return static_cast<cuuint64_t>(extent > 1 ? stride : shape.dim) * element_bytes(element);
   };
-  const cuuint64_t strides[3] = {bytes(seq, tensor.seq_stride), bytes(heads, tensor.head_stride),
-                                 bytes(batch, tensor.batch_stride)};
-  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
+  const cuuint64_t strides[3] = {bytes(shape.seq, tensor.seq_stride),
+                                 bytes(shape.heads, tensor.head_stride),
+                                 bytes(shape.batch, tensor.batch_stride)};
+  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(shape.box_rows), 1, 1};
   const cuuint32_t steps[4] = {1, 1, 1, 1};
   const CUresult result =
       encode(&map, data_type(element), 4,

@@ -9,9 +9,17 @@
 
 namespace tokensieve::cuda::sm90 {
 
-// The 4D map {dim, seq, head, batch} over `tensor` with boxes of 64 columns and `box_rows` rows in
-// the 128-byte swizzle; rows past the end read as zeros. Host work only, about a microsecond.
-Status encode_map(const Tensor& tensor, Element element, int64_t batch, int64_t seq, int64_t heads,
-                  int64_t dim, int box_rows, CUtensorMap& map);
+// Extents of a tensor, and the rows of a box of its map.
+struct MapShape {
+  int64_t batch, seq, heads, dim;
+  int box_rows;
+};
+
+// Of whole k and v.
+MapShape whole_shape(const Sequences& sequences, const Heads& heads, int head_dim, int box_rows);
+
+// The 4D map {dim, seq, head, batch} over `tensor` with boxes of 64 columns in the 128-byte swizzle; rows
+// past the end read as zeros. Host work only, about a microsecond.
+Status encode_map(const Tensor& tensor, Element element, const MapShape& shape, CUtensorMap& map);
 
 }  // namespace tokensieve::cuda::sm90

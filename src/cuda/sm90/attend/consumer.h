@@ -52,7 +52,7 @@ class Consumer {
     const KeyBounds bounds = key_bounds(tile, set);
     queries = stored_queries(tile, set);
     const int visits = tile.visits();
-    const bool narrow = Visible::kSinks && tile.sink_tile && params_.sinks <= kNarrow;
+    const bool narrow = Visible::kSinks && tile.sink_tile && params_.local.sink_tokens <= kNarrow;
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) out[i] = 0.0f;
     softmax = OnlineSoftmax{};
@@ -165,7 +165,7 @@ class Consumer {
 
   // What a row sees of the sinks: those before its window.
   __device__ __forceinline__ KeyBounds sink_bounds(const KeyBounds& bounds) const {
-    return {{0, 0}, {min(params_.sinks, bounds.begin[0]), min(params_.sinks, bounds.begin[1])}};
+    return {{0, 0}, {min(params_.local.sink_tokens, bounds.begin[0]), min(params_.local.sink_tokens, bounds.begin[1])}};
   }
 
   template <int kCount>

@@ -21,7 +21,7 @@ template <class Traits>
 __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, const Tile& tile,
                                                     const Consumer<Traits>& consumer) {
   // Extra mass counts once: in the local pass, where there are two.
-  const bool add_sink = params.softmax.sink_logits != nullptr &&
+  const bool add_sink = params.softmax.sink_mass != nullptr &&
                         !(Traits::Visible::kMerges && tile.sparse);
   RowResult result;
 #pragma unroll
@@ -30,7 +30,7 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
     float sum = consumer.softmax.sum[i];
     float scale = 1.0f;
     if (add_sink) {
-      const float sink = params.softmax.sink_logits[tile.head] * kLog2e;
+      const float sink = params.softmax.sink_mass[tile.head] * kLog2e;
       const float top = fmaxf(max, sink);
       scale = ptx::exp2(max - top);
       sum = sum * scale + ptx::exp2(sink - top);

@@ -9,21 +9,21 @@
 namespace tokensieve::cuda::sm90 {
 
 template <typename T, int kHeadDim, class Visible>
-cudaError_t launch_keys(const AttendParams& params, cudaStream_t stream) {
-  return params.softmax.softcap > 0.0f
-             ? launch_attend<Traits<T, kHeadDim, Visible, true>>(params, stream)
-             : launch_attend<Traits<T, kHeadDim, Visible, false>>(params, stream);
+cudaError_t launch_keys(const AttendArguments& arguments, cudaStream_t stream) {
+  return arguments.params.softmax.softcap > 0.0f
+             ? launch_attend<Traits<T, kHeadDim, Visible, true>>(arguments, stream)
+             : launch_attend<Traits<T, kHeadDim, Visible, false>>(arguments, stream);
 }
 
 template <typename T, int kHeadDim>
-cudaError_t attend_instance(const AttendParams& params, Keys keys, cudaStream_t stream) {
+cudaError_t attend_instance(const AttendArguments& arguments, Keys keys, cudaStream_t stream) {
   switch (keys) {
     case Keys::kCausal:
-      return launch_keys<T, kHeadDim, CausalKeys>(params, stream);
+      return launch_keys<T, kHeadDim, CausalKeys>(arguments, stream);
     case Keys::kWindow:
-      return launch_keys<T, kHeadDim, WindowKeys>(params, stream);
+      return launch_keys<T, kHeadDim, WindowKeys>(arguments, stream);
     case Keys::kLimited:
-      return launch_keys<T, kHeadDim, LimitedKeys>(params, stream);
+      return launch_keys<T, kHeadDim, LimitedKeys>(arguments, stream);
   }
   return cudaErrorInvalidValue;
 }

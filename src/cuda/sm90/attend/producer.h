@@ -15,9 +15,9 @@ inline constexpr int kAnnounceVisits = 5;
 
 // Warp 0, one thread: hands out tiles and streams their K and V.
 template <class Traits>
-__device__ __forceinline__ void produce_kv(const AttendParams& params,
+__device__ __forceinline__ void produce_kv(const AttendArguments& arguments,
                                            SharedMemory<Traits>& shared) {
-  TileScheduler<Traits> scheduler(params);
+  TileScheduler<Traits> scheduler(arguments.params);
   RingPosition<Traits::kWorkStages> work;  // the next slot to fill
   RingPosition<Traits::kStages> stage;
   const auto announce_tile = [&] {
@@ -31,7 +31,7 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
   for (int slot = 0;; slot = slot + 1 == Traits::kWorkStages ? 0 : slot + 1) {
     const Tile tile = shared.work[slot];
     if (tile.head < 0) break;
-    const KeySource source = key_source<typename Traits::Visible>(params, tile);
+    const KeySource source = key_source<typename Traits::Visible>(arguments, tile);
     const int visits = tile.visits();
     // The next tile is drawn and announced a few visits before the end of this one: early enough
     // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.

@@ -10,8 +10,8 @@ __device__ __forceinline__ float row_weight(const ScoreParams& params, const Sco
                                             int head, int row) {
   float max = ptx::negative_infinity();
   float sum = 0.0f;
-  if (params.softmax.sink_logits != nullptr) {
-    max = params.softmax.sink_logits[head] * kLog2e;
+  if (params.softmax.sink_mass != nullptr) {
+    max = params.softmax.sink_mass[head] * kLog2e;
     sum = 1.0f;
   }
   constexpr int kAtOnce = 8;

@@ -1,16 +1,15 @@
-// Host entry point of stage score.
+// Stage score on Hopper, host side.
 #pragma once
 
-#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include "cuda/device/element.h"
 #include "cuda/params.h"
+#include "tokensieve/status.h"
 
 namespace tokensieve::cuda::sm90 {
 
-// Enqueues both passes over K. k_map: of k, with boxes of kScoreBoxRows (traits.h) rows.
-cudaError_t score(const ScoreParams& params, const CUtensorMap& k_map, Element element,
-                  int head_dim, cudaStream_t stream);
+// Enqueues both passes over K.
+Status score(const ScoreParams& params, Element element, int head_dim, cudaStream_t stream);
 
 }  // namespace tokensieve::cuda::sm90
