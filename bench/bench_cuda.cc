@@ -314,7 +314,8 @@ class CudaBench {
 
   Status bench_stages(const Inputs& inputs, const Plan& plan, std::span<std::byte> workspace,
                       const Row& layer_row, const Timing& layer) {
-    const cuda::Layout layout = cuda::make_layout(plan, device_.num_multiprocessors, workspace.data());
+    const cuda::Layout layout =
+        cuda::make_layout(plan, device_.num_multiprocessors, workspace.data());
     const AttentionInputs in = inputs.inputs();
     const auto stage = [&](const char* name, const char* wanted, auto body) -> Status {
       if (!settings_.wants(wanted)) return {};

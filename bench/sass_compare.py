@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 EPILOG = """\
-A refactoring that leaves the machine code alone needs no new measurements. Keep the old build's objects, rebuild,
-compare:
+A refactoring that leaves the machine code alone needs no new measurements. Keep the old build's
+objects, rebuild, compare (a folder is searched for *.cu.o; remove those of deleted sources first):
 
   cp -r build/src/cuda/CMakeFiles/tokensieve_cuda.dir old
   ninja -C build tokensieve_cuda
@@ -16,13 +16,15 @@ compare:
 
 modes
   identical  every instruction is the same to the bit: registers, immediates, scheduling.
-  offsets    as identical, but c[0x0][0x...] counts as one place: for commits that move fields of a kernel's
-             parameters. Nothing else is forgiven.
+  offsets    as identical, but c[0x0][0x...] counts as one place: for commits that move fields of a
+             kernel's parameters. Nothing else is forgiven.
 
-Kernels are matched by demangled name without namespaces; --rename OLD=NEW (a regular expression and its
-replacement, as often as needed) is applied to the names of both sides, for template arguments that got another spelling.
+Kernels are matched by demangled name without namespaces; --rename OLD=NEW (a regular expression and
+its replacement, as often as needed) is applied to the names of both sides, for template arguments
+that got another spelling. Needs cuobjdump and nvdisasm (CUDA toolkit, or pip install
+nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm) and c++filt.
 
-exit code: 0 equal, 1 different or a kernel on one side only, 2 usage or no kernels.
+exit code: 0 equal, 1 different or a kernel on one side only, 2 usage or no kernels
 """
 FUNCTION = re.compile(r"^\s*Function : (\S+)")
 INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;\s*/\* (0x[0-9a-f]{16}) \*/")
@@ -36,7 +38,8 @@ def arguments():
     parser.add_argument("old", type=Path, help="object file, library, program or folder of objects")
     parser.add_argument("new", type=Path, help="the same of the other build")
     parser.add_argument("--mode", choices=["identical", "offsets"], default="identical")
-    parser.add_argument("--only", default="", metavar="REGEX", help="only kernels whose name matches")
+    parser.add_argument("--only", default="", metavar="REGEX",
+                        help="only kernels whose name matches")
     parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW")
     parser.add_argument("--show", type=int, default=0, metavar="N",
                         help="print the first N lines that differ of each kernel")
@@ -47,7 +50,7 @@ def output_of(*command):
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
-        sys.exit(usage_error(f"{command[0]} is not on PATH; it comes with the CUDA toolkit and binutils"))
+        sys.exit(usage_error(f"{command[0]} is not on PATH; see --help"))
     except subprocess.CalledProcessError as error:
         sys.exit(usage_error(f"{' '.join(command)}: {error.stderr.strip()}"))
 
@@ -59,12 +62,12 @@ def usage_error(text):
 
 def files_of(path):
     if not path.exists():
-        sys.exit(usage_error(f"{path} does not exist; give an object file, a library or a folder of .o files"))
+        sys.exit(usage_error(f"{path} does not exist; give an object, a library or a folder"))
     return sorted(path.rglob("*.cu.o")) if path.is_dir() else [path]
 
 
 def plain_name(name, renames):
-    name = re.sub(r"\(anonymous namespace\)::|tokensieve::|cuda::|sm90::|<unnamed>::|^void ", "", name)
+    name = re.sub(r"\(anonymous namespace\)::|tokensieve::|cuda::|sm90::|^void ", "", name)
     name = name.replace("(bool)1", "true").replace("(bool)0", "false")
     name = re.sub(r"\((\w+)\)(\d+)", lambda m: m[2] if m[1] == "int" else f"{m[1]}{m[2]}", name)
     name = re.sub(r" (?=>)", "", name.split("(")[0])  # without parameters
@@ -94,7 +97,7 @@ def kernels_of(path, renames, only):
 
 
 def comparable(code, mode):
-    """Text and both words of every instruction; `offsets`: the first word says where, so not that one."""
+    """Text and both words of every instruction; `offsets`: not the first word, which says where."""
     if mode == "identical":
         return [" ".join(instruction) for instruction in code]
     return [f"{PARAMETER.sub('c[0x0][...]', text)} {scheduling}" for text, _, scheduling in code]

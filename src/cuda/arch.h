@@ -1,4 +1,5 @@
-// How the host side reaches the kernels of a GPU generation: a table, as BackendOps is one of backends.
+// How the host side reaches the kernels of a GPU generation: a table, as BackendOps is one of
+// backends.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -23,7 +23,8 @@ Status Call::score() {
                               .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,
                               .split_stats = layout_.split_stats,
                               .splits = layout_.splits,
-                              .max_ctas = plan_.options.num_ranks > 1 ? device_.num_multiprocessors : 0};
+                              .max_ctas =
+                                  plan_.options.num_ranks > 1 ? device_.num_multiprocessors : 0};
   return device_.arch->score(params, element(), s.head_dim, stream_);
 }
 

@@ -39,8 +39,8 @@ Properties ask_device(int device) {
   return found;
 }
 
-// A device's properties are constants of the machine, so each is asked for once in the process: a call
-// saves three queries of the driver. Nothing else is kept.
+// A device's properties are constants of the machine, so each is asked for once in the process: a
+// call saves three queries of the driver. Nothing else is kept.
 Properties properties_of(int device) {
   struct Entry {
     std::once_flag once;

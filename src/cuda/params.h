@@ -89,8 +89,8 @@ struct SelectParams {
   const float* token_score;  // [batch, layer_heads, prefix_stride]
   int64_t prefix_stride;
   int32_t suffix;
-  // A sequence whose budget keeps more than rule.keep_limit * prefix_len (rounded down) or more than
-  // rule.capacity rows runs dense, as does one with a NaN or infinite score.
+  // A sequence whose budget keeps more than rule.keep_limit * prefix_len (rounded down) or more
+  // than rule.capacity rows runs dense, as does one with a NaN or infinite score.
   BudgetRule rule;
   double tau;
   int32_t pool_width;

@@ -1,5 +1,6 @@
-// Budget, threshold and rank logic of the CUDA select, run on the host: cuda/select/*.h are the source
-// that the device compiles. Against core/budget.h, and against the official code's index sets.
+// Budget, threshold and rank logic of the CUDA select, run on the host: cuda/select/*.h are the
+// source that the device compiles. Against core/budget.h, and against the official code's index
+// sets.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -131,7 +132,8 @@ class HostSelect {
   int turn_ = 0;
 };
 
-// ---- numbers -------------------------------------------------------------------------------------
+// ---- numbers
+// -------------------------------------------------------------------------------------
 TEST(FixedPoint, RoundsToTheNearest) {
   for (const float x : {0.0f, 1.0f, 0.5f, 3.5f, 65535.0f, 7.6e-6f, 1.0f / 3, 0x1p-48f, 0x1p-49f,
                         0x1.8p-48f, 0x1p-50f, 0x1.fffffep-50f, 0x1p-80f, 1e-40f}) {
@@ -193,7 +195,8 @@ TEST(RunsDense, AtEveryLimit) {
   EXPECT_TRUE(runs_dense(rule, 1000, 513, 128));
 }
 
-// ---- budget and select on made-up scores ---------------------------------------------------------
+// ---- budget and select on made-up scores
+// ---------------------------------------------------------
 std::vector<float> scores(const std::string& kind, int size, int seed) {
   std::mt19937 random(seed);
   std::vector<float> x(size);
@@ -294,7 +297,8 @@ INSTANTIATE_TEST_SUITE_P(Rows, SelectHostTest,
                            return name;
                          });
 
-// ---- a cluster of threads: does the search wait where it must? (with -fsanitize=thread above all) --
+// ---- a cluster of threads: does the search wait where it must? (with -fsanitize=thread above all)
+// --
 constexpr int kRanks = 3;
 constexpr int kThreadsPerRank = 4;
 
@@ -430,7 +434,8 @@ TEST_P(SelectHostTest, ClusterFindsWhatOneThreadFinds) {
   }
 }
 
-// ---- the official code's index sets --------------------------------------------------------------
+// ---- the official code's index sets
+// --------------------------------------------------------------
 class OfficialTest : public testing::TestWithParam<std::pair<const std::string, std::string>> {};
 
 TEST_P(OfficialTest, ReferenceRoundingKeepsTheOfficialSets) {

@@ -94,7 +94,9 @@ struct Setup {
   int queries(int b) const { return c.packed ? keys(b) - (c.seqlen - c.queries) : c.queries; }
   int prefix(int b) const { return std::max(0, keys(b) - c.suffix); }
   int64_t stride() const { return (std::max(1, c.seqlen - c.suffix) + 3) / 4 * 4; }
-  int64_t capacity() const { return (static_cast<int64_t>(c.seqlen) + kTileKv - 1) / kTileKv * kTileKv; }
+  int64_t capacity() const {
+    return (static_cast<int64_t>(c.seqlen) + kTileKv - 1) / kTileKv * kTileKv;
+  }
   Element element() const { return c.bf16 ? Element::kBF16 : Element::kF16; }
   int words() const { return (c.seqlen + 31) / 32; }
   int compact_heads() const { return c.share == Share::kHead ? c.q_heads : c.kv_heads; }
@@ -213,7 +215,9 @@ struct Setup {
     if (!status.ok()) std::printf("%s\n", status.message()), std::exit(2);
   }
   void run_select(cudaStream_t stream) { CUDA_CHECK(cuda::select(select_params, stream)); }
-  void run_compact(cudaStream_t stream) { CUDA_CHECK(compact_kv(compact_params, element(), c.dim, stream)); }
+  void run_compact(cudaStream_t stream) {
+    CUDA_CHECK(compact_kv(compact_params, element(), c.dim, stream));
+  }
   void poison() {
     for (Buffer* buffer :
          {score.get(), mean.get(), ranked.get(), scratch.get(), stats.get(), indices.get(),
@@ -444,8 +448,9 @@ std::string check_selection(Setup& setup, const std::vector<float>& score, std::
   return "";
 }
 
-// ---- compact, gather, scatter --------------------------------------------------------------------
-// Counts wrong 16-bit elements. kBack: `full` was scattered from `rows`.
+// ---- compact, gather, scatter
+// -------------------------------------------------------------------- Counts wrong 16-bit
+// elements. kBack: `full` was scattered from `rows`.
 template <bool kBack>
 __global__ void check_rows_kernel(Sequences sequences, Selection selection, Tensor full,
                                   int full_heads, Tensor rows, int heads, int dim, int b,

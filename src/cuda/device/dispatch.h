@@ -1,5 +1,5 @@
-// The only place where element type and head_dim become template arguments. A head_dim that is added
-// here needs tile sizes (sm90/*/traits.h) and instantiations (sm90/*/instantiations).
+// The only place where element type and head_dim become template arguments. A head_dim that is
+// added here needs tile sizes (sm90/*/traits.h) and instantiations (sm90/*/instantiations).
 #pragma once
 
 #include <cuda_runtime_api.h>

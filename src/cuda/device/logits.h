@@ -9,7 +9,8 @@ namespace tokensieve::cuda {
 inline constexpr float kLog2e = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
-// Softcap of a product q k, exact to 1e-7: tanh(y) = 1 - 2 r, r = 1 / (1 + e^2y), y = logit / softcap.
+// Softcap of a product q k, exact to 1e-7: tanh(y) = 1 - 2 r, r = 1 / (1 + e^2y), y = logit /
+// softcap.
 __device__ __forceinline__ float cap_exponent_scale(const Softmax& softmax) {
   return 2.0f * kLog2e * softmax.sm_scale / softmax.softcap;  // products times it are 2 y in base 2
 }

@@ -6,7 +6,7 @@
 namespace tokensieve::cuda {
 
 struct CausalKeys {
-  static constexpr bool kCompact = true;        // reads compact K and V where the sequence is sparse
+  static constexpr bool kCompact = true;        // reads compact K and V of a sparse sequence
   static constexpr bool kLowerBound = false;    // a row may lack early keys
   static constexpr bool kSinks = false;         // visits the sinks first
   static constexpr bool kZeroesDropped = true;  // writes zeros to the rows of dropped tokens

@@ -1,5 +1,5 @@
-// Compact pass of local fill: a kept row sees the compact rows behind the sinks and before its window,
-// which is the local pass's, and is merged with that by lse. Dense sequences are causal.
+// Compact pass of local fill: a kept row sees the compact rows behind the sinks and before its
+// window, which is the local pass's, and is merged with that by lse. Dense sequences are causal.
 #pragma once
 
 #include "cuda/keys/local_window.h"

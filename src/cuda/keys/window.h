@@ -1,5 +1,5 @@
-// Local pass of local fill: every row of a sparse sequence sees the sinks and its own window, in whole K
-// and V. Dense sequences have no rows here: they are the limited pass's.
+// Local pass of local fill: every row of a sparse sequence sees the sinks and its own window, in
+// whole K and V. Dense sequences have no rows here: they are the limited pass's.
 #pragma once
 
 #include "cuda/keys/local_window.h"

@@ -31,9 +31,11 @@ __device__ __forceinline__ CompactRows compact_rows(const CompactParams& params,
                                                     int head, int chunk) {
   const Tensor& k = params.compact_k;
   const Tensor& v = params.compact_v;
-  return {static_cast<char*>(k.data) + kElementBytes * (batch * k.batch_stride + head * k.head_stride) +
+  return {static_cast<char*>(k.data) +
+              kElementBytes * (batch * k.batch_stride + head * k.head_stride) +
               chunk * kChunkBytes,
-          static_cast<char*>(v.data) + kElementBytes * (batch * v.batch_stride + head * v.head_stride) +
+          static_cast<char*>(v.data) +
+              kElementBytes * (batch * v.batch_stride + head * v.head_stride) +
               chunk * kChunkBytes,
           kElementBytes * k.seq_stride, kElementBytes * v.seq_stride};
 }
@@ -59,9 +61,11 @@ __device__ __forceinline__ void push_word(const CompactParams& params, const Seq
   const int64_t v_stride = kElementBytes * params.v.seq_stride;
   const int64_t token = where.kv_row + static_cast<int64_t>(word) * 32;
   const char* k = static_cast<const char*>(params.k.data) + chunk * kChunkBytes + token * k_stride +
-                  kElementBytes * (where.axis * params.k.batch_stride + kv_head * params.k.head_stride);
+                  kElementBytes *
+                      (where.axis * params.k.batch_stride + kv_head * params.k.head_stride);
   const char* v = static_cast<const char*>(params.v.data) + chunk * kChunkBytes + token * v_stride +
-                  kElementBytes * (where.axis * params.v.batch_stride + kv_head * params.v.head_stride);
+                  kElementBytes *
+                      (where.axis * params.v.batch_stride + kv_head * params.v.head_stride);
 
 #pragma unroll 1
   for (int first = lane / kLanes; first < 32; first += kSteps * kRows) {

@@ -25,7 +25,8 @@ __global__ void __launch_bounds__(kRowThreads)
   for (int i = threadIdx.x; i < rows * params.row_chunks; i += kRowThreads) {
     const int row = i / params.row_chunks;
     const int64_t chunk = i % params.row_chunks;
-    *reinterpret_cast<uint4*>(to + kMovedBytes * row * params.compact.seq_stride + chunk * kChunkBytes) =
+    *reinterpret_cast<uint4*>(to + kMovedBytes * row * params.compact.seq_stride +
+                              chunk * kChunkBytes) =
         *reinterpret_cast<const uint4*>(from + kMovedBytes * indices[row] * params.full.seq_stride +
                                         chunk * kChunkBytes);
   }

@@ -1,6 +1,8 @@
-// What the public compact and scatter share: rows of any [batch, seq, head, dim] tensor by a set's indices.
+// What the public compact and scatter share: rows of any [batch, seq, head, dim] tensor by a set's
+// indices.
 //
-// Both need indices and counts only and leave dense sequences alone. Rows are multiples of 16 bytes.
+// Both need indices and counts only and leave dense sequences alone. Rows are multiples of 16
+// bytes.
 #pragma once
 
 #include "cuda/device/launch.h"

@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kRowThreads)
       value = *reinterpret_cast<const uint4*>(
           from + kMovedBytes * source[row] * params.compact.seq_stride + chunk * kChunkBytes);
     }
-    *reinterpret_cast<uint4*>(to + kMovedBytes * row * params.full.seq_stride + chunk * kChunkBytes) = value;
+    *reinterpret_cast<uint4*>(to + kMovedBytes * row * params.full.seq_stride +
+                              chunk * kChunkBytes) = value;
   }
 }
 

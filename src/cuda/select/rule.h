@@ -20,7 +20,9 @@ struct BudgetRule {
 TOKENSIEVE_HOST_DEVICE int64_t kept_prefix(const BudgetRule& rule, int64_t prefix_len,
                                            int64_t dropped) {
   int64_t keep = rule.keep_count;
-  if (rule.budget == BudgetPolicy::kTau) keep = dropped == 0 ? prefix_len : prefix_len - (dropped + 1);
+  if (rule.budget == BudgetPolicy::kTau) {
+    keep = dropped == 0 ? prefix_len : prefix_len - (dropped + 1);
+  }
   if (rule.budget == BudgetPolicy::kKeepRatio) {
     keep = static_cast<int64_t>(floor(rule.keep_ratio * static_cast<double>(prefix_len)));
   }

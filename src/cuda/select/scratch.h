@@ -47,7 +47,8 @@ __host__ __device__ inline bool own_sets(const SelectParams& params) {
   return params.heads_per_set == 1;
 }
 
-// The first kernel: average pooling and means over heads: token_score -> ranked, mean, summaries, nonfinite.
+// The first kernel: average pooling and means over heads: token_score -> ranked, mean, summaries,
+// nonfinite.
 cudaError_t smooth(const SelectParams& params, const SelectScratch& scratch, cudaStream_t stream);
 
 }  // namespace tokensieve::cuda

@@ -208,8 +208,8 @@ __device__ __forceinline__ uint32_t lane_scan(uint32_t own, uint32_t* total) {
   return sum - own;
 }
 
-// Mask, rank and indices of this warp's words. A lane ranks one word of 32, then the warp writes the
-// tokens word by word.
+// Mask, rank and indices of this warp's words. A lane ranks one word of 32, then the warp writes
+// the tokens word by word.
 __device__ __forceinline__ void write_words(const Selection& selection, int64_t set,
                                             const Range& range, RankedWord start, uint32_t ties,
                                             const WarpWords& words, int seqlen_kv) {

@@ -53,8 +53,8 @@ __device__ __forceinline__ Scores load_around(const float* row, int first, int s
           load_scores(row, first + 4, size, aligned)};
 }
 
-// Pooled scores of tokens first..first+3. kHalf: pool_width / 2, then `scores` has all it takes; -1:
-// any width.
+// Pooled scores of tokens first..first+3. kHalf: pool_width / 2, then `scores` has all it takes;
+// -1: any width.
 template <int kHalf, bool kReference>
 __device__ __forceinline__ void pool(const float* row, const Scores& scores, int first, int size,
                                      int pool_width, const Divider& divide, float (&out)[4],

@@ -7,8 +7,8 @@
 
 namespace tokensieve::cuda {
 
-// Bins of one step of a search: keys from `first` to `last`, 1 << shift keys each from `low` on; the
-// outer bins take what lies below and above.
+// Bins of one step of a search: keys from `first` to `last`, 1 << shift keys each from `low` on;
+// the outer bins take what lies below and above.
 struct BinRange {
   uint32_t first, last;
   uint32_t low;
@@ -52,8 +52,8 @@ TOKENSIEVE_HOST_DEVICE BinRange bin_range(uint32_t first, uint32_t last, bool bf
   return bin_range(first, last, first, last, bf16_keys, bin_bits);
 }
 
-// First step: 16 octaves around the mean of a row that sums to 1, where nearly all scores are. Finer
-// bins there mean fewer threads that add to the same one.
+// First step: 16 octaves around the mean of a row that sums to 1, where nearly all scores are.
+// Finer bins there mean fewer threads that add to the same one.
 TOKENSIEVE_HOST_DEVICE BinRange first_range(uint32_t least, uint32_t most, int64_t row_length,
                                             bool bf16_keys) {
   // Of about 1 / row_length.

@@ -34,8 +34,8 @@ __device__ __forceinline__ KeySource key_source(const AttendArguments& arguments
           tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
 }
 
-// Loads Shape::kTileK keys from `row` on into a stage, panel by panel of 64 columns and box by box of
-// Shape::kBoxRows rows, which are the map's.
+// Loads Shape::kTileK keys from `row` on into a stage, panel by panel of 64 columns and box by box
+// of Shape::kBoxRows rows, which are the map's.
 template <class Shape>
 __device__ __forceinline__ void load_tile(typename Shape::Element* stage, const CUtensorMap* map,
                                           uint64_t* full, const KeySource& source, int row) {

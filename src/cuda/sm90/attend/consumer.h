@@ -165,7 +165,9 @@ class Consumer {
 
   // What a row sees of the sinks: those before its window.
   __device__ __forceinline__ KeyBounds sink_bounds(const KeyBounds& bounds) const {
-    return {{0, 0}, {min(params_.local.sink_tokens, bounds.begin[0]), min(params_.local.sink_tokens, bounds.begin[1])}};
+    return {{0, 0},
+            {min(params_.local.sink_tokens, bounds.begin[0]),
+             min(params_.local.sink_tokens, bounds.begin[1])}};
   }
 
   template <int kCount>

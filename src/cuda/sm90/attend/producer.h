@@ -152,7 +152,8 @@ __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile&
     const int row = begin + mine;
     if (row < end) {
       ptx::copy_async_16(shared_q + swizzled(row, chunk, Traits::kTileQ),
-                         q + kElementBytes * query * params.q.seq_stride, tile.row + row < tile.num_rows);
+                         q + kElementBytes * query * params.q.seq_stride,
+                         tile.row + row < tile.num_rows);
     }
   }
   ptx::copy_async_wait_all();

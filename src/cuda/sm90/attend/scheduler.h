@@ -1,8 +1,8 @@
 // Tile order: sections of heads whose K and V fit the L2 cache together, the longest tiles of a
 // section first, handed out by a counter in device memory.
 //
-// Only the K/V thread asks the scheduler; it passes tiles on through shared memory. One CTA works on
-// a tile from its first to its last key, so the order changes no result.
+// Only the K/V thread asks the scheduler; it passes tiles on through shared memory. One CTA works
+// on a tile from its first to its last key, so the order changes no result.
 #pragma once
 
 #include "cuda/sm90/attend/traits.h"
@@ -57,7 +57,8 @@ class TileScheduler {
     sparse_ = count != sequence_.seqlen_kv;
     const int queries = sequence_.seqlen_q - params_.first_query;
     int rows = sparse_ ? min(count, queries) : queries;
-    // A pass over whole K and V is for all rows of sparse sequences, dropped ones too, and no others.
+    // A pass over whole K and V is for all rows of sparse sequences, dropped ones too, and no
+    // others.
     if (!Visible::kCompact) rows = sparse_ ? queries : 0;
     tiles_ = rows > 0 ? (rows + Traits::kTileQ - 1) / Traits::kTileQ : 0;
 

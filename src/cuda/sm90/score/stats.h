@@ -98,7 +98,8 @@ __device__ __forceinline__ void store_units(const ScoreParams& params, const Sco
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     score_stats(const __grid_constant__ CUtensorMap k_map,
-                const __grid_constant__ ScoreParams params, const __grid_constant__ ScoreRows rows) {
+                const __grid_constant__ ScoreParams params,
+                const __grid_constant__ ScoreRows rows) {
   constexpr int kTileK = Traits::kStatsTileK;
   using Shared = ScoreShared<Traits, kTileK>;
   constexpr int kUnits = Traits::kQTiles * 2 / Traits::kGroups;
