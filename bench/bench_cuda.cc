@@ -176,7 +176,7 @@ class CudaBench {
   Status run() {
     const Result<cuda::Device> device = cuda::current_device();
     if (!device.ok()) return device.status();
-    num_multiprocessors_ = device->num_multiprocessors;
+    device_ = *device;
     for (int32_t dim : settings_.head_dims) {
       for (const LayerKind& kind : kLayers) TOKENSIEVE_RETURN_IF_ERROR(check(kind, dim));
       for (int64_t length : settings_.lengths) TOKENSIEVE_RETURN_IF_ERROR(run_length(dim, length));
@@ -314,14 +314,15 @@ class CudaBench {
 
   Status bench_stages(const Inputs& inputs, const Plan& plan, std::span<std::byte> workspace,
                       const Row& layer_row, const Timing& layer) {
-    const cuda::Layout layout = cuda::make_layout(plan, num_multiprocessors_, workspace.data());
+    const cuda::Layout layout =
+        cuda::make_layout(plan, device_.num_multiprocessors, workspace.data());
     const AttentionInputs in = inputs.inputs();
     const auto stage = [&](const char* name, const char* wanted, auto body) -> Status {
       if (!settings_.wants(wanted)) return {};
       Timing timing;
       TOKENSIEVE_RETURN_IF_ERROR(timer_.time(
           [&](void* stream) {
-            Call call(plan, in, layout, num_multiprocessors_, stream);
+            Call call(plan, in, layout, device_, stream);
             return body(call, call.own_selection());
           },
           settings_.repeats, timing));
@@ -350,7 +351,7 @@ class CudaBench {
 
   const Settings& settings_;
   const std::function<void(const Row&)>& emit_;
-  int num_multiprocessors_ = 0;
+  cuda::Device device_ = {};
   Timer timer_;
 };
 

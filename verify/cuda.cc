@@ -4,7 +4,7 @@
 #include "core/backend_table.h"
 #include "cuda/device_buffer.h"
 #include "cuda/layout.h"
-#include "cuda/stages/stages.h"
+#include "cuda/select/select.h"
 #include "ref/elements.h"
 #include "verify/checks.h"
 
@@ -124,6 +124,8 @@ class CudaChecker {
     params.scratch = layout.select_scratch;
     params.selection = {layout.indices, layout.mask, layout.rank, layout.count, plan->num_sets,
                         layout.capacity, layout.words};
+    params.rule.capacity = layout.capacity;
+    params.num_multiprocessors = 1;
     const DeviceBuffer count(sizeof(int64_t));
     params.public_count = count.as<int64_t>();
     const cudaError_t error = cuda::select(params, nullptr);

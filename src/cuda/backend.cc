@@ -12,7 +12,7 @@
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
-#include "cuda/stages/stages.h"
+#include "cuda/rows/rows.h"
 
 namespace tokensieve {
 namespace cuda {
@@ -53,7 +53,7 @@ bool usable() { return current_device().ok(); }
 Status prepare(Plan& plan) {
   const Result<Device> device = current_device();
   if (!device.ok()) return device.status();
-  TOKENSIEVE_RETURN_IF_ERROR(check_plan(plan));
+  TOKENSIEVE_RETURN_IF_ERROR(check_plan(plan, *device->arch));
   plan.options.isa = Isa::kAuto;
   plan.workspace = make_layout(plan, device->num_multiprocessors, nullptr).bytes;
   return {};
@@ -69,7 +69,7 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
   if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
-  Call call(plan, in, layout, device->num_multiprocessors, options.stream);
+  Call call(plan, in, layout, *device, options.stream);
   if (plan.path == Path::kSparse) {
     const Selection selection = call.own_selection();
     if (in.keep.indices != nullptr) {
@@ -97,7 +97,7 @@ Status score_op(const Plan& plan, const AttentionInputs& in, float* token_score,
   TOKENSIEVE_RETURN_IF_ERROR(check_inputs(in));
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
-  Call call(plan, in, layout, device->num_multiprocessors, options.stream);
+  Call call(plan, in, layout, *device, options.stream);
   TOKENSIEVE_RETURN_IF_ERROR(call.score());
   const size_t row = static_cast<size_t>(plan.prefix_len) * sizeof(float);
   const int64_t heads = plan.shape.num_q_heads;
@@ -122,7 +122,7 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
   if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
-  Call call(plan, in, layout, device->num_multiprocessors, options.stream);
+  Call call(plan, in, layout, *device, options.stream);
   Selection selection = call.own_selection();
   selection.indices = keep.indices;
   selection.capacity = static_cast<int32_t>(keep.capacity);

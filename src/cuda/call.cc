@@ -1,22 +1,9 @@
 #include "cuda/call.h"
 
 #include "core/plan.h"
-#include "cuda/sm90/attend/attend.h"
-#include "cuda/stages/stages.h"
-#include "cuda/tensor_map.h"
+#include "cuda/rows/rows.h"
 
 namespace tokensieve::cuda {
-namespace {
-
-constexpr int kScoreBox = 64;  // rows of a TMA box
-
-}  // namespace
-
-Status launched(const char* stage, cudaError_t error) {
-  if (error == cudaSuccess) return {};
-  return Status::error(StatusCode::kInternal, "CUDA %s: %s (%s)", stage, cudaGetErrorName(error),
-                       cudaGetErrorString(error));
-}
 
 Tensor tensor_of(const TensorView& view) {
   return {view.data, view.strides[0], view.strides[1], view.strides[2]};
@@ -24,12 +11,11 @@ Tensor tensor_of(const TensorView& view) {
 
 Status Call::score() {
   const AttentionShape& s = plan_.shape;
-  CUtensorMap k_map;
-  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.k, kScoreBox, k_map));
   const ScoreParams params = {.sequences = sequences(),
                               .heads = heads_of(plan_),
                               .softmax = softmax(),
                               .q = tensor_of(in_.q),
+                              .k = tensor_of(in_.k),
                               .obs_window = plan_.select.obs_window,
                               .suffix = static_cast<int32_t>(s.seqlen_kv - plan_.prefix_len),
                               .token_score = own_scores(),
@@ -37,8 +23,9 @@ Status Call::score() {
                               .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,
                               .split_stats = layout_.split_stats,
                               .splits = layout_.splits,
-                              .max_ctas = plan_.options.num_ranks > 1 ? num_multiprocessors_ : 0};
-  return launched("score", cuda::score(params, k_map, s.head_dim, bf16(), stream_));
+                              .max_ctas =
+                                  plan_.options.num_ranks > 1 ? device_.num_multiprocessors : 0};
+  return device_.arch->score(params, element(), s.head_dim, stream_);
 }
 
 float* Call::own_scores() const {
@@ -80,9 +67,11 @@ Status Call::select(const Selection& selection, int64_t* public_count) {
   params.ranked = layout_.ranked;
   params.scratch = layout_.select_scratch;
   params.selection = selection;
+  params.rule.capacity = selection.capacity;
+  params.num_multiprocessors = device_.num_multiprocessors;
   params.public_count = public_count;
   params.tile_counters = layout_.tile_counters;
-  return launched("select", cuda::select(params, stream_));
+  return launched("select", device_.arch->select(params, stream_));
 }
 
 Status Call::compact(const Selection& selection) {
@@ -93,14 +82,12 @@ Status Call::compact(const Selection& selection) {
                                 .compact_k = compacted(layout_.compact_k),
                                 .compact_v = compacted(layout_.compact_v),
                                 .num_kv_heads = plan_.shape.num_kv_heads,
-                                .compact_heads = layout_.compact_heads,
-                                .row_bytes = plan_.shape.head_dim * 2};
-  return launched("compact", cuda::compact(params, stream_));
+                                .compact_heads = layout_.compact_heads};
+  return launched("compact", compact_kv(params, element(), plan_.shape.head_dim, stream_));
 }
 
 Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
-  AttendParams params;
-  TOKENSIEVE_RETURN_IF_ERROR(attend_params(out, selection, params));
+  AttendParams params = attend_params(out, selection);
   if (plan_.select.queries == Queries::kAll) {
     // The chunk against the kept past; then its newest rows against everything.
     TOKENSIEVE_RETURN_IF_ERROR(attend_pass(params, Keys::kCausal, kFirstPass));
@@ -118,8 +105,7 @@ Status Call::attend_dense(const AttentionOutputs& out) {
   TOKENSIEVE_RETURN_IF_ERROR(
       launched("memset", cudaMemsetAsync(layout_.tile_counters, 0,
                                          kTileCounters * sizeof(int32_t), stream_)));
-  AttendParams params;
-  TOKENSIEVE_RETURN_IF_ERROR(attend_params(out, {}, params));
+  AttendParams params = attend_params(out, {});
   return attend_pass(params, Keys::kCausal, kFirstPass);
 }
 
@@ -141,11 +127,6 @@ Status Call::keep_lengths() {
                                   cudaMemcpyDeviceToDevice, stream_));
 }
 
-Status Call::map_of(const TensorView& x, int box_rows, CUtensorMap& map) const {
-  return encode_map(tensor_of(x), bf16(), x.shape[0], x.shape[1], x.shape[2], x.shape[3], box_rows,
-                    map);
-}
-
 // [batch, capacity, compact_heads, head_dim], the rows of a head adjacent.
 Tensor Call::compacted(void* data) const {
   const int64_t dim = plan_.shape.head_dim;
@@ -153,39 +134,29 @@ Tensor Call::compacted(void* data) const {
   return {data, layout_.compact_heads * head_stride, dim, head_stride};
 }
 
-Status Call::compact_map(void* data, CUtensorMap& map) const {
-  return encode_map(compacted(data), bf16(), plan_.shape.batch, layout_.capacity,
-                    layout_.compact_heads, plan_.shape.head_dim, attend_box(), map);
-}
-
-Status Call::attend_params(const AttentionOutputs& out, const Selection& selection,
-                           AttendParams& params) const {
-  params = {};
-  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.k, attend_box(), params.k_map));
-  TOKENSIEVE_RETURN_IF_ERROR(map_of(in_.v, attend_box(), params.v_map));
-  if (selection.indices != nullptr) {
-    TOKENSIEVE_RETURN_IF_ERROR(compact_map(layout_.compact_k, params.compact_k_map));
-    TOKENSIEVE_RETURN_IF_ERROR(compact_map(layout_.compact_v, params.compact_v_map));
-  }
-  params.sequences = sequences();
-  params.heads = heads_of(plan_);
-  params.softmax = softmax();
-  params.q = tensor_of(in_.q);
-  params.out = tensor_of(out.out);
-  params.lse = out.lse;
-  params.lse_head_stride = in_.q.shape[1];
-  params.lse_batch_stride = plan_.shape.num_q_heads * params.lse_head_stride;
-  params.selection = selection;
-  params.compact_heads = layout_.compact_heads;
-  params.local_window = plan_.select.local_window;
-  params.sinks = plan_.select.sinks;
-  params.num_ctas = num_multiprocessors_;
-  return {};
+AttendParams Call::attend_params(const AttentionOutputs& out, const Selection& selection) const {
+  const int64_t seqlen_q = in_.q.shape[1];
+  return {.k = tensor_of(in_.k),
+          .v = tensor_of(in_.v),
+          .compact_k = compacted(layout_.compact_k),
+          .compact_v = compacted(layout_.compact_v),
+          .sequences = sequences(),
+          .heads = heads_of(plan_),
+          .softmax = softmax(),
+          .q = tensor_of(in_.q),
+          .out = tensor_of(out.out),
+          .lse = out.lse,
+          .lse_batch_stride = plan_.shape.num_q_heads * seqlen_q,
+          .lse_head_stride = seqlen_q,
+          .selection = selection,
+          .compact_heads = layout_.compact_heads,
+          .local = {.window = plan_.select.local_window, .sink_tokens = plan_.select.sinks},
+          .num_ctas = device_.num_multiprocessors};
 }
 
 Status Call::attend_pass(AttendParams& params, Keys keys, TileCounter counter) {
   params.tile_counter = layout_.tile_counters + counter;
-  return launched("attend", sm90::attend(params, keys, plan_.shape.head_dim, bf16(), stream_));
+  return device_.arch->attend(params, keys, element(), plan_.shape.head_dim, stream_);
 }
 
 }  // namespace tokensieve::cuda

@@ -3,14 +3,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/checks.h"
 #include "cuda/layout.h"
 #include "cuda/params.h"
 #include "tokensieve/attention.h"
 
 namespace tokensieve::cuda {
-
-// kInternal, naming the stage, if a launch failed.
-Status launched(const char* stage, cudaError_t error);
 
 Tensor tensor_of(const TensorView& view);
 
@@ -18,12 +16,12 @@ Tensor tensor_of(const TensorView& view);
 // select, or take_given; compact; attend. Each may be repeated before the next one is called.
 class Call {
  public:
-  Call(const Plan& plan, const AttentionInputs& in, const Layout& layout, int num_multiprocessors,
+  Call(const Plan& plan, const AttentionInputs& in, const Layout& layout, const Device& device,
        void* stream)
       : plan_(plan),
         in_(in),
         layout_(layout),
-        num_multiprocessors_(num_multiprocessors),
+        device_(device),
         stream_(static_cast<cudaStream_t>(stream)) {}
 
   // Sparse plans.
@@ -48,17 +46,13 @@ class Call {
   Status attend_dense(const AttentionOutputs& out);
 
  private:
-  bool bf16() const { return plan_.shape.dtype == DType::kBF16; }
-  int attend_box() const { return plan_.shape.head_dim == 256 ? 64 : 128; }
+  Element element() const { return element_of(plan_.shape.dtype); }
   Sequences sequences() const { return sequences_of(plan_, in_); }
   Softmax softmax() const {
     return {plan_.shape.sm_scale, plan_.shape.softcap, in_.sink_logits};
   }
-  Status map_of(const TensorView& x, int box_rows, CUtensorMap& map) const;
   Tensor compacted(void* data) const;
-  Status compact_map(void* data, CUtensorMap& map) const;
-  Status attend_params(const AttentionOutputs& out, const Selection& selection,
-                       AttendParams& params) const;
+  AttendParams attend_params(const AttentionOutputs& out, const Selection& selection) const;
   // Every attend launch of a call has counters of its own: [next tile, finished CTAs].
   enum TileCounter : int { kFirstPass = 0, kSecondPass = 2 };
   Status attend_pass(AttendParams& params, Keys keys, TileCounter counter);
@@ -66,7 +60,7 @@ class Call {
   const Plan& plan_;
   const AttentionInputs& in_;
   const Layout& layout_;
-  int num_multiprocessors_;
+  const Device device_;
   cudaStream_t stream_;
 };
 

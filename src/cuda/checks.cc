@@ -2,9 +2,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdio>
 #include <limits>
+#include <mutex>
+#include <string>
 
 #include "core/plan.h"
+#include "cuda/device/dispatch.h"
 #include "cuda/params.h"
 
 namespace tokensieve::cuda {
@@ -19,32 +23,73 @@ Status unsupported_device(const char* found) {
                        found);
 }
 
+struct Properties {
+  int major, minor, num_multiprocessors;
+  cudaError_t error;
+};
+
+Properties ask_device(int device) {
+  Properties found = {};
+  const auto read = [&](int& value, cudaDeviceAttr attribute) {
+    if (found.error == cudaSuccess) found.error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  read(found.major, cudaDevAttrComputeCapabilityMajor);
+  read(found.minor, cudaDevAttrComputeCapabilityMinor);
+  read(found.num_multiprocessors, cudaDevAttrMultiProcessorCount);
+  return found;
+}
+
+// A device's properties are constants of the machine, so each is asked for once in the process: a
+// call saves three queries of the driver. Nothing else is kept.
+Properties properties_of(int device) {
+  struct Entry {
+    std::once_flag once;
+    Properties properties;
+  };
+  constexpr int kEntries = 64;
+  static Entry entries[kEntries];
+  if (device >= kEntries) return ask_device(device);
+  Entry& entry = entries[device];
+  std::call_once(entry.once, [&] { entry.properties = ask_device(device); });
+  return entry.properties;
+}
+
+// "64, 128, 256"
+std::string head_dims() {
+  std::string list;
+  for (int dim : kHeadDims) list += (list.empty() ? "" : ", ") + std::to_string(dim);
+  return list;
+}
+
 }  // namespace
 
 Result<Device> current_device() {
   int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  int count = 0;
-  if (error == cudaSuccess) error = cudaGetDeviceCount(&count);
-  int major = 0, minor = 0;
-  Device result = {};
-  const auto read = [&](int& value, cudaDeviceAttr attribute) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device);
-  };
-  read(major, cudaDevAttrComputeCapabilityMajor);
-  read(minor, cudaDevAttrComputeCapabilityMinor);
-  read(result.num_multiprocessors, cudaDevAttrMultiProcessorCount);
-  if (error != cudaSuccess) {
+  Properties found = {.error = cudaGetDevice(&device)};
+  if (found.error == cudaSuccess) found = properties_of(device);
+  if (found.error != cudaSuccess) {
     cudaGetLastError();  // not the caller's error to find later
-    return unsupported_device(cudaGetErrorString(error));
+    return unsupported_device(cudaGetErrorString(found.error));
   }
-  if (major == 9 && minor == 0) return result;
-  char found[64];
-  std::snprintf(found, sizeof(found), "device %d of capability %d.%d", device, major, minor);
-  return unsupported_device(found);
+  const Arch* arch = arch_of(found.major, found.minor);
+  if (arch != nullptr) return Device{arch, found.num_multiprocessors};
+  char text[64];
+  std::snprintf(text, sizeof(text), "device %d of capability %d.%d", device, found.major,
+                found.minor);
+  return unsupported_device(text);
 }
 
-Status check_plan(const Plan& plan) {
+Status launched(const char* stage, cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  return Status::error(StatusCode::kInternal, "CUDA %s: %s (%s)", stage, cudaGetErrorName(error),
+                       cudaGetErrorString(error));
+}
+
+Element element_of(DType dtype) {
+  return dtype == DType::kBF16 ? Element::kBF16 : Element::kF16;
+}
+
+Status check_plan(const Plan& plan, const Arch& arch) {
   const AttentionShape& s = plan.shape;
   const bool half = s.dtype == DType::kF16 || s.dtype == DType::kBF16;
   if (!half || s.kv_dtype != s.dtype || s.out_dtype != s.dtype) {
@@ -53,11 +98,11 @@ Status check_plan(const Plan& plan) {
                          "has %s, %s, %s; convert, or use backend cpu",
                          dtype_name(s.dtype), dtype_name(s.kv_dtype), dtype_name(s.out_dtype));
   }
-  if (s.head_dim != 64 && s.head_dim != 128 && s.head_dim != 256) {
+  if (!arch.supports(element_of(s.dtype), s.head_dim)) {
     return Status::error(StatusCode::kUnsupported,
-                         "head_dim is %d; backend cuda allows 64, 128, 256 (pad with zeros and set "
+                         "head_dim is %d; backend cuda allows %s (pad with zeros and set "
                          "sm_scale), backend cpu any multiple of 16",
-                         s.head_dim);
+                         s.head_dim, head_dims().c_str());
   }
   if (!s.causal) {
     return Status::error(StatusCode::kUnsupported,

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/plan.h"
-#include "cuda/stages/stages.h"
+#include "cuda/select/select.h"
 
 namespace tokensieve::cuda {
 namespace {
@@ -30,6 +30,13 @@ class Arena {
   uintptr_t next_;
 };
 
+// Key ranges that score works on: together with the kv heads a CTA for every multiprocessor.
+int32_t score_splits(int64_t rows, int64_t seqlen_kv, int num_multiprocessors) {
+  const int64_t tiles = (seqlen_kv + kTileKv - 1) / kTileKv;
+  const int64_t splits = rows < num_multiprocessors ? num_multiprocessors / rows : 1;
+  return static_cast<int32_t>(std::min(splits, tiles));
+}
+
 // What score and select work on, inside `from` onwards. Returns where it ends.
 uintptr_t lay_out_scores(const Plan& plan, uintptr_t from, Layout& layout) {
   const AttentionShape& s = plan.shape;
@@ -53,32 +60,31 @@ Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs) {
   return {.batch = static_cast<int32_t>(s.batch),
           .seqlen_q = static_cast<int32_t>(s.seqlen_q),
           .seqlen_kv = static_cast<int32_t>(s.seqlen_kv),
+          .kv_rows = static_cast<int32_t>(inputs.k.shape[1]),
           .cu_seqlens_q = inputs.cu_seqlens_q,
           .cu_seqlens_kv = inputs.cu_seqlens_kv};
 }
 
 SelectParams select_params(const Plan& plan) {
   const SelectConfig& c = plan.select;
-  SelectParams params = {};
-  params.sequences = sequences_of(plan, {});
   const SetHeads set = set_heads(plan);
-  params.layer_heads = static_cast<int32_t>(layer_heads(plan));
-  params.first_head = static_cast<int32_t>(set.first);
-  params.heads_per_set = static_cast<int32_t>(set.heads_per_set);
-  params.suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len);
-  params.budget = static_cast<int32_t>(c.budget);
-  params.tau = c.tau;
-  params.keep_ratio = c.keep_ratio;
-  params.keep_count = c.keep_count;
-  params.min_keep = c.min_keep;
-  params.protect_first = c.protect_first;
-  params.pool_width = c.pool_width;
-  params.arithmetic = static_cast<int32_t>(c.arithmetic);
-  // Half a token, so that rounding down gives max_keep exactly.
-  params.keep_limit =
-      (static_cast<double>(plan.max_keep) + 0.5) / static_cast<double>(plan.prefix_len);
-  params.selection.num_sets = plan.num_sets;
-  return params;
+  return {.sequences = sequences_of(plan, {}),
+          .layer_heads = static_cast<int32_t>(layer_heads(plan)),
+          .first_head = static_cast<int32_t>(set.first),
+          .heads_per_set = static_cast<int32_t>(set.heads_per_set),
+          .suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len),
+          // keep_limit: half a token more, so that rounding down gives max_keep exactly.
+          .rule = {.budget = c.budget,
+                   .keep_ratio = c.keep_ratio,
+                   .keep_count = c.keep_count,
+                   .min_keep = c.min_keep,
+                   .protect_first = c.protect_first,
+                   .keep_limit = (static_cast<double>(plan.max_keep) + 0.5) /
+                                 static_cast<double>(plan.prefix_len)},
+          .tau = c.tau,
+          .pool_width = c.pool_width,
+          .arithmetic = c.arithmetic,
+          .selection = {.num_sets = plan.num_sets}};
 }
 
 Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
@@ -97,9 +103,8 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     layout.compact_heads = std::max(plan.num_sets, s.num_kv_heads);
     layout.prefix_stride = round_up(plan.prefix_len, 64);
     // As one device would split the keys of all ranks' heads: then scores have its bits.
-    const Heads all = {heads_of(plan).num_q_heads * plan.options.num_ranks,
-                       heads_of(plan).num_kv_heads * plan.options.num_ranks};
-    layout.splits = score_splits(sequences_of(plan, {}), all, num_multiprocessors);
+    layout.splits = score_splits(s.batch * s.num_kv_heads * plan.options.num_ranks, s.seqlen_kv,
+                                 num_multiprocessors);
     const int64_t sets = s.batch * plan.num_sets;
     layout.indices = arena.take<int32_t>(sets * layout.capacity);
     layout.mask = arena.take<uint32_t>(sets * layout.words);

@@ -4,10 +4,12 @@
 // of them (bottom-right causality). All pointers are device memory. Strides count elements.
 #pragma once
 
-#include <cuda.h>
 #include <vector_types.h>
 
 #include <cstdint>
+
+#include "cuda/select/rule.h"
+#include "tokensieve/select.h"
 
 namespace tokensieve::cuda {
 
@@ -18,6 +20,7 @@ struct Sequences {
   int32_t batch;
   int32_t seqlen_q;   // of every sequence; packed: the longest
   int32_t seqlen_kv;  // likewise
+  int32_t kv_rows;    // of k and v on their seq axis: seqlen_kv at least; packed: all sequences'
   const int32_t* cu_seqlens_q;   // [batch + 1] first query row of each sequence, or null
   const int32_t* cu_seqlens_kv;  // [batch + 1] first key row of each sequence, or null
 };
@@ -39,7 +42,7 @@ struct Tensor {
 struct Softmax {
   float sm_scale;            // > 0
   float softcap;             // logits become softcap * tanh(logit / softcap); 0: off
-  const float* sink_logits;  // [num_q_heads] extra softmax mass, or null
+  const float* sink_mass;  // [num_q_heads] logits of extra softmax mass, or null
 };
 
 // Kept tokens of every set: what select leaves for compact, attend and scatter.
@@ -55,12 +58,13 @@ struct Selection {
   int32_t words;     // ceil(seqlen_kv / 32)
 };
 
-// Stage score. Its k_map's seq axis is seqlen_kv long (packed: the total, one batch).
+// Stage score.
 struct ScoreParams {
   Sequences sequences;
   Heads heads;
   Softmax softmax;
   Tensor q;            // [batch, seqlen_q, num_q_heads, head_dim]
+  Tensor k;            // [batch, kv_rows, num_kv_heads, head_dim]
   int32_t obs_window;  // the last obs_window queries score, <= seqlen_q
   int32_t suffix;      // newest tokens that are always kept; prefix_len = seqlen_kv - suffix
   float* token_score;  // [batch, num_q_heads, prefix_stride] mean attention from the window;
@@ -85,23 +89,19 @@ struct SelectParams {
   const float* token_score;  // [batch, layer_heads, prefix_stride]
   int64_t prefix_stride;
   int32_t suffix;
-  int32_t budget;             // BudgetPolicy
+  // A sequence whose budget keeps more than rule.keep_limit * prefix_len (rounded down) or more
+  // than rule.capacity rows runs dense, as does one with a NaN or infinite score.
+  BudgetRule rule;
   double tau;
-  double keep_ratio;
-  int64_t keep_count;
-  int64_t min_keep;
-  int32_t protect_first;
   int32_t pool_width;
-  int32_t arithmetic;         // Arithmetic
-  // A sequence whose budget keeps more than keep_limit * prefix_len (rounded down) or more than
-  // capacity rows runs dense, as does one with a NaN or infinite score.
-  double keep_limit;
+  Arithmetic arithmetic;
   float* mean;       // [batch, prefix_stride] mean over layer_heads (tau budget only)
   float* ranked;     // [batch, num_sets, prefix_stride] what select ranks
   void* scratch;     // select_scratch_bytes()
   Selection selection;
   int64_t* public_count;  // [batch] copy of selection.count for KeepSet, or null
   int32_t* tile_counters; // cleared for attend: kTileCounters entries, or null
+  int32_t num_multiprocessors;  // of the device
 };
 inline constexpr int kTileCounters = 8;
 inline constexpr int kMaxLayerHeads = 384;  // smoothed tiles of all heads in shared memory
@@ -126,7 +126,6 @@ struct CompactParams {
   Tensor compact_k, compact_v;   // [batch, capacity, compact_heads, head_dim]
   int32_t num_kv_heads;
   int32_t compact_heads;         // num_q_heads (share head) or num_kv_heads (kv, layer)
-  int32_t row_bytes;             // head_dim * 2
 };
 
 // Which keys a row of attend sees; one kernel instance each.
@@ -137,11 +136,16 @@ enum class Keys : int32_t {
              // local pass by lse
 };
 
-// Stage attend. k_map, v_map: the whole tensors; compact_k_map, compact_v_map: compact ones
-// {dim, capacity, compact_heads, batch}.
+// What local fill shows to every row besides compact rows.
+struct Local {
+  int32_t window;       // a multiple of 64
+  int32_t sink_tokens;  // 0..64 first tokens
+};
+
+// Stage attend.
 struct AttendParams {
-  CUtensorMap k_map, v_map;
-  CUtensorMap compact_k_map, compact_v_map;
+  Tensor k, v;                  // [batch, kv_rows, num_kv_heads, head_dim]
+  Tensor compact_k, compact_v;  // [batch, selection.capacity, compact_heads, head_dim]
   Sequences sequences;
   Heads heads;
   Softmax softmax;
@@ -152,8 +156,7 @@ struct AttendParams {
   int64_t lse_batch_stride, lse_head_stride;
   Selection selection;   // indices null: every sequence is dense
   int32_t compact_heads;
-  int32_t local_window;  // local fill: a multiple of 64
-  int32_t sinks;         // local fill: 0..64
+  Local local;
   int32_t first_query;   // rows before this query of each sequence are left alone (0: none)
   int32_t* tile_counter; // [1] zero before the launch, zero after it
   int32_t num_ctas;      // persistent grid: multiprocessors of the device

@@ -1,7 +1,6 @@
 // Device memory, generated tensors and tensor maps for the GPU tests.
 #pragma once
 
-#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -103,37 +102,6 @@ inline void fill(const Tensor& x, int64_t batch, int64_t seq, int heads, int dim
     fill_kernel<__half><<<1024, 256>>>(x, seq, heads, dim, count, scale, seed << 40);
   }
   CUDA_CHECK(cudaGetLastError());
-}
-
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-// {dim, seq, head, batch} with boxes of 64 columns and box_rows rows, 128-byte swizzle.
-inline CUtensorMap make_map(const Tensor& x, int64_t batch, int64_t seq, int heads, int dim,
-                            bool bf16, int box_rows) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                              cudaEnableDefault, &found));
-  const cuuint64_t sizes[4] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(seq),
-                               static_cast<cuuint64_t>(heads), static_cast<cuuint64_t>(batch)};
-  const cuuint64_t strides[3] = {static_cast<cuuint64_t>(x.seq_stride) * 2,
-                                 static_cast<cuuint64_t>(x.head_stride) * 2,
-                                 static_cast<cuuint64_t>(x.batch_stride) * 2};
-  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
-  const cuuint32_t steps[4] = {1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = reinterpret_cast<EncodeTiled>(function)(
-      &map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, x.data,
-      sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    std::printf("cuTensorMapEncodeTiled: error %d\n", static_cast<int>(result));
-    std::exit(2);
-  }
-  return map;
 }
 
 }  // namespace tokensieve::cuda::test

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "ref/attend.h"
@@ -28,30 +27,9 @@ class ExpectedRows {
     const AttentionShape& s = plan_.shape;
     const int64_t position = s.seqlen_kv - s.seqlen_q + query;
     const std::vector<int32_t> tokens = ref::visible_keys(plan_, dense, kept, position);
-    std::fill(out, out + s.head_dim, 0.0);
-    if (tokens.empty()) return -INFINITY;
-    const int64_t first = head * s.num_kv_heads / s.num_q_heads * s.seqlen_kv;
-    std::vector<double> q(s.head_dim), logits(tokens.size());
-    ref::load_row(inputs_.q, batch_, query, head, q.data());
-    double max = -INFINITY;
-    for (size_t t = 0; t < tokens.size(); ++t) {
-      logits[t] = ref::logit(s, q.data(), &keys_[(first + tokens[t]) * s.head_dim]);
-      max = std::max(max, logits[t]);
-    }
-    double sum = 0.0;
-    if (inputs_.sink_logits != nullptr) {
-      max = std::max<double>(max, inputs_.sink_logits[head]);
-      sum = std::exp(inputs_.sink_logits[head] - max);
-    }
-    for (size_t t = 0; t < tokens.size(); ++t) {
-      if (logits[t] == -INFINITY) continue;
-      const double weight = std::exp(logits[t] - max);
-      sum += weight;
-      const double* value = &values_[(first + tokens[t]) * s.head_dim];
-      for (int64_t d = 0; d < s.head_dim; ++d) out[d] += weight * value[d];
-    }
-    for (int64_t d = 0; d < s.head_dim; ++d) out[d] /= sum;
-    return max + std::log(sum);
+    const int64_t first = head * s.num_kv_heads / s.num_q_heads * s.seqlen_kv * s.head_dim;
+    const ref::QueryRow row = {plan_, inputs_, batch_, head, query, &keys_[first], &values_[first]};
+    return ref::attend_row(row, tokens, out);
   }
 
  private:

@@ -2,7 +2,7 @@
 //
 //   tokensieve_cuda_tests [--filter TEXT] [--threads N] [--no-stages] [--no-poison] [--no-timing]
 //
-// Ends with timing tables, unless a check failed or a filter is given: stages, then whole layers.
+// Ends with a timing table of layers and their stages, unless a check failed or a filter is given.
 // Under compute-sanitizer: --no-stages --threads 1 --filter group4_d128, with initcheck also
 // --no-poison. Skips (exit 77) where there is no GPU that the backend supports.
 #include <cuda_runtime_api.h>
@@ -81,6 +81,5 @@ int main(int argc, char** argv) {
   std::fflush(stdout);
   if (runner.failed() != 0) return 1;
   if (!timing || filter != nullptr) return 0;
-  cuda::test::time_stages();
   return time_layers() ? 0 : 1;
 }

@@ -1,5 +1,6 @@
-// Budget, threshold and rank logic of the CUDA select, run on the host: cuda/budget.h is the source
-// that the device compiles. Against core/budget.h, and against the official code's index sets.
+// Budget, threshold and rank logic of the CUDA select, run on the host: cuda/select/*.h are the
+// source that the device compiles. Against core/budget.h, and against the official code's index
+// sets.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,7 +17,8 @@
 #include <vector>
 
 #include "core/budget.h"
-#include "cuda/budget.h"
+#include "cuda/select/steps.h"
+#include "cuda/select/words.h"
 #include "support/golden_files.h"
 #include "verify/golden.h"
 
@@ -44,10 +46,34 @@ RowSummary summary(const std::vector<float>& row) {
   return all;
 }
 
-BinRange range_of(const RowSummary& row, const Normaliser& normaliser, size_t size, bool bf16) {
-  return first_range(normaliser.key(bits_float(row.least)), normaliser.key(bits_float(row.most)),
-                     static_cast<int64_t>(size), bf16);
-}
+// A team of one: the host's.
+class SerialTeam {
+ public:
+  int thread() const { return 0; }
+  int threads() const { return 1; }
+  int lane() const { return 0; }
+  uint64_t lane_sum(uint64_t x) const { return x; }
+  void sync() const {}
+  void cluster_sync() const {}
+  uint32_t add(uint32_t* where, uint32_t value) const {
+    const uint32_t before = *where;
+    *where += value;
+    return before;
+  }
+  uint64_t total(const uint32_t* where) const { return *where; }
+  uint32_t concatenate(const uint32_t* own, const uint32_t* size, uint32_t* all) const {
+    for (uint32_t i = 0; i < *size; ++i) all[i] = own[i];
+    return *size;
+  }
+  void least_of(uint32_t* where, uint32_t value) const {
+    if (value < *where) *where = value;
+  }
+  template <class T>
+  T exclusive_scan(const T& own, T* all) const {
+    *all = own;
+    return {};
+  }
+};
 
 // What select_kernel does, by a team of one.
 class HostSelect {
@@ -58,31 +84,28 @@ class HostSelect {
   // As tokensieve::drop_count, but on the f32 mean and without the "one more".
   int64_t droppable_tokens(const std::vector<float>& mean) {
     const RowSummary row = summary(mean);
-    const Keys keys = {&mean, reference_ ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f}};
-    return droppable(team_, bins_, &turn_, keys, static_cast<int64_t>(mean.size()),
-                     range_of(row, keys.normaliser, mean.size(), reference_),
-                     mass_limit(select_.tau, row.sum, reference_), reference_);
+    const Keys keys = {&mean, normaliser_of(row, reference_)};
+    return cuda::droppable_tokens(team_, bins_, &turn_, keys, row,
+                                  static_cast<int64_t>(mean.size()), select_.tau, reference_);
   }
 
   BudgetRule rule() const {
-    return {static_cast<int32_t>(select_.budget), select_.keep_ratio,    select_.keep_count,
-            select_.min_keep,                     select_.protect_first, 1.0,
-            int64_t{1} << 30};
+    return {.budget = select_.budget,
+            .keep_ratio = select_.keep_ratio,
+            .keep_count = select_.keep_count,
+            .min_keep = select_.min_keep,
+            .protect_first = select_.protect_first,
+            .keep_limit = 1.0,
+            .capacity = int64_t{1} << 30};
   }
 
   std::vector<int32_t> top(const std::vector<float>& ranked, int64_t keep, bool normalise) {
     const int size = static_cast<int>(ranked.size());
     const int protect = static_cast<int>(std::min<int64_t>(select_.protect_first, keep));
     const RowSummary row = summary(ranked);
-    const Keys keys = {&ranked,
-                       normalise ? Normaliser::of_sum(row.sum) : Normaliser{false, 1.0f},
-                       protect};
-    Threshold threshold = kNothing;
-    if (keep > protect) {
-      threshold = find_threshold(team_, bins_, &turn_, keys, keep - protect,
-                                 range_of(row, keys.normaliser, ranked.size(), reference_),
-                                 reference_);
-    }
+    const Keys keys = {&ranked, normaliser_of(row, normalise), protect};
+    const Threshold threshold = threshold_of(team_, bins_, &turn_, keys, row, size,
+                                             keep - protect, reference_);
     std::vector<int32_t> kept;
     RankedWord word = {};
     for (int first = 0; first < size; first += 32) {
@@ -109,7 +132,8 @@ class HostSelect {
   int turn_ = 0;
 };
 
-// ---- numbers -------------------------------------------------------------------------------------
+// ---- numbers
+// -------------------------------------------------------------------------------------
 TEST(FixedPoint, RoundsToTheNearest) {
   for (const float x : {0.0f, 1.0f, 0.5f, 3.5f, 65535.0f, 7.6e-6f, 1.0f / 3, 0x1p-48f, 0x1p-49f,
                         0x1.8p-48f, 0x1p-50f, 0x1.fffffep-50f, 0x1p-80f, 1e-40f}) {
@@ -171,7 +195,8 @@ TEST(RunsDense, AtEveryLimit) {
   EXPECT_TRUE(runs_dense(rule, 1000, 513, 128));
 }
 
-// ---- budget and select on made-up scores ---------------------------------------------------------
+// ---- budget and select on made-up scores
+// ---------------------------------------------------------
 std::vector<float> scores(const std::string& kind, int size, int seed) {
   std::mt19937 random(seed);
   std::vector<float> x(size);
@@ -272,7 +297,8 @@ INSTANTIATE_TEST_SUITE_P(Rows, SelectHostTest,
                            return name;
                          });
 
-// ---- a cluster of threads: does the search wait where it must? (with -fsanitize=thread above all) --
+// ---- a cluster of threads: does the search wait where it must? (with -fsanitize=thread above all)
+// --
 constexpr int kRanks = 3;
 constexpr int kThreadsPerRank = 4;
 
@@ -408,7 +434,8 @@ TEST_P(SelectHostTest, ClusterFindsWhatOneThreadFinds) {
   }
 }
 
-// ---- the official code's index sets --------------------------------------------------------------
+// ---- the official code's index sets
+// --------------------------------------------------------------
 class OfficialTest : public testing::TestWithParam<std::pair<const std::string, std::string>> {};
 
 TEST_P(OfficialTest, ReferenceRoundingKeepsTheOfficialSets) {

@@ -11,8 +11,10 @@
 
 #include "core/budget.h"
 #include "cuda/device.h"
-#include "cuda/stages/select.h"
-#include "cuda/stages/stages.h"
+#include "cuda/select/select.h"
+#include "cuda/rows/rows.h"
+#include "cuda/select/scratch.h"
+#include "cuda/sm90/score/score.h"
 
 namespace tokensieve::cuda::test {
 namespace {
@@ -70,7 +72,6 @@ struct Setup {
   ScoreParams score_params = {};
   SelectParams select_params = {};
   CompactParams compact_params = {};
-  CUtensorMap k_map;
 
   explicit Setup(const Case& which) : c(which) {
     if (c.queries == 0) c.queries = c.seqlen;
@@ -93,7 +94,10 @@ struct Setup {
   int queries(int b) const { return c.packed ? keys(b) - (c.seqlen - c.queries) : c.queries; }
   int prefix(int b) const { return std::max(0, keys(b) - c.suffix); }
   int64_t stride() const { return (std::max(1, c.seqlen - c.suffix) + 3) / 4 * 4; }
-  int64_t capacity() const { return (static_cast<int64_t>(c.seqlen) + kTileKv - 1) / kTileKv * kTileKv; }
+  int64_t capacity() const {
+    return (static_cast<int64_t>(c.seqlen) + kTileKv - 1) / kTileKv * kTileKv;
+  }
+  Element element() const { return c.bf16 ? Element::kBF16 : Element::kF16; }
   int words() const { return (c.seqlen + 31) / 32; }
   int compact_heads() const { return c.share == Share::kHead ? c.q_heads : c.kv_heads; }
 
@@ -139,7 +143,8 @@ struct Setup {
     }
   }
   void make_params() {
-    Sequences sequences = {c.batch, c.queries, c.seqlen, nullptr, nullptr};
+    Sequences sequences = {c.batch, c.queries, c.seqlen, static_cast<int32_t>(total_kv), nullptr,
+                           nullptr};
     if (c.packed) {
       sequences.cu_seqlens_q = cu_q_device->as<int32_t>();
       sequences.cu_seqlens_kv = cu_kv_device->as<int32_t>();
@@ -157,11 +162,12 @@ struct Setup {
     s.token_score = score->as<float>();
     s.prefix_stride = stride();
     s.score_batch_stride = c.q_heads * stride();
-    s.splits = score_splits(sequences, s.heads, multiprocessors);
+    const int rows = c.batch * c.kv_heads;
+    s.splits = std::min(rows < multiprocessors ? multiprocessors / rows : 1,
+                        (c.seqlen + kTileKv - 1) / kTileKv);
     stats = make(8ll * s.splits * c.batch * c.q_heads * c.window);
     s.split_stats = stats->as<float2>();
-    k_map = make_map(make_tensor(*k, total_kv, c.kv_heads, c.dim, c.pad), axes, total_kv,
-                     c.kv_heads, c.dim, c.bf16, 64);
+    s.k = make_tensor(*k, total_kv, c.kv_heads, c.dim, c.pad);
 
     const Selection selection = {indices->as<int32_t>(), mask->as<uint32_t>(),
                                  rank->as<uint32_t>(),   count->as<int32_t>(),
@@ -174,18 +180,20 @@ struct Setup {
     p.token_score = s.token_score;
     p.prefix_stride = stride();
     p.suffix = c.suffix;
-    p.budget = static_cast<int32_t>(c.select.budget);
+    p.rule.budget = c.select.budget;
     p.tau = c.select.tau;
-    p.keep_ratio = c.select.keep_ratio;
-    p.keep_count = c.select.keep_count;
-    p.min_keep = c.select.min_keep;
-    p.protect_first = c.select.protect_first;
+    p.rule.keep_ratio = c.select.keep_ratio;
+    p.rule.keep_count = c.select.keep_count;
+    p.rule.min_keep = c.select.min_keep;
+    p.rule.protect_first = c.select.protect_first;
     p.pool_width = c.select.pool_width;
-    p.arithmetic = static_cast<int32_t>(c.select.arithmetic);
-    p.keep_limit = 1.0 - c.select.min_drop;
+    p.arithmetic = c.select.arithmetic;
+    p.rule.keep_limit = 1.0 - c.select.min_drop;
     p.mean = mean->as<float>();
     p.ranked = ranked->as<float>();
     p.selection = selection;
+    p.rule.capacity = selection.capacity;
+    p.num_multiprocessors = multiprocessors;
     p.public_count = public_count->as<int64_t>();
     p.tile_counters = counters->as<int32_t>();
     scratch = make(static_cast<int64_t>(select_scratch_bytes(p)));
@@ -200,14 +208,16 @@ struct Setup {
     m.compact_v = make_tensor(*compact_v, capacity(), compact_heads(), c.dim, 0);
     m.num_kv_heads = c.kv_heads;
     m.compact_heads = compact_heads();
-    m.row_bytes = c.dim * 2;
   }
 
   void run_score(cudaStream_t stream) {
-    CUDA_CHECK(cuda::score(score_params, k_map, c.dim, c.bf16, stream));
+    const Status status = sm90::score(score_params, element(), c.dim, stream);
+    if (!status.ok()) std::printf("%s\n", status.message()), std::exit(2);
   }
   void run_select(cudaStream_t stream) { CUDA_CHECK(cuda::select(select_params, stream)); }
-  void run_compact(cudaStream_t stream) { CUDA_CHECK(cuda::compact(compact_params, stream)); }
+  void run_compact(cudaStream_t stream) {
+    CUDA_CHECK(compact_kv(compact_params, element(), c.dim, stream));
+  }
   void poison() {
     for (Buffer* buffer :
          {score.get(), mean.get(), ranked.get(), scratch.get(), stats.get(), indices.get(),
@@ -257,7 +267,7 @@ __global__ void row_sum_kernel(ScoreParams p, int head, int seqlen_kv, const dou
   parts[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  sum = p.softmax.sink_logits ? exp(static_cast<double>(p.softmax.sink_logits[head])) : 0.0;
+  sum = p.softmax.sink_mass ? exp(static_cast<double>(p.softmax.sink_mass[head])) : 0.0;
   for (double part : parts) sum += part;
   sums[blockIdx.x] = sum;
 }
@@ -438,8 +448,9 @@ std::string check_selection(Setup& setup, const std::vector<float>& score, std::
   return "";
 }
 
-// ---- compact, gather, scatter --------------------------------------------------------------------
-// Counts wrong 16-bit elements. kBack: `full` was scattered from `rows`.
+// ---- compact, gather, scatter
+// -------------------------------------------------------------------- Counts wrong 16-bit
+// elements. kBack: `full` was scattered from `rows`.
 template <bool kBack>
 __global__ void check_rows_kernel(Sequences sequences, Selection selection, Tensor full,
                                   int full_heads, Tensor rows, int heads, int dim, int b,
@@ -508,14 +519,14 @@ std::string check_compact(Setup& setup) {
   const auto* count = setup.public_count->as<int64_t>();
   setup.compact_v->poison();
   CUDA_CHECK(gather_rows(p.sequences, selection, count, p.v, c.kv_heads,
-                         p.compact_v, p.compact_heads, p.row_bytes, nullptr));
+                         p.compact_v, p.compact_heads, c.dim * 2, nullptr));
   if (wrong_rows<false>(setup, p.v, c.kv_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "gather_rows";
   }
   Buffer out(tensor_bytes(setup.axes, setup.total_kv, p.compact_heads, c.dim, c.pad));
   const Tensor full = make_tensor(out, setup.total_kv, p.compact_heads, c.dim, c.pad);
   CUDA_CHECK(scatter_rows(p.sequences, selection, count, p.compact_v, full,
-                          p.compact_heads, p.row_bytes, nullptr));
+                          p.compact_heads, c.dim * 2, nullptr));
   if (wrong_rows<true>(setup, full, p.compact_heads, p.compact_v, p.compact_heads, false) != 0) {
     return "scatter_rows";
   }
@@ -689,103 +700,6 @@ TestCounts test_stages() {
     return 2e-6f * static_cast<float>((j * 2654435761u + h * 40503u) >> 8 & 0xffff) / 65536.0f;
   }));
   return counts;
-}
-
-namespace {
-
-// Microseconds of one call: `repeats` calls in a graph, replayed after a warm-up.
-template <typename F>
-double graph_time(F&& enqueue, int repeats) {
-  cudaStream_t stream;
-  CUDA_CHECK(cudaStreamCreate(&stream));
-  enqueue(stream);
-  CUDA_CHECK(cudaStreamSynchronize(stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < repeats; ++i) enqueue(stream);
-  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  CUDA_CHECK(cudaEventCreate(&begin));
-  CUDA_CHECK(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 6; ++i) {
-    CUDA_CHECK(cudaEventRecord(begin, stream));
-    CUDA_CHECK(cudaGraphLaunch(exec, stream));
-    CUDA_CHECK(cudaEventRecord(end, stream));
-    CUDA_CHECK(cudaEventSynchronize(end));
-    float ms = 0.0f;
-    CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i > 0) times.push_back(ms);
-  }
-  std::sort(times.begin(), times.end());
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  return 1e3 * times[times.size() / 2] / repeats;
-}
-
-}  // namespace
-
-void time_stages() {
-  std::printf("\nmicroseconds by graph replay, 32/8 heads, dim 128, bf16, window 128, pool 7\n");
-  std::printf("%8s %6s | %8s | %8s %8s %8s %8s | %8s %6s | %8s\n", "tokens", "share", "score",
-              "smooth", "tau fp32", "rounding", "ratio", "compact", "keep", "together");
-  for (const int seqlen : {2048, 8192, 32768, 131072}) {
-    for (const Share share : {Share::kHead, Share::kKv, Share::kLayer}) {
-      Case c = {.name = "", .q_heads = 32, .kv_heads = 8, .seqlen = seqlen, .share = share,
-                .select = config(kRatio, 0.48, 7, 64), .q_scale = 8.0f};
-      Setup setup(c);
-      setup.run_all();
-      const int repeats = seqlen > 100000 ? 10 : 30;
-      const auto select = [&](int budget, double tau, Arithmetic arithmetic) {
-        setup.select_params.budget = budget;
-        setup.select_params.tau = tau;
-        setup.select_params.arithmetic = static_cast<int32_t>(arithmetic);
-        return graph_time([&](cudaStream_t s) { setup.run_select(s); }, repeats);
-      };
-      const double score = graph_time([&](cudaStream_t s) { setup.run_score(s); }, repeats);
-      const SelectScratch scratch = select_scratch(setup.select_params);
-      setup.select_params.budget = 0;
-      const double smooth = graph_time(
-          [&](cudaStream_t s) { CUDA_CHECK(cuda::smooth(setup.select_params, scratch, s)); },
-          repeats);
-      const double tau = select(0, 0.005, Arithmetic::kFp32);
-      const double rounded = select(0, 0.005, kRounded);
-      const double ratio = select(1, 0.0, Arithmetic::kFp32);
-      const double compact = graph_time([&](cudaStream_t s) { setup.run_compact(s); }, repeats);
-      const double all = graph_time(
-          [&](cudaStream_t s) {
-            setup.run_score(s);
-            setup.run_select(s);
-            setup.run_compact(s);
-          },
-          repeats);
-      const char* names[] = {"head", "kv", "layer"};
-      std::printf("%8d %6s | %8.1f | %8.1f %8.1f %8.1f %8.1f | %8.1f %6.3f | %8.1f\n", seqlen,
-                  names[static_cast<int>(share)], score, smooth, tau, rounded, ratio, compact,
-                  setup.count->read<int32_t>()[0] / static_cast<double>(seqlen), all);
-      std::fflush(stdout);
-    }
-  }
-  std::printf("\nscore alone, tokens 32768\n");
-  for (const int dim : {64, 128, 256}) {
-    for (const int kv_heads : {8, 32, 1}) {
-      Case c = {.name = "", .dim = dim, .q_heads = 32, .kv_heads = kv_heads, .seqlen = 32768,
-                .share = Share::kLayer, .select = config(kRatio, 0.48, 7, 64)};
-      Setup setup(c);
-      const double score = graph_time([&](cudaStream_t s) { setup.run_score(s); }, 20);
-      c.softcap = 20.0f;
-      Setup capped(c);
-      const double softcap = graph_time([&](cudaStream_t s) { capped.run_score(s); }, 20);
-      std::printf("dim %3d, heads 32/%-2d: %7.1f us, softcap %7.1f us\n", dim, kv_heads, score,
-                  softcap);
-      std::fflush(stdout);
-    }
-  }
 }
 
 }  // namespace tokensieve::cuda::test

@@ -11,7 +11,4 @@ struct TestCounts {
 // Every stage against a double-precision reference, over a table of shapes and settings.
 TestCounts test_stages();
 
-// Times of the stages by graph replay, as a table.
-void time_stages();
-
 }  // namespace tokensieve::cuda::test

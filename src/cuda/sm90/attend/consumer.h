@@ -6,8 +6,9 @@
 // exponentials 1024, the rest of softmax about 600.
 #pragma once
 
-#include "cuda/common/online_softmax.h"
-#include "cuda/ptx/wgmma.h"
+#include "cuda/device/logits.h"
+#include "cuda/device/online_softmax.h"
+#include "cuda/sm90/ptx/wgmma.h"
 #include "cuda/sm90/attend/producer.h"
 
 namespace tokensieve::cuda::sm90 {
@@ -23,6 +24,7 @@ class Consumer {
  public:
   static constexpr int kLogits = Traits::kTileK / 2;       // accumulator registers of Q K^T
   static constexpr int kOutputs = Traits::kHeadDim / 2;    // and of P V
+  using Visible = typename Traits::Visible;
   using OutputMma = ptx::Wgmma<typename Traits::Element, Traits::kHeadDim>;
 
   float out[kOutputs];
@@ -33,9 +35,7 @@ class Consumer {
   __device__ __forceinline__ Consumer(const AttendParams& params, SharedMemory<Traits>& shared)
       : params_(params), shared_(shared), group_(threadIdx.x / 128 - 1) {
     scale = Traits::kSoftcap ? kLog2e : params.softmax.sm_scale * kLog2e;
-    cap_scale_ = Traits::kSoftcap
-                     ? 2 * kLog2e * params.softmax.sm_scale / params.softmax.softcap
-                     : 0.0f;
+    cap_exponent_scale_ = Traits::kSoftcap ? cap_exponent_scale(params.softmax) : 0.0f;
     if (Traits::kPingPong && group_ == 1) give_turn();
   }
 
@@ -52,8 +52,7 @@ class Consumer {
     const KeyBounds bounds = key_bounds(tile, set);
     queries = stored_queries(tile, set);
     const int visits = tile.visits();
-    const bool narrow =
-        Traits::kKeys == Keys::kWindow && tile.sink_tile && params_.sinks <= kNarrow;
+    const bool narrow = Visible::kSinks && tile.sink_tile && params_.local.sink_tokens <= kNarrow;
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) out[i] = 0.0f;
     softmax = OnlineSoftmax{};
@@ -130,7 +129,7 @@ class Consumer {
                                                bool narrow) {
     ptx::mbarrier_wait(&shared_.v_full[stage.slot], stage.phase);
     const uint32_t v = ptx::shared_address(shared_.v[stage.slot]);
-    if (Traits::kKeys == Keys::kWindow && narrow) {
+    if (Visible::kSinks && narrow) {
       add_output<kNarrow / 16>(v);
     } else {
       add_output<Traits::kTileK / 16>(v);
@@ -166,7 +165,9 @@ class Consumer {
 
   // What a row sees of the sinks: those before its window.
   __device__ __forceinline__ KeyBounds sink_bounds(const KeyBounds& bounds) const {
-    return {{0, 0}, {min(params_.sinks, bounds.begin[0]), min(params_.sinks, bounds.begin[1])}};
+    return {{0, 0},
+            {min(params_.local.sink_tokens, bounds.begin[0]),
+             min(params_.local.sink_tokens, bounds.begin[1])}};
   }
 
   template <int kCount>
@@ -174,7 +175,7 @@ class Consumer {
     if constexpr (Traits::kSoftcap) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        logits[i] = apply_softcap(logits[i], params_.softmax.softcap, cap_scale_);
+        logits[i] = cap_logit(logits[i], params_.softmax.softcap, cap_exponent_scale_);
       }
     }
   }
@@ -183,13 +184,12 @@ class Consumer {
   __device__ __forceinline__ void softmax_of_visit(const Tile& tile, const KeyBounds& bounds,
                                                    int i, float (&rescale)[2]) {
     cap(logits_);
-    if (Traits::kKeys == Keys::kWindow && tile.sink_tile && i == 0) {
+    if (Visible::kSinks && tile.sink_tile && i == 0) {
       hide(logits_, sink_bounds(bounds), 0);
     } else {
-      const int first = (tile.kv_end - 1 - i + tile.sink_tile) * Traits::kTileK;
+      const int first = tile.key_tile(i) * Traits::kTileK;
       const bool cut = first + Traits::kTileK > min(bounds.end[0], bounds.end[1]) ||
-                       (Traits::kKeys != Keys::kCausal &&
-                        first < max(bounds.begin[0], bounds.begin[1]));
+                       (Visible::kLowerBound && first < max(bounds.begin[0], bounds.begin[1]));
       if (__any_sync(~0u, cut)) hide(logits_, bounds, first);
     }
     softmax.update(logits_, scale, rescale);
@@ -205,7 +205,7 @@ class Consumer {
       const int column = base + i / 4 * 8 + (i & 1);
       const int row = i >> 1 & 1;
       const bool hidden = column >= bounds.end[row] ||
-                          (Traits::kKeys != Keys::kCausal && column < bounds.begin[row]);
+                          (Visible::kLowerBound && column < bounds.begin[row]);
       if (hidden) logits[i] = ptx::negative_infinity();
     }
   }
@@ -215,15 +215,9 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = min(tile.row + first_row() + 8 * i, tile.num_rows - 1);
-      const int key = tile.first_key + row;
-      bounds.begin[i] = 0;
-      bounds.end[i] = key + 1;
-      if (Traits::kKeys == Keys::kWindow) {
-        bounds.begin[i] = window_begin(key, params_.local_window);
-      } else if (Traits::kKeys == Keys::kLimited && tile.sparse) {
-        bounds.begin[i] = params_.sinks > 0 ? set.rank_of(params_.sinks) : 0;
-        bounds.end[i] = set.rank_of_word(window_begin(set.indices[key], params_.local_window));
-      }
+      const KeyRange keys = Visible::row_keys(params_, set, tile, tile.first_key + row);
+      bounds.begin[i] = keys.begin;
+      bounds.end[i] = keys.end;
     }
     return bounds;
   }
@@ -262,7 +256,7 @@ class Consumer {
   const AttendParams& params_;
   SharedMemory<Traits>& shared_;
   const int group_;
-  float cap_scale_;
+  float cap_exponent_scale_;
   float logits_[kLogits];
   uint32_t probabilities_[kLogits / 2];  // 16-bit pairs: the A operand of P V
   RingPosition<Traits::kStages> stage_;

@@ -21,8 +21,8 @@ template <class Traits>
 __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, const Tile& tile,
                                                     const Consumer<Traits>& consumer) {
   // Extra mass counts once: in the local pass, where there are two.
-  const bool add_sink = params.softmax.sink_logits != nullptr &&
-                        !(Traits::kKeys == Keys::kLimited && tile.sparse);
+  const bool add_sink = params.softmax.sink_mass != nullptr &&
+                        !(Traits::Visible::kMerges && tile.sparse);
   RowResult result;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -30,7 +30,7 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
     float sum = consumer.softmax.sum[i];
     float scale = 1.0f;
     if (add_sink) {
-      const float sink = params.softmax.sink_logits[tile.head] * kLog2e;
+      const float sink = params.softmax.sink_mass[tile.head] * kLog2e;
       const float top = fmaxf(max, sink);
       scale = ptx::exp2(max - top);
       sum = sum * scale + ptx::exp2(sink - top);
@@ -57,7 +57,7 @@ __device__ __forceinline__ MergeWeights finish_lse(const AttendParams& params, c
     const int row = tile.row + consumer.first_row() + 8 * i;
     const int query = __shfl_sync(~0u, consumer.queries, threadIdx.x % 32 / 4 + 8 * i);
     float total = result.lse[i];
-    if (Traits::kKeys == Keys::kLimited && tile.sparse) {
+    if (Traits::Visible::kMerges && tile.sparse) {
       const float local = lse[query];
       const float top = fmaxf(local, total);
       weights.kept[i] = ptx::exp2((local - top) * kLog2e);
@@ -115,12 +115,12 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
   __syncwarp();
   const MergeWeights weights = finish_lse<Traits>(params, tile, where, consumer, result);
 
-  constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
+  constexpr int kElementBytes = sizeof(Element);
+  constexpr int kLanes = Traits::kRowChunks;
   constexpr int kRows = 32 / kLanes;            // rows that a warp stores at once
   const int warp_row = consumer.first_row() - lane / 4;
   char* out = static_cast<char*>(params.out.data) +
-              2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
-                   where.q_row * params.out.seq_stride);
+              kElementBytes * row_offset(params.out, where.axis, tile.head, where.q_row);
   constexpr int kAtOnce = Traits::kHeadDim == 256 ? 4 : 16 / kRows;  // all 16 would spill at 256
 #pragma unroll kAtOnce
   for (int i = 0; i < 16 / kRows; ++i) {
@@ -136,8 +136,9 @@ __device__ __forceinline__ void store_tile(const AttendParams& params, SharedMem
     if (tile.row + row >= tile.num_rows) continue;
     const int chunk = lane % kLanes;
     uint4 value = *reinterpret_cast<const uint4*>(stage + swizzled(row, chunk, Traits::kTileQ));
-    uint4* to = reinterpret_cast<uint4*>(out + 2 * query * params.out.seq_stride + chunk * 16);
-    if (Traits::kKeys == Keys::kLimited && tile.sparse) {
+    uint4* to = reinterpret_cast<uint4*>(out + kElementBytes * query * params.out.seq_stride +
+                                         chunk * kChunkBytes);
+    if (Traits::Visible::kMerges && tile.sparse) {
       value = merge_chunk<Element>(value, half ? fresh8 : fresh, *to, half ? kept8 : kept);
     }
     *to = value;

@@ -4,7 +4,7 @@
 // A persistent grid: one CTA per multiprocessor, one producer and two consumer warpgroups.
 #pragma once
 
-#include "cuda/common/launch.h"
+#include "cuda/device/launch.h"
 #include "cuda/sm90/attend/attend.h"
 #include "cuda/sm90/attend/epilogue.h"
 
@@ -32,16 +32,17 @@ __device__ __forceinline__ void init_barriers(SharedMemory<Traits>& shared) {
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
-    attend_kernel(const __grid_constant__ AttendParams params) {
+    attend_kernel(const __grid_constant__ AttendArguments arguments) {
+  const AttendParams& params = arguments.params;
   extern __shared__ uint8_t raw[];
   auto& shared = *reinterpret_cast<SharedMemory<Traits>*>(
       (reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&params.k_map);
-    ptx::prefetch_tensor_map(&params.v_map);
-    if (Traits::kKeys != Keys::kWindow && params.selection.indices != nullptr) {
-      ptx::prefetch_tensor_map(&params.compact_k_map);
-      ptx::prefetch_tensor_map(&params.compact_v_map);
+    ptx::prefetch_tensor_map(&arguments.k_map);
+    ptx::prefetch_tensor_map(&arguments.v_map);
+    if (Traits::Visible::kCompact && params.selection.indices != nullptr) {
+      ptx::prefetch_tensor_map(&arguments.compact_k_map);
+      ptx::prefetch_tensor_map(&arguments.compact_v_map);
     }
     init_barriers<Traits>(shared);
   }
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   if (threadIdx.x < 128) {
     ptx::register_dealloc<Traits::kProducerRegisters>();
     if (threadIdx.x == 0) {
-      produce_kv<Traits>(params, shared);
+      produce_kv<Traits>(arguments, shared);
     } else if (threadIdx.x >= 32) {
       produce_q<Traits>(params, shared, threadIdx.x / 32 - 1);
     }
@@ -78,17 +79,17 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 }
 
 template <class Traits>
-cudaError_t launch_attend(const AttendParams& params, cudaStream_t stream) {
+cudaError_t launch_attend(const AttendArguments& arguments, cudaStream_t stream) {
   constexpr size_t kBytes = sizeof(SharedMemory<Traits>) + 1024;  // to align it
   static_assert(kBytes <= 227 * 1024);
   return launch(attend_kernel<Traits>,
-                {.grid = dim3(params.num_ctas), .threads = Traits::kThreads,
+                {.grid = dim3(arguments.params.num_ctas), .threads = Traits::kThreads,
                  .shared_bytes = kBytes},
-                stream, params);
+                stream, arguments);
 }
 
 // All passes of one element type and head_dim; instantiations/ holds one each.
 template <typename Element, int kHeadDim>
-cudaError_t attend_instance(const AttendParams& params, Keys keys, cudaStream_t stream);
+cudaError_t attend_instance(const AttendArguments& arguments, Keys keys, cudaStream_t stream);
 
 }  // namespace tokensieve::cuda::sm90

@@ -2,54 +2,22 @@
 // write what dropped rows get.
 #pragma once
 
-#include <cstddef>
-
+#include "cuda/device/rows.h"
 #include "cuda/ptx/copy.h"
 #include "cuda/sm90/attend/scheduler.h"
+#include "cuda/sm90/key_stream.h"
+#include "cuda/sm90/ring.h"
+#include "cuda/sm90/swizzle.h"
 
 namespace tokensieve::cuda::sm90 {
 
-// Loads a key tile, panel by panel.
-template <class Traits>
-__device__ __forceinline__ void load_tile(typename Traits::Element* stage, const CUtensorMap* map,
-                                          uint64_t* full, int row, int head, int batch) {
-  ptx::mbarrier_expect_tx(full, Traits::kTileKBytes);
-#pragma unroll
-  for (int panel = 0; panel < Traits::kPanels; ++panel) {
-    ptx::tma_load_4d(stage + panel * Traits::kTileK * 64, map, full, panel * 64, row, head, batch);
-  }
-}
-
 inline constexpr int kAnnounceVisits = 5;
-
-// Where a tile's keys lie.
-struct KeySource {
-  const CUtensorMap* k_map;  // v_map is the next one: registers are short here
-  int row;   // of key tile 0
-  int head;
-  int axis;  // batch coordinate
-};
-
-static_assert(offsetof(AttendParams, v_map) == sizeof(CUtensorMap));
-static_assert(offsetof(AttendParams, compact_v_map) ==
-              offsetof(AttendParams, compact_k_map) + sizeof(CUtensorMap));
-
-template <class Traits>
-__device__ __forceinline__ KeySource key_source(const AttendParams& params, const Tile& tile) {
-  if (Traits::kKeys != Keys::kWindow && tile.sparse) {
-    return {&params.compact_k_map, 0,
-            tile.head * params.compact_heads / params.heads.num_q_heads, tile.batch};
-  }
-  const Sequence where = sequence(params.sequences, tile.batch);
-  return {&params.k_map, where.kv_row,
-          tile.head * params.heads.num_kv_heads / params.heads.num_q_heads, where.axis};
-}
 
 // Warp 0, one thread: hands out tiles and streams their K and V.
 template <class Traits>
-__device__ __forceinline__ void produce_kv(const AttendParams& params,
+__device__ __forceinline__ void produce_kv(const AttendArguments& arguments,
                                            SharedMemory<Traits>& shared) {
-  TileScheduler<Traits> scheduler(params);
+  TileScheduler<Traits> scheduler(arguments.params);
   RingPosition<Traits::kWorkStages> work;  // the next slot to fill
   RingPosition<Traits::kStages> stage;
   const auto announce_tile = [&] {
@@ -63,7 +31,7 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
   for (int slot = 0;; slot = slot + 1 == Traits::kWorkStages ? 0 : slot + 1) {
     const Tile tile = shared.work[slot];
     if (tile.head < 0) break;
-    const KeySource source = key_source<Traits>(params, tile);
+    const KeySource source = key_source<typename Traits::Visible>(arguments, tile);
     const int visits = tile.visits();
     // The next tile is drawn and announced a few visits before the end of this one: early enough
     // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
@@ -72,14 +40,14 @@ __device__ __forceinline__ void produce_kv(const AttendParams& params,
       if (i == drawn) scheduler.draw();
       if (i < visits) {
         const bool sinks = tile.sink_tile && i == 0;
-        const int key_tile = sinks ? 0 : tile.kv_end - 1 - i + tile.sink_tile;
+        const int key_tile = sinks ? 0 : tile.key_tile(i);
         const int row = source.row + key_tile * Traits::kTileK;
         ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
-        load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], row,
-                          source.head, source.axis);
+        load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], source,
+                          row);
         ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
-        load_tile<Traits>(shared.v[stage.slot], source.k_map + 1, &shared.v_full[stage.slot], row,
-                          source.head, source.axis);
+        load_tile<Traits>(shared.v[stage.slot], source.k_map + 1, &shared.v_full[stage.slot],
+                          source, row);
         stage.advance();
       }
       if (i == drawn + (visits > 1)) announce_tile();  // the counter answers after a microsecond
@@ -111,7 +79,7 @@ __device__ __forceinline__ void release_tile(SharedMemory<Traits>& shared, int s
 template <class Traits>
 __device__ __forceinline__ int query_of_row(const AttendParams& params, const Tile& tile,
                                             const TokenSet& set, int first_token, int row) {
-  const bool gathered = Traits::kKeys != Keys::kWindow && tile.sparse;
+  const bool gathered = Traits::Visible::kCompact && tile.sparse;
   const int key = tile.first_key + row;
   return (gathered ? set.indices[key] : key) - first_token;
 }
@@ -122,7 +90,8 @@ template <class Traits>
 __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, const Tile& tile,
                                                   const Sequence& where, const TokenSet& set,
                                                   int warp) {
-  constexpr int kLanes = Traits::kHeadDim / 8;  // 16-byte chunks of a row
+  constexpr int kElementBytes = sizeof(typename Traits::Element);
+  constexpr int kLanes = Traits::kRowChunks;
   constexpr int kRows = 32 / kLanes;            // rows that a warp stores at once
   const int lane = threadIdx.x % 32;
   const int first_token = where.seqlen_kv - where.seqlen_q;
@@ -131,8 +100,7 @@ __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, co
   const int begin = first_word + static_cast<int>(words * tile.part / tile.num_parts);
   const int end = first_word + static_cast<int>(words * (tile.part + 1) / tile.num_parts);
   char* out = static_cast<char*>(params.out.data) +
-              2 * (where.axis * params.out.batch_stride + tile.head * params.out.head_stride +
-                   where.q_row * params.out.seq_stride);
+              kElementBytes * row_offset(params.out, where.axis, tile.head, where.q_row);
   float* lse = params.lse == nullptr
                    ? nullptr
                    : params.lse + where.axis * params.lse_batch_stride +
@@ -146,8 +114,8 @@ __device__ __forceinline__ void zero_dropped_rows(const AttendParams& params, co
 #pragma unroll 4
     for (int bit = lane / kLanes; bit < 32; bit += kRows) {
       if (dropped >> bit & 1) {
-        *reinterpret_cast<uint4*>(out + 2 * (query + bit) * params.out.seq_stride +
-                                  lane % kLanes * 16) = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4*>(out + kElementBytes * (query + bit) * params.out.seq_stride +
+                                  lane % kLanes * kChunkBytes) = make_uint4(0, 0, 0, 0);
       }
     }
   }
@@ -158,7 +126,8 @@ template <class Traits>
 __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile& tile,
                                          const Sequence& where, const TokenSet& set, int warp,
                                          uint32_t shared_q) {
-  constexpr int kLanes = Traits::kHeadDim / 8;
+  constexpr int kElementBytes = sizeof(typename Traits::Element);
+  constexpr int kLanes = Traits::kRowChunks;
   constexpr int kRows = 32 / kLanes;
   constexpr int kWarpRows = (Traits::kTileQ + 2) / 3;
   static_assert(kWarpRows <= 64);
@@ -168,8 +137,8 @@ __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile&
   const int begin = warp * kWarpRows;
   const int end = min(Traits::kTileQ, begin + kWarpRows);
   const char* q = static_cast<const char*>(params.q.data) +
-                  2 * (where.axis * params.q.batch_stride + tile.head * params.q.head_stride +
-                       where.q_row * params.q.seq_stride) + chunk * 16;
+                  kElementBytes * row_offset(params.q, where.axis, tile.head, where.q_row) +
+                  chunk * kChunkBytes;
   // The warp's row numbers first, in one go: 64 loads in flight instead of one after the other.
   const int last = tile.num_rows - 1;
   const int low = query_of_row<Traits>(params, tile, set, first_token,
@@ -183,7 +152,8 @@ __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile&
     const int row = begin + mine;
     if (row < end) {
       ptx::copy_async_16(shared_q + swizzled(row, chunk, Traits::kTileQ),
-                         q + 2 * query * params.q.seq_stride, tile.row + row < tile.num_rows);
+                         q + kElementBytes * query * params.q.seq_stride,
+                         tile.row + row < tile.num_rows);
     }
   }
   ptx::copy_async_wait_all();
@@ -212,7 +182,7 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
       ptx::mbarrier_arrive(&shared.q_full[stage.slot]);
       stage.advance();
     }
-    if (Traits::kKeys == Keys::kCausal && tile.sparse) {
+    if (Traits::Visible::kZeroesDropped && tile.sparse) {
       zero_dropped_rows<Traits>(params, tile, where, set, warp);
     }
   }

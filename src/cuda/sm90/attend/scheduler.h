@@ -1,12 +1,10 @@
 // Tile order: sections of heads whose K and V fit the L2 cache together, the longest tiles of a
 // section first, handed out by a counter in device memory.
 //
-// Only the K/V thread asks the scheduler; it passes tiles on through shared memory. One CTA works on
-// a tile from its first to its last key, so the order changes no result.
+// Only the K/V thread asks the scheduler; it passes tiles on through shared memory. One CTA works
+// on a tile from its first to its last key, so the order changes no result.
 #pragma once
 
-#include "cuda/common/local_window.h"
-#include "cuda/common/sequence.h"
 #include "cuda/sm90/attend/traits.h"
 
 namespace tokensieve::cuda::sm90 {
@@ -50,6 +48,8 @@ class TileScheduler {
   }
 
  private:
+  using Visible = typename Traits::Visible;
+
   __device__ __forceinline__ void enter_sequence() {
     sequence_ = sequence(params_.sequences, batch_);
     const int count =
@@ -57,10 +57,12 @@ class TileScheduler {
     sparse_ = count != sequence_.seqlen_kv;
     const int queries = sequence_.seqlen_q - params_.first_query;
     int rows = sparse_ ? min(count, queries) : queries;
-    if (Traits::kKeys == Keys::kWindow) rows = sparse_ ? queries : 0;
+    // A pass over whole K and V is for all rows of sparse sequences, dropped ones too, and no
+    // others.
+    if (!Visible::kCompact) rows = sparse_ ? queries : 0;
     tiles_ = rows > 0 ? (rows + Traits::kTileQ - 1) / Traits::kTileQ : 0;
 
-    const bool compact = sparse_ && Traits::kKeys != Keys::kWindow;
+    const bool compact = sparse_ && Visible::kCompact;
     const int kv_heads = compact ? params_.compact_heads : params_.heads.num_kv_heads;
     const int kv_bytes = max(1, count >> 7) * (Traits::kHeadDim * 4 << 7);
     const int group = params_.heads.num_q_heads / kv_heads;
@@ -81,11 +83,9 @@ class TileScheduler {
     tile.num_parts = tiles_;
     tile.row = tile.part * Traits::kTileQ;
     tile.sparse = sparse_;
-    tile.kv_begin = 0;
-    tile.sink_tile = 0;
 
     const int first_token = sequence_.seqlen_kv - sequence_.seqlen_q;
-    const bool compact = sparse_ && Traits::kKeys != Keys::kWindow;
+    const bool compact = sparse_ && Visible::kCompact;
     if (compact) {
       const TokenSet set = token_set(params_.selection, batch_, tile.head, num_q_heads);
       tile.first_key = first_token > 0 ? set.rank_of(first_token) : 0;
@@ -96,17 +96,11 @@ class TileScheduler {
     }
     const int first = tile.first_key + tile.row;
     const int last = tile.first_key + min(tile.row + Traits::kTileQ, tile.num_rows) - 1;
-    int keys = last + 1;  // columns that the last row sees
-    if (Traits::kKeys == Keys::kWindow) {
-      tile.kv_begin = window_begin(first, params_.local_window) / Traits::kTileK;
-      tile.sink_tile = min(params_.sinks, window_begin(last, params_.local_window)) > 0;
-    } else if (Traits::kKeys == Keys::kLimited && compact) {
-      const TokenSet set = token_set(params_.selection, batch_, tile.head, num_q_heads);
-      keys = last >= first
-                 ? set.rank_of_word(window_begin(set.indices[last], params_.local_window))
-                 : 0;
-    }
-    tile.kv_end = last >= first ? (keys + Traits::kTileK - 1) / Traits::kTileK : tile.kv_begin;
+    const TileKeys keys = Visible::tile_keys(params_, tile, compact, first, last);
+    tile.kv_begin = keys.begin / Traits::kTileK;
+    tile.sink_tile = keys.sinks;
+    tile.kv_end =
+        last >= first ? (keys.end + Traits::kTileK - 1) / Traits::kTileK : tile.kv_begin;
     if (last < first) tile.sink_tile = 0;
     return tile;
   }

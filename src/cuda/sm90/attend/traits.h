@@ -6,34 +6,20 @@
 
 #include <cstdint>
 
-#include "cuda/params.h"
+#include "cuda/keys/tile.h"
 
 namespace tokensieve::cuda::sm90 {
 
-// One unit of work: 128 query rows of a head against a range of key tiles.
-struct Tile {
-  int32_t batch;
-  int32_t head;       // q head; -1: no more work
-  int32_t row;        // first row, counted from the sequence's first attended row
-  int32_t num_rows;   // attended rows of this head
-  int32_t first_key;  // row r's own position among the keys is first_key + r
-  int32_t sink_tile;         // 1: visit key tile 0 first, for the sinks
-  int32_t kv_begin, kv_end;  // key tiles, visited from the last one down
-  int32_t sparse;     // the sequence has indices, and K and V are the compact ones
-  int32_t part, num_parts;  // this tile's share of the rows to be zeroed
-
-  __device__ __forceinline__ int visits() const { return kv_end - kv_begin + sink_tile; }
-};
-
-template <typename Element_, int kHeadDim_, Keys kKeys_, bool kSoftcap_>
+template <typename Element_, int kHeadDim_, class Visible_, bool kSoftcap_>
 struct Traits {
   using Element = Element_;
+  using Visible = Visible_;  // which keys a row sees: cuda/keys/*.h
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr Keys kKeys = kKeys_;
   static constexpr bool kSoftcap = kSoftcap_;
 
   static constexpr int kTileQ = 128;  // 64 rows a consumer warpgroup
   static constexpr int kTileK = kHeadDim == 256 ? 64 : 128;
+  static constexpr int kBoxRows = kTileK;  // of a TMA box
   static constexpr int kStages = kHeadDim == 64 ? 4 : 2;    // of K and of V
   static constexpr int kQStages = kHeadDim == 256 ? 1 : 2;  // the next tile's Q beside this one's
   static constexpr int kWorkStages = 3;
@@ -45,8 +31,7 @@ struct Traits {
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = 224;
 
-  static constexpr int kPanels = kHeadDim / 64;
-  static constexpr int kTileKBytes = kTileK * kHeadDim * 2;
+  static constexpr int kRowChunks = kHeadDim * sizeof(Element) / 16;  // of 16 bytes
   static constexpr int kLoaderThreads = 96;
   static constexpr int kConsumerThreads = 256;
 };
@@ -71,23 +56,5 @@ struct SharedMemory {
 };
 
 enum NamedBarrier : int { kTurnOfGroup0 = 1, kTurnOfGroup1 = 2 };  // 0 is __syncthreads
-
-// Position in a ring of kStages: which slot, and which parity its phase has.
-template <int kStages>
-struct RingPosition {
-  int slot = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kStages) {
-      slot = 0;
-      phase ^= 1;
-    }
-  }
-};
-
-// Byte offset of 16-byte chunk `chunk` of row `row` in a tile of `rows` rows.
-__device__ __forceinline__ uint32_t swizzled(int row, int chunk, int rows) {
-  return (chunk >> 3) * (rows * 128) + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
-}
 
 }  // namespace tokensieve::cuda::sm90

@@ -1,5 +1,6 @@
 #include "cuda/sm90/attend/instances.h"
 
 namespace tokensieve::cuda::sm90 {
-template cudaError_t attend_instance<__nv_bfloat16, 256>(const AttendParams&, Keys, cudaStream_t);
+template cudaError_t attend_instance<__nv_bfloat16, 256>(const AttendArguments&, Keys,
+                                                        cudaStream_t);
 }

@@ -1,5 +1,6 @@
 #include "cuda/sm90/attend/instances.h"
 
 namespace tokensieve::cuda::sm90 {
-template cudaError_t attend_instance<__half, 128>(const AttendParams&, Keys, cudaStream_t);
+template cudaError_t attend_instance<__half, 128>(const AttendArguments&, Keys,
+                                                        cudaStream_t);
 }

@@ -1,0 +1,54 @@
+// What the two kernels of select share.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "cuda/device/sequence.h"
+#include "cuda/params.h"
+#include "cuda/select/fixed_point.h"
+
+namespace tokensieve::cuda {
+
+inline constexpr int kSmoothTile = 128;  // tokens of a head that a warp smooths at once
+
+// Scratch of select. A chunk is what one CTA of the smooth kernel works on.
+struct SelectScratch {
+  int chunk_tokens;  // a multiple of kSmoothTile
+  int num_chunks;
+  int num_rows;           // sets, then the mean
+  RowSummary* summaries;  // [batch, num_rows, num_chunks]
+  uint32_t* nonfinite;    // [batch, num_chunks] a score is NaN or infinite
+};
+
+inline int64_t longest_prefix(const SelectParams& params) {
+  const int64_t prefix = static_cast<int64_t>(params.sequences.seqlen_kv) - params.suffix;
+  return prefix > 0 ? prefix : 0;
+}
+
+inline SelectScratch select_scratch(const SelectParams& params) {
+  constexpr int kMaxChunks = 512;
+  const int64_t tiles = (longest_prefix(params) + kSmoothTile - 1) / kSmoothTile;
+  const int64_t tiles_per_chunk = (tiles + kMaxChunks - 1) / kMaxChunks;
+  SelectScratch scratch;
+  scratch.chunk_tokens = static_cast<int>(tiles_per_chunk > 0 ? tiles_per_chunk : 1) * kSmoothTile;
+  const int64_t chunks =
+      (longest_prefix(params) + scratch.chunk_tokens - 1) / scratch.chunk_tokens;
+  scratch.num_chunks = static_cast<int>(chunks > 0 ? chunks : 1);
+  scratch.num_rows = params.selection.num_sets + 1;
+  scratch.summaries = static_cast<RowSummary*>(params.scratch);
+  scratch.nonfinite = reinterpret_cast<uint32_t*>(
+      scratch.summaries +
+      static_cast<int64_t>(params.sequences.batch) * scratch.num_rows * scratch.num_chunks);
+  return scratch;
+}
+
+// Every set is a single head's: then, in reference rounding, its scores are normalised.
+__host__ __device__ inline bool own_sets(const SelectParams& params) {
+  return params.heads_per_set == 1;
+}
+
+// The first kernel: average pooling and means over heads: token_score -> ranked, mean, summaries,
+// nonfinite.
+cudaError_t smooth(const SelectParams& params, const SelectScratch& scratch, cudaStream_t stream);
+
+}  // namespace tokensieve::cuda

@@ -1,4 +1,0 @@
-#include "cuda/stages/score_instance.h"
-
-template cudaError_t tokensieve::cuda::score_instance<__nv_bfloat16, 64>(const ScoreParams&,
-    const CUtensorMap&, cudaStream_t);
