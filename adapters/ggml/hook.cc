@@ -5,7 +5,7 @@ namespace tokensieve::ggml {
 Status SelectHook::ask(const HookCall& call, const Settings& settings, KeepSet& keep,
                        DenseReason& reason) {
   const Plan& plan = call.plan;
-  const int64_t capacity = plan.max_keep + plan.shape.seqlen_kv - plan.prefix_len;
+  const int64_t capacity = plan.keep_capacity();
   kept_.resize(static_cast<size_t>(capacity * plan.num_sets));
   keep = {.indices = kept_.data(), .capacity = capacity, .count = &count_};
   RunReport chosen;

@@ -9,6 +9,7 @@
 
 #include "core/backend_table.h"
 #include "core/plan.h"
+#include "core/report.h"
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
@@ -173,28 +174,20 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
 // Counts of a finished run.
 RunReport full_report(const Plan& plan, const std::vector<int32_t>& count,
                       const std::vector<int32_t>& cu_seqlens_kv) {
-  RunReport report;
-  double tokens = 0.0, pairs = 0.0, all_pairs = 0.0;
+  ReportSum sum;
   for (size_t b = 0; b < count.size(); ++b) {
     Plan one = plan;
     if (plan.shape.packed) {
-      const int64_t suffix = plan.shape.seqlen_kv - plan.prefix_len;
       one.shape.seqlen_kv = cu_seqlens_kv[b + 1] - cu_seqlens_kv[b];
       one.shape.seqlen_q = std::min(plan.shape.seqlen_q, one.shape.seqlen_kv);
-      one.prefix_len = one.shape.seqlen_kv - suffix;
+      one.prefix_len = one.shape.seqlen_kv - plan.suffix_len();
     }
     const bool dense = count[b] == one.shape.seqlen_kv;
-    if (dense && report.reason == DenseReason::kNone) report.reason = DenseReason::kDecidedOnDevice;
-    if (!dense) report.path = Path::kSparse;
-    const double causal = dense_pairs(one.shape);
-    report.keep_count += count[b];
-    tokens += static_cast<double>(one.shape.seqlen_kv);
-    all_pairs += causal;
-    pairs += dense ? causal
-                   : sparse_pairs(one, count[b] - (one.shape.seqlen_kv - one.prefix_len));
+    sum.add(one, count[b] - one.suffix_len(),
+            dense ? DenseReason::kDecidedOnDevice : DenseReason::kNone);
   }
-  report.keep_ratio = static_cast<double>(report.keep_count) / tokens;
-  report.work = pairs / all_pairs;
+  RunReport report;
+  sum.finish(report);
   return report;
 }
 

@@ -17,7 +17,7 @@ Status Call::score() {
                               .q = tensor_of(in_.q),
                               .k = tensor_of(in_.k),
                               .obs_window = plan_.select.obs_window,
-                              .suffix = static_cast<int32_t>(s.seqlen_kv - plan_.prefix_len),
+                              .suffix = static_cast<int32_t>(plan_.suffix_len()),
                               .token_score = own_scores(),
                               .prefix_stride = layout_.prefix_stride,
                               .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,
@@ -46,13 +46,13 @@ Status Call::gather_scores(const RunOptions& options) {
 }
 
 Status Call::take_given(const Selection& selection) {
-  const int64_t suffix = plan_.shape.seqlen_kv - plan_.prefix_len;
+  const int64_t suffix = plan_.suffix_len();
   const GivenParams params = {.sequences = sequences(),
                               .indices = in_.keep.indices,
                               .count = in_.keep.count,
                               .capacity = in_.keep.capacity,
                               .suffix = static_cast<int32_t>(suffix),
-                              .max_count = static_cast<int32_t>(plan_.max_keep + suffix),
+                              .max_count = static_cast<int32_t>(plan_.keep_capacity()),
                               .selection = selection,
                               .tile_counters = layout_.tile_counters};
   return launched("given sets", cuda::take_given(params, stream_));

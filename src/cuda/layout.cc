@@ -72,7 +72,7 @@ SelectParams select_params(const Plan& plan) {
           .layer_heads = static_cast<int32_t>(layer_heads(plan)),
           .first_head = static_cast<int32_t>(set.first),
           .heads_per_set = static_cast<int32_t>(set.heads_per_set),
-          .suffix = static_cast<int32_t>(plan.shape.seqlen_kv - plan.prefix_len),
+          .suffix = static_cast<int32_t>(plan.suffix_len()),
           // keep_limit: half a token more, so that rounding down gives max_keep exactly.
           .rule = {.budget = c.budget,
                    .keep_ratio = c.keep_ratio,
@@ -98,7 +98,7 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   if (s.packed) layout.cu_seqlens_kv = arena.take<int32_t>(s.batch + 1);
   if (plan.path == Path::kSparse) {
     layout.capacity =
-        static_cast<int32_t>(round_up(plan.max_keep + s.seqlen_kv - plan.prefix_len, kTileKv));
+        static_cast<int32_t>(round_up(plan.keep_capacity(), kTileKv));
     layout.words = static_cast<int32_t>((s.seqlen_kv + 31) / 32);
     layout.compact_heads = std::max(plan.num_sets, s.num_kv_heads);
     layout.prefix_stride = round_up(plan.prefix_len, 64);

@@ -100,7 +100,7 @@ class CaseTest {
     DeviceSets sets;
     for (int64_t b = 0; b < s.batch; ++b) {
       const bool dense = b > 0 && b == s.batch - 1;
-      sets.count.push_back(dense ? s.seqlen_kv : prefix + s.seqlen_kv - plan.prefix_len);
+      sets.count.push_back(dense ? s.seqlen_kv : prefix + plan.suffix_len());
       sets.kept.emplace_back();
       for (int64_t set = 0; set < (dense ? 0 : plan.num_sets); ++set) {
         std::vector<int32_t> tokens(s.seqlen_kv);
@@ -231,7 +231,7 @@ class CaseTest {
   // compact(k) holds the kept rows; scatter brings them back and zeros the others.
   std::string check_rows() {
     const AttentionShape& s = c_.shape;
-    const int64_t capacity = plan_.max_keep + s.seqlen_kv - plan_.prefix_len;
+    const int64_t capacity = plan_.keep_capacity();
     const int32_t heads = std::max(plan_.num_sets, s.num_kv_heads);
     std::vector<int32_t> indices(s.batch * plan_.num_sets * capacity, -1);
     for (int64_t b = 0; b < s.batch; ++b) {

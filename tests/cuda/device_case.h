@@ -160,7 +160,7 @@ class DeviceCase {
 
   Status select(DeviceSets& sets) {
     const AttentionShape& s = plan_.shape;
-    const int64_t capacity = plan_.max_keep + s.seqlen_kv - plan_.prefix_len + 13;
+    const int64_t capacity = plan_.keep_capacity() + 13;
     DeviceBuffer indices(static_cast<size_t>(s.batch * plan_.num_sets * capacity) * 4);
     DeviceBuffer count(static_cast<size_t>(s.batch) * 8);
     if (poison_memory) {

@@ -80,7 +80,7 @@ Status run_rank(const AttentionCase& c, DeviceCase& device, int rank, int num_ra
   if (!plan.ok()) return plan.status();
   const DeviceBuffer workspace(workspace_bytes(*plan));
   const std::span<std::byte> arena = {workspace.data(), workspace.bytes()};
-  const int64_t capacity = plan->max_keep + c.shape.seqlen_kv - plan->prefix_len;
+  const int64_t capacity = plan->keep_capacity();
   DeviceBuffer indices(static_cast<size_t>(c.shape.batch * plan->num_sets * capacity) * 4);
   const DeviceBuffer count(static_cast<size_t>(c.shape.batch) * 8);
   indices.fill(0xff);

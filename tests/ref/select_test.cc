@@ -25,7 +25,7 @@ TEST_P(RefSelectTest, SetsAreWellFormed) {
     EXPECT_TRUE(x.selection.kept.empty());
     return;
   }
-  const int64_t tail = plan.shape.seqlen_kv - plan.prefix_len;
+  const int64_t tail = plan.suffix_len();
   EXPECT_LE(x.selection.budget.keep, plan.max_keep);
   EXPECT_GE(x.selection.budget.keep, std::min(plan.select.min_keep, plan.prefix_len));
   ASSERT_EQ(static_cast<int32_t>(x.selection.kept.size()), plan.num_sets);
