@@ -105,8 +105,7 @@ std::string report_table(const AskReport& report, bool color) {
   row("  speed-up", [&](const AskRun& r) { return times(stock.prefill_ms / r.prefill_ms); });
   row("attention", [](const AskRun& r) { return format_duration(r.attention_ms); });
   row("  speed-up", [&](const AskRun& r) { return times(stock.attention_ms / r.attention_ms); });
-  row("pairs computed",
-      [](const AskRun& r) { return fmt::format("{:.0f} %", r.work * 100); });
+  row("work", [](const AskRun& r) { return fmt::format("{:.0f} %", r.work * 100); });
   row("sparse layers", [](const AskRun& r) { return fmt::format("{}", sparse_layer_count(r)); });
   row("kept in them", [](const AskRun& r) { return fmt::format("{:.0f} %", r.keep_ratio * 100); });
   row("memory", [](const AskRun& r) { return format_bytes(static_cast<double>(r.memory_bytes)); });

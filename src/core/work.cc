@@ -10,8 +10,8 @@ namespace {
 double triangle(double n) { return n * (n + 1) / 2; }
 
 // Rows see a window from ws(i) = max(0, 64 * (i / 64) - local_window) on: block b after those with
-// ws = 0 begins its windows at 64 * b. The rows of a prompt before row n, cut into whole blocks with
-// ws > 0 and the rest of the last one.
+// ws = 0 begins its windows at 64 * b. The rows of a prompt before row n, cut into whole blocks
+// with ws > 0 and the rest of the last one.
 struct Blocks {
   double whole = 0;
   double rest = 0;
@@ -39,7 +39,8 @@ double keys_before_window(const SelectConfig& c, int64_t n, int64_t begin) {
   const double first = static_cast<double>(begin / kLocalBlock);  // blocks with nothing
   const double count = std::max(0.0, blocks.whole - first);
   const double from = static_cast<double>(begin);
-  const double sum = kLocalBlock * (triangle(blocks.whole) - triangle(std::min(first, blocks.whole)));
+  const double sum =
+      kLocalBlock * (triangle(blocks.whole) - triangle(std::min(first, blocks.whole)));
   const double last = kLocalBlock * (blocks.whole + 1) - from;
   return kLocalBlock * (sum - count * from) + blocks.rest * std::max(0.0, last);
 }
@@ -55,8 +56,8 @@ double far_pairs(const Plan& plan, double share) {
   const double in_suffix = share * (before(plan.shape.seqlen_kv) - before(prefix));
   // Windows shorter than obs_window: keys of the suffix before them are all kept.
   const double newest =
-      (1 - share) * keys_before_window(c, plan.shape.seqlen_kv,
-                                       std::max<int64_t>(plan.prefix_len, c.sinks));
+      (1 - share) *
+      keys_before_window(c, plan.shape.seqlen_kv, std::max<int64_t>(plan.prefix_len, c.sinks));
   return in_prefix + in_suffix + newest;
 }
 

@@ -1,5 +1,5 @@
-// Work: how many (query, key) pairs a call computes per head. One formula for the cost model, reports
-// and equal-work studies.
+// Work: how many (query, key) pairs a call computes per head. One formula for the cost model,
+// reports and equal-work studies.
 #pragma once
 
 #include "tokensieve/attention.h"

@@ -92,7 +92,7 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
 }
 
 Status score_op(const Plan& plan, const AttentionInputs& in, float* token_score,
-             std::span<std::byte> workspace, const RunOptions& options) {
+                std::span<std::byte> workspace, const RunOptions& options) {
   const Result<Device> device = current_device();
   if (!device.ok()) return device.status();
   TOKENSIEVE_RETURN_IF_ERROR(check_inputs(in));
@@ -103,13 +103,13 @@ Status score_op(const Plan& plan, const AttentionInputs& in, float* token_score,
   const size_t row = static_cast<size_t>(plan.prefix_len) * sizeof(float);
   const int64_t heads = plan.shape.num_q_heads;
   for (int64_t b = 0; b < plan.shape.batch; ++b) {
-    TOKENSIEVE_RETURN_IF_ERROR(launched(
-        "copy of scores",
-        cudaMemcpy2DAsync(token_score + b * heads * plan.prefix_len, row,
-                          call.own_scores() + b * layer_heads(plan) * layout.prefix_stride,
-                          static_cast<size_t>(layout.prefix_stride) * sizeof(float), row,
-                          static_cast<size_t>(heads), cudaMemcpyDeviceToDevice,
-                          static_cast<cudaStream_t>(options.stream))));
+    TOKENSIEVE_RETURN_IF_ERROR(
+        launched("copy of scores",
+                 cudaMemcpy2DAsync(token_score + b * heads * plan.prefix_len, row,
+                                   call.own_scores() + b * layer_heads(plan) * layout.prefix_stride,
+                                   static_cast<size_t>(layout.prefix_stride) * sizeof(float), row,
+                                   static_cast<size_t>(heads), cudaMemcpyDeviceToDevice,
+                                   static_cast<cudaStream_t>(options.stream))));
   }
   return {};
 }
@@ -144,7 +144,7 @@ Selection kept_rows(const Plan& plan, const KeepSet& keep) {
 }
 
 Status compact_op(const Plan& plan, const TensorView& x, const KeepSet& keep,
-               const TensorView& compacted, const RunOptions& options) {
+                  const TensorView& compacted, const RunOptions& options) {
   const Result<Device> device = current_device();
   if (!device.ok()) return device.status();
   TOKENSIEVE_RETURN_IF_ERROR(check_tensor("x", x));
@@ -158,7 +158,7 @@ Status compact_op(const Plan& plan, const TensorView& x, const KeepSet& keep,
 }
 
 Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& keep,
-               const TensorView& out, const RunOptions& options) {
+                  const TensorView& out, const RunOptions& options) {
   const Result<Device> device = current_device();
   if (!device.ok()) return device.status();
   TOKENSIEVE_RETURN_IF_ERROR(check_tensor("compacted", compacted));
@@ -166,9 +166,8 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
   TOKENSIEVE_RETURN_IF_ERROR(check_keep(keep));
   return launched("scatter",
                   scatter_rows(sequences_of(plan, {}), kept_rows(plan, keep), keep.count,
-                               tensor_of(compacted), tensor_of(out),
-                               static_cast<int>(out.shape[2]), plan.shape.head_dim * 2,
-                               static_cast<cudaStream_t>(options.stream)));
+                               tensor_of(compacted), tensor_of(out), static_cast<int>(out.shape[2]),
+                               plan.shape.head_dim * 2, static_cast<cudaStream_t>(options.stream)));
 }
 
 // Counts of a finished run.
@@ -207,13 +206,12 @@ Status read_report(const Plan& plan, std::span<std::byte> workspace, void* strea
   if (plan.path == Path::kSparse) {
     TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.count, plan.shape.batch, count));
     if (plan.shape.packed) {
-      TOKENSIEVE_RETURN_IF_ERROR(
-          fetch(layout.cu_seqlens_kv, plan.shape.batch + 1, cu_seqlens_kv));
+      TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.cu_seqlens_kv, plan.shape.batch + 1, cu_seqlens_kv));
     }
   }
   TOKENSIEVE_RETURN_IF_ERROR(launched("run", cudaStreamSynchronize(queue)));
-  report = plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens_kv)
-                                      : early_report(plan);
+  report =
+      plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens_kv) : early_report(plan);
   return {};
 }
 

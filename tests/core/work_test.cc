@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
 #include <vector>
 
 #include "ref/attend.h"
@@ -17,6 +18,10 @@ struct WorkCase {
   int64_t keep;  // prefix tokens
   SelectConfig select;
 };
+
+void PrintTo(const WorkCase& c, std::ostream* out) {
+  *out << c.queries << " of " << c.tokens << " tokens, keeps " << c.keep;
+}
 
 // Evenly spread over the prefix, then the suffix.
 std::vector<int32_t> even_set(const Plan& plan, int64_t keep) {
@@ -63,8 +68,8 @@ TEST_P(Work, IsThatOfTheOraclesMask) {
   // A kept row sees at most one key more or less than the even density says, and the kept rows of a
   // block of windows are at most one more or less; zero fill of a whole prompt and chunks with all
   // queries do not depend on where tokens lie.
-  const bool exact = select.queries == Queries::kAll ||
-                     (select.fill == Fill::kZero && c.queries == c.tokens);
+  const bool exact =
+      select.queries == Queries::kAll || (select.fill == Fill::kZero && c.queries == c.tokens);
   const double blocks = static_cast<double>(c.tokens) / kLocalBlock + 1;
   const double slack = exact ? 0.5 : static_cast<double>(kept.size()) * 2 + blocks * c.keep / 2;
   EXPECT_NEAR(pairs, counted, slack);
@@ -98,14 +103,14 @@ INSTANTIATE_TEST_SUITE_P(
                     WorkCase{1500, 401, 250, with(Fill::kZero, kAll, 1, 0, 0)}));
 
 TEST(WorkOf, DensePlansAndWholePrefixesAreAllOfTheWork) {
-  const AttentionShape shape{.seqlen_q = 512, .seqlen_kv = 512, .num_q_heads = 1,
-                             .num_kv_heads = 1, .head_dim = 16};
+  const AttentionShape shape{
+      .seqlen_q = 512, .seqlen_kv = 512, .num_q_heads = 1, .num_kv_heads = 1, .head_dim = 16};
   const Result<Plan> dense = make_plan(shape, {.enabled = false});
   ASSERT_TRUE(dense.ok());
   EXPECT_EQ(work_of(*dense, 0), 1.0);
   EXPECT_EQ(planned_keep(*dense), 0);
-  const Result<Plan> tau = make_plan(
-      shape, {.obs_window = 16, .min_keep = 0, .dense_policy = DensePolicy::kNever});
+  const Result<Plan> tau =
+      make_plan(shape, {.obs_window = 16, .min_keep = 0, .dense_policy = DensePolicy::kNever});
   ASSERT_TRUE(tau.ok());
   EXPECT_EQ(work_of(*tau, tau->prefix_len), 1.0);
   EXPECT_EQ(planned_keep(*tau), -1);
