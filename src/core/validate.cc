@@ -22,8 +22,6 @@ Status invalid(const char* name, double value, const char* allowed) {
 
 }  // namespace
 
-bool valid_dtype(DType dtype) { return is_valid(dtype); }
-
 Status validate_shape(const AttentionShape& s) {
   if (s.batch < 1 || s.batch > (1 << 20)) return invalid("batch", s.batch, "1..2^20");
   if (s.seqlen_kv < 1 || s.seqlen_kv > kMaxTokens) {

@@ -8,7 +8,6 @@
 
 namespace tokensieve {
 
-bool valid_dtype(DType dtype);
 Status validate_shape(const AttentionShape& shape);
 Status validate_select(const SelectConfig& select);
 Status validate_options(const AttentionShape& shape, const PlanOptions& options);

@@ -4,6 +4,7 @@
 #include "core/backend_table.h"
 #include "core/validate.h"
 #include "core/validate_parts.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -90,7 +91,7 @@ Status check_gather(const Plan& plan, const char* full_name, const TensorView& f
                          (long long)heads, writes_rows ? "a multiple of" : "exactly",
                          (long long)full_heads, full_name, plan.num_sets, s.num_q_heads);
   }
-  if (!valid_dtype(full.dtype)) {
+  if (!is_valid(full.dtype)) {
     return Status::error(StatusCode::kInvalidArgument, "%s.dtype is %d; allowed: f32, f16, bf16",
                          full_name, static_cast<int>(full.dtype));
   }
