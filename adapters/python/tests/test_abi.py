@@ -35,12 +35,16 @@ ENUMERATORS = {
     **{f"TOKENSIEVE_PATH_{name.upper()}": i for i, name in enumerate(_results.PATHS)}}
 
 
+def header_text():
+    """The headers without comments."""
+    text = "".join((INCLUDE / header).read_text(encoding="utf-8") for header in HEADERS)
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
 def header_structs():
     """The structs of the headers: name to names of fields."""
-    text = "".join((INCLUDE / header).read_text(encoding="utf-8") for header in HEADERS)
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     structs = {}
-    for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \1;", text, re.DOTALL):
+    for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \1;", header_text(), re.DOTALL):
         fields = [re.search(r"\(\*(\w+)\)|(\w+)(?:\[\w+\])?$", field.strip())
                   for field in body.split(";") if field.strip()]
         structs[name] = [field[1] or field[2] for field in fields]
@@ -89,6 +93,8 @@ def test_layout_is_the_header_s(compiled, name):
 
 def test_enumerators_are_the_header_s(compiled):
     assert ENUMERATORS == {name: compiled[name][0] for name in ENUMERATORS}
+    listed = re.compile(r"TOKENSIEVE_(?:BACKEND|PATH|KEYS)_\w+(?= =)|TOKENSIEVE_B?F\d+")
+    assert set(listed.findall(header_text())) <= set(ENUMERATORS)
 
 
 def test_the_library_has_the_header_s_sizes(compiled):
