@@ -224,6 +224,7 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   try {
     run(parse(argc, argv));
+    if (std::fflush(stdout) != 0) throw std::runtime_error("cannot write standard output");
     return 0;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "fast_weights: %s\n%s", error.what(), kUsage);
