@@ -108,7 +108,8 @@ void add_info_options(CLI::App& command, InfoOptions& options) {
 int run_info(const InfoOptions& options) {
   const Json facts = collect();
   if (options.json) {
-    fmt::print("{}\n", facts.dump(2));
+    // File names may be anything.
+    print_out("{}\n", facts.dump(2, ' ', false, Json::error_handler_t::replace));
     return kExitOk;
   }
   Table table;
@@ -129,7 +130,7 @@ int run_info(const InfoOptions& options) {
   table.add_row({"profiles", list(facts["profiles"], "\n")});
   table.add_row({"cache", facts["cache"]});
   table.add_row({"models", list(facts["models"])});
-  fmt::print("{}", table.render());
+  write_out(table.render());
   return kExitOk;
 }
 

@@ -390,7 +390,8 @@ static void test_given_sets(int32_t backend) {
   free(p);
 }
 
-/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's part. */
+/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's
+ * part. */
 static int32_t copy_to_other(void* context, void* data, size_t bytes, void* stream) {
   (void)stream;
   memcpy((char*)data + bytes, data, bytes);

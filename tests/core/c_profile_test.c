@@ -4,8 +4,8 @@
 #include "c_expect.h"
 
 static const char kProfile[] =
-    "{\"tokensieve_profile\": 1, \"model\": \"Test\", \"fingerprint\": {\"architecture\": \"llama\","
-    " \"num_layers\": 8, \"head_dim\": 64}, \"sparse_layers\": [2, 5], \"min_tokens\": 2000,"
+    "{\"tokensieve_profile\": 1, \"model\": \"Test\", \"fingerprint\": "
+    "{\"architecture\": \"llama\", \"num_layers\": 8, \"head_dim\": 64}, \"sparse_layers\": [2, 5], \"min_tokens\": 2000,"
     " \"select\": {\"budget\": \"keep_ratio\", \"keep_ratio\": 0.3, \"fill\": \"local\"},"
     " \"layer_select\": [{\"layers\": [5],"
     " \"select\": {\"keep_ratio\": 0.1, \"fill\": \"zero\"}}]}";

@@ -136,7 +136,7 @@ def test_calls_of_one_shape_do_not_share_data():
 def test_overhead_benchmark():
     script = pathlib.Path(__file__).parents[3] / "bench/python_overhead.py"
     done = subprocess.run([sys.executable, script, "--json", "--rounds", "5"], check=True,
-                          text=True, capture_output=True, timeout=60)
+                          text=True, capture_output=True, timeout=600)
     overhead = json.loads(done.stdout)["overhead_us"]
     assert 0 < overhead["torch tensors"] < 150  # 15 on an idle machine; tests share theirs
 
@@ -321,7 +321,7 @@ if child == 0:
     os._exit(0 if same else 1)
 assert os.waitpid(child, 0)[1] == 0 and same
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_imports_without_torch():
