@@ -14,11 +14,9 @@ namespace tokensieve::cuda::test {
 using HostTensor = tokensieve::test::Tensor;
 
 class StageInputs {
-  const bool packed_;
-
  public:
   StageInputs(const StageCase& c, const Plan& plan, Executor& executor)
-      : packed_(c.packed),
+      : packed(c.packed),
         starts_q(starts(c, plan.shape.seqlen_q)),
         starts_kv(starts(c, plan.shape.seqlen_kv)),
         q(tensor(c, starts_q, c.q_heads)),
@@ -43,7 +41,7 @@ class StageInputs {
             c.dim};
   }
   // Where sequence b's keys lie: batch entry, first row, how many.
-  int64_t axis(int64_t b) const { return packed_ ? 0 : b; }
+  int64_t axis(int64_t b) const { return packed ? 0 : b; }
   int64_t first_key(int64_t b) const { return first_row(starts_kv, b); }
   int64_t keys(int64_t b) const { return length(starts_kv, b); }
 
@@ -73,6 +71,7 @@ class StageInputs {
             .sink_logits = sinks.empty() ? nullptr : sinks.data()};
   }
 
+  const bool packed;
   const std::vector<int32_t> starts_q, starts_kv;  // [batch + 1], also if not packed
   HostTensor q, k, v;
   std::vector<float> sinks;
@@ -91,7 +90,7 @@ class StageInputs {
     return starts[b + 1] - starts[b];
   }
   int64_t first_row(const std::vector<int32_t>& starts, int64_t b) const {
-    return packed_ ? starts[b] : 0;
+    return packed ? starts[b] : 0;
   }
   // Normal values times `scale`.
   static void fill(Executor& executor, HostTensor& x, int64_t axis, int64_t begin, int64_t end,
