@@ -12,7 +12,7 @@
 #include "common/profiles.h"
 #include "common/system.h"
 #include "common/terminal.h"
-#include "tokensieve/backend.h"
+#include "tokensieve/names.h"
 #include "tokensieve/version.h"
 
 #ifdef TOKENSIEVE_HAVE_LLAMA
@@ -61,7 +61,8 @@ Json llama_facts() {
 Json collect() {
   Json backends = Json::array();
   Json unusable = Json::array();  // in this build, but not on this machine
-  for (const Backend backend : {Backend::kRef, Backend::kCpu, Backend::kCuda}) {
+  for (size_t i = 1; i < kWords<Backend>.size(); ++i) {  // 0 is auto
+    const auto backend = static_cast<Backend>(i);
     if (!backend_compiled(backend)) continue;
     (backend_available(backend) ? backends : unusable).push_back(backend_name(backend));
   }

@@ -230,6 +230,14 @@ size_t tokensieve_workspace_bytes(const tokensieve_plan* plan) {
   return plan == nullptr ? 0 : workspace_bytes(plan->plan);
 }
 
+double tokensieve_work_of(const tokensieve_plan* plan, int64_t keep) {
+  return plan == nullptr ? 0 : work_of(plan->plan, keep);
+}
+
+int64_t tokensieve_planned_keep(const tokensieve_plan* plan) {
+  return plan == nullptr ? 0 : planned_keep(plan->plan);
+}
+
 int32_t tokensieve_plan_get_info(const tokensieve_plan* plan, tokensieve_plan_info* info,
                                  tokensieve_status* status) {
   return guarded(status, [&]() -> Status {

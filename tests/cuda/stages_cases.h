@@ -18,6 +18,7 @@ struct StageCase {
   int queries = 0;     // 0: as many as keys
   int window = 128;
   bool chunk = false;  // queries = all: all queries are kept, not only the window
+  Fill fill = Fill::kZero;  // changes no stage that is tested
   Share share = Share::kHead;
   SelectConfig select = {};
   double q_scale = 3.0;
@@ -41,6 +42,7 @@ inline Result<Plan> plan_of(const StageCase& c) {
   SelectConfig select = c.select;
   select.obs_window = c.window;
   select.share = c.share;
+  select.fill = c.fill;
   select.queries = c.chunk ? Queries::kAll : Queries::kKept;
   select.dense_policy = DensePolicy::kNever;
   return make_plan(shape, select, {.backend = Backend::kCuda});
@@ -114,7 +116,9 @@ inline std::vector<StageCase> stage_cases() {
        .select = config(kTau, 0.05, 7, 64, 4, kRounded), .packed = true},
       {.name = "chunk suffix 640", .seqlen = 4000, .queries = 640, .chunk = true, .share = kv,
        .select = config(kRatio, 0.3)},
-      {.name = "queries 200 of 3000", .seqlen = 3000, .queries = 200,
+      {.name = "packed 3 chunks", .batch = 3, .seqlen = 3000, .queries = 2200, .chunk = true,
+       .select = config(kTau, 0.05), .packed = true},
+      {.name = "queries 200 of 3000", .seqlen = 3000, .queries = 200, .fill = Fill::kLocal,
        .select = config(kCount, 500, 7, 8)},
       {.name = "softcap", .select = config(kTau, 0.05), .softcap = 20.0f},
       {.name = "softcap d64 sinks", .dim = 64, .seqlen = 1700, .select = config(kTau, 0.05),

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/plan.h"
 #include "cuda/stages_cases.h"
 #include "support/case_data.h"
 #include "tokensieve/executor.h"
@@ -61,7 +62,7 @@ class StageInputs {
     one.shape.batch = 1;
     one.shape.seqlen_q = length(starts_q, b);
     one.shape.seqlen_kv = keys(b);
-    one.prefix_len = keys(b) - plan.suffix_len();
+    one.prefix_len = keys(b) - suffix_of(plan.select, one.shape.seqlen_q);
     return one;
   }
   AttentionInputs sequence(int64_t b) const {

@@ -1,7 +1,6 @@
 """tokensieve.attention and select_tokens against float64 NumPy."""
 
 import concurrent.futures
-import ctypes
 import dataclasses
 import json
 import pathlib
@@ -224,17 +223,6 @@ def test_select_config_travels():
     config = SelectConfig(tau=0.25, fill="local")
     copy = pickle.loads(pickle.dumps(config))
     assert copy == config and hash(copy) == hash(config) and copy != SelectConfig()
-
-
-def test_structs_have_the_library_s_sizes_and_defaults():
-    for kind in set(_abi.INITS) - {_abi.Select}:
-        assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
-    assert _abi.new(_abi.Select).struct_size <= ctypes.sizeof(_abi.Select)
-    tensor = _abi.Tensor()
-    ones = [_abi.I64(1)] * 4
-    _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *ones)
-    assert tensor.struct_size == ctypes.sizeof(_abi.Tensor)
-    assert SelectConfig._from_c(_abi.new(_abi.Select)) == SelectConfig()
 
 
 def test_profiles(tmp_path):
