@@ -177,6 +177,7 @@ struct RunReport {
 
 struct RunOptions {
   Executor* executor = nullptr;  // null: serial
+  // Asked between tasks by whichever thread works, never by two at once nor after it said yes.
   bool (*should_cancel)(void* context) = nullptr;
   void* cancel_context = nullptr;
   RunReport* report = nullptr;

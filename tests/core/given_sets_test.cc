@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/expect_error.h"
+#include "support/backends.h"
 #include "support/case_data.h"
 #include "support/compare.h"
 
@@ -263,7 +264,7 @@ TEST_P(BadGivenSets, NeedASparsePlan) {
   expect_error(run_it(), kInvalid, {"the plan is dense: selection is off", "keep_count"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, BadGivenSets, testing::Values(Backend::kRef, Backend::kCpu),
+INSTANTIATE_TEST_SUITE_P(Backends, BadGivenSets, testing::ValuesIn(test::host_backends()),
                          [](const auto& info) { return backend_name(info.param); });
 
 // ---- packed: every sequence with its own sets, one of them dense
