@@ -2,10 +2,13 @@
 // matrix of sizes that the CPU tests do not reach.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "cuda/device/dispatch.h"
 #include "support/cases.h"
 
 namespace tokensieve::cuda::test {
@@ -21,7 +24,7 @@ inline void set_dtype(AttentionShape& shape, DType dtype) {
 inline bool supported(const AttentionCase& c) {
   const int32_t dim = c.shape.head_dim;
   return c.shape.causal && !c.paged && !c.bias && c.layout != Layout::kHuge &&
-         (dim == 64 || dim == 128 || dim == 256);
+         std::find(std::begin(kHeadDims), std::end(kHeadDims), dim) != std::end(kHeadDims);
 }
 
 // The shared tables; f32 cases become bf16.

