@@ -37,10 +37,10 @@ def check_when_loaded(name: str) -> None:
     models.get_correct_attn_implementation = checked
 
 
-def problem(model: PreTrainedModel) -> str:
+def problem(model: Any) -> str:
     """Why a model's own class cannot run, or ""; parts with a class of their own are not asked."""
     config: Any = model.config
-    cls = type(model)
+    cls: Any = type(model)
     attends, calls_functions = _attention_of(cls)
     if not attends or (model.can_generate() and config.get_text_config(decoder=True) is not config
                        and not config.is_encoder_decoder):
@@ -54,7 +54,7 @@ def problem(model: PreTrainedModel) -> str:
 
 
 @functools.lru_cache(maxsize=None)
-def _attention_of(cls: type[PreTrainedModel]) -> tuple[bool, bool]:
+def _attention_of(cls: Any) -> tuple[bool, bool]:
     """Whether the modules that define a class have attention layers of their own, and whether those
     call the attention functions of transformers."""
     own = [sys.modules[base.__module__] for base in cls.__mro__
@@ -63,5 +63,5 @@ def _attention_of(cls: type[PreTrainedModel]) -> tuple[bool, bool]:
     attends = any(
         inspect.isclass(item) and issubclass(item, nn.Module) and "Attention" in name
         and item.__module__ == module.__name__
-        for module in own for name, item in vars(module).items())
+        for module in own for name, item in tuple(vars(module).items()))
     return attends, any(hasattr(module, "ALL_ATTENTION_FUNCTIONS") for module in own)
