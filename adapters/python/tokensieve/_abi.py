@@ -16,7 +16,7 @@ NUM_STAGES = 6
 DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
 BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
 INVALID_ARGUMENT, UNSUPPORTED, DATA_ERROR = 1, 2, 6
-DISABLED, LAYER_NOT_LISTED = 1, 9  # of enum tokensieve_dense_reason
+DISABLED, LAYER_NOT_LISTED, BELOW_MIN_TOKENS = 1, 9, 10  # of enum tokensieve_dense_reason
 KEYS_PROFILE, KEYS_ALL = 0, 1  # enum tokensieve_keys
 
 
