@@ -180,12 +180,15 @@ def main():
     parser.add_argument("--chunks", nargs="+", type=int, default=[2048, 8192, 16384, 0])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--lengths", nargs="+", type=int)
+    parser.add_argument("--part", metavar="K/N", default="1/1", type=evaluate._part,
+                        help="every N-th case, from the K-th on, for processes side by side")
     parser.add_argument("--file", help="the model's GGUF file")
     parser.add_argument("-o", "--output", default="chunk_rules.jsonl")
     options = parser.parse_args()
     cases = Cases(options.cases)
+    first, step = options.part
     chosen = [case for case in cases.cases
-              if case["length"] in (options.lengths or [case["length"]])]
+              if case["length"] in (options.lengths or [case["length"]])][first - 1::step]
     pairs = [(rule, chunk) for chunk in options.chunks for rule in RULES
              if rule in options.rules and (rule == "kept" or (rule == "none") != bool(chunk))]
     model, tokenizer = tokensieve.hf.load("smollm2-128k", file=options.file, device="cuda")
