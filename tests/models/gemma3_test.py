@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 LAYERS = range(18)
 GLOBAL = [5, 11, 17]  # the only ones that see the whole prompt
-WINDOWED = [layer for layer in LAYERS if layer not in GLOBAL]
+WINDOWED = [layer for layer in LAYERS[1:] if layer not in GLOBAL]  # layer 0 is in no profile
 HANDBOOK = ROOT / "examples/documents/observatory_handbook.md"
 PERPLEXITY = 27.6  # of the handbook's first 2,048 tokens
 # Exact attentions are up to 1 % apart there (stock 27.60, dense 27.74, the oracle in double 27.50): a last
@@ -40,7 +40,7 @@ def profile(layers, **select):
             "head_dim": 256,
         },
         "sparse_layers": list(layers),
-        "min_tokens": 512,
+        "min_tokens": 256,
         "select": {"budget": "keep_ratio", "share": "layer", "sinks": 4} | select,
     }
 
@@ -70,30 +70,34 @@ class GemmaTest(unittest.TestCase):
         return done.stdout, done.stderr
 
     def perplexity(self, **environment):
-        """The perplexity and, from the plug-in's table, how many nodes of each layer were sparse."""
+        """The perplexity; from the plug-in's table, each layer's sparse nodes and why others were dense."""
         output = "".join(self.run_program(
             LLAMA / "bin/llama-perplexity", "-m", MODEL, "-f", HANDBOOK, "--chunks", 2,
             "-c", 1024, "-b", 1024, "-ub", 1024, "-t", 2, **environment))
         value = float(re.search(r"Final estimate: PPL = ([\d.]+)", output).group(1))
-        rows = re.findall(r"^tokensieve: +(\d+) +\d+ +(\d+) ", output, re.M)
-        return value, {int(layer): int(sparse) for layer, sparse in rows}
+        rows = re.findall(r"^tokensieve: +(\d+) +\d+ +(\d+) +\S+ +\S+ +\S+  (.*)$", output, re.M)
+        nodes = {int(layer): int(sparse) for layer, sparse, _ in rows}
+        return value, nodes, {int(layer): reason for layer, _, reason in rows}
 
     def test_perplexity(self):
         plugin = {"GGML_BACKEND_PATH": str(PLUGIN), "TOKENSIEVE_STATS": "1"}
-        stock, nodes = self.perplexity()
+        stock, nodes, _ = self.perplexity()
         self.assertEqual(nodes, {}, "stock runs without the plug-in")
-        dense, nodes = self.perplexity(**plugin, TOKENSIEVE_MODE="dense")
+        dense, nodes, _ = self.perplexity(**plugin, TOKENSIEVE_MODE="dense")
         self.assertEqual(nodes, dict.fromkeys(LAYERS, 0))
         self.assertAlmostEqual(stock / PERPLEXITY, 1, delta=ROUNDING)
         self.assertAlmostEqual(dense / PERPLEXITY, 1, delta=ROUNDING)
 
         for fill in ("zero", "local"):
             path = self.write_profile(profile(WINDOWED, **HARSH, fill=fill))
-            windows, nodes = self.perplexity(**plugin, TOKENSIEVE_PROFILE=str(path))
+            windows, nodes, reasons = self.perplexity(**plugin, TOKENSIEVE_PROFILE=str(path))
             self.assertEqual(nodes, dict.fromkeys(LAYERS, 0), "windows run dense")
             self.assertEqual(windows, dense)
+            # The profile was read, and the windows were not spared by another rule.
+            self.assertEqual(reasons[GLOBAL[0]], "layer not in the profile")
+            self.assertEqual({reasons[layer] for layer in WINDOWED}, {"mask is not plain causal"})
 
-        sparse, nodes = self.perplexity(**plugin, TOKENSIEVE_PROFILE=str(self.write_profile(SPARSE)))
+        sparse, nodes, _ = self.perplexity(**plugin, TOKENSIEVE_PROFILE=str(self.write_profile(SPARSE)))
         self.assertEqual([layer for layer in LAYERS if nodes[layer] > 0], GLOBAL)
         self.assertNotEqual(sparse, dense)
         self.assertAlmostEqual(sparse / dense, 1, delta=0.05)
