@@ -8,9 +8,9 @@
  *   tokensieve_plan_free(plan);
  *
  * Conventions
- *   - Every struct starts with struct_size, which its _init function sets together with the
- *     defaults, and grows at its end only. An old program keeps working with a new library; an old
- *     library refuses (UNSUPPORTED) a new program that sets a field which it does not know.
+ *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets together
+ *     with the defaults, and grows at its end only; tensor and executor never do. Old programs keep
+ *     working with a new library; an old one refuses (UNSUPPORTED) fields that it does not know.
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
  *   - Enumerations travel as int32_t and have the values of the C++ ones.
@@ -50,7 +50,7 @@ typedef struct tokensieve_status {
   char message[320]; /* always terminated; "" if ok */
 } tokensieve_status;
 
-TOKENSIEVE_API void tokensieve_status_init(tokensieve_status* status);
+TOKENSIEVE_INIT(status)
 TOKENSIEVE_API const char* tokensieve_code_name(int32_t code);
 TOKENSIEVE_API const char* tokensieve_version(void); /* "MAJOR.MINOR.PATCH" */
 
@@ -119,7 +119,7 @@ typedef struct tokensieve_executor {
   void (*run)(void* context, int64_t count, tokensieve_task task, void* task_context);
 } tokensieve_executor;
 
-TOKENSIEVE_API void tokensieve_executor_init(tokensieve_executor* executor);
+TOKENSIEVE_INIT(executor)
 
 /* The built-in pool: num_threads - 1 workers (fewer if the system refuses to start them) plus the
  * calling thread; 0: the hardware's concurrency. One run at a time; free it after the last one. */
@@ -213,9 +213,9 @@ typedef struct tokensieve_options {
   int32_t rank;        /* 0..num_ranks-1; default 0 */
 } tokensieve_options;
 
-TOKENSIEVE_API void tokensieve_shape_init(tokensieve_shape* shape);
-TOKENSIEVE_API void tokensieve_select_init(tokensieve_select* select);
-TOKENSIEVE_API void tokensieve_options_init(tokensieve_options* options);
+TOKENSIEVE_INIT(shape)
+TOKENSIEVE_INIT(select)
+TOKENSIEVE_INIT(options)
 
 typedef struct tokensieve_plan tokensieve_plan;
 
@@ -265,7 +265,7 @@ typedef struct tokensieve_plan_info {
   uint64_t workspace_bytes;
 } tokensieve_plan_info;
 
-TOKENSIEVE_API void tokensieve_plan_info_init(tokensieve_plan_info* info);
+TOKENSIEVE_INIT(plan_info)
 TOKENSIEVE_API int32_t tokensieve_plan_get_info(const tokensieve_plan* plan,
                                                 tokensieve_plan_info* info,
                                                 tokensieve_status* status);
@@ -343,11 +343,11 @@ typedef struct tokensieve_run_options {
   void* gather_context;
 } tokensieve_run_options;
 
-TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
-TOKENSIEVE_API void tokensieve_inputs_init(tokensieve_inputs* inputs);
-TOKENSIEVE_API void tokensieve_outputs_init(tokensieve_outputs* outputs);
-TOKENSIEVE_API void tokensieve_report_init(tokensieve_report* report);
-TOKENSIEVE_API void tokensieve_run_options_init(tokensieve_run_options* options);
+TOKENSIEVE_INIT(keep_set)
+TOKENSIEVE_INIT(inputs)
+TOKENSIEVE_INIT(outputs)
+TOKENSIEVE_INIT(report)
+TOKENSIEVE_INIT(run_options)
 
 /* Attention. Bit-identical for equal inputs, whatever the executor. options may be NULL.
  * Codes: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL, CANCELLED. */

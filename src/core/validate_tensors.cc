@@ -13,13 +13,15 @@ Status check_strides(const char* name, const TensorView& view) {
                          name, (long long)view.strides[3]);
   }
   for (int axis = 0; axis < 3; ++axis) {
-    const int64_t steps = view.shape[axis] - 1;
-    const int64_t least = steps > 0 ? view.shape[3] : 0;
+    const int64_t steps = view.shape[axis] - 1, stride = view.strides[axis];
     const int64_t most = kMaxExtent / (steps > 0 ? steps : 1);
-    if (view.strides[axis] < least || view.strides[axis] > most) {
+    const bool repeats = stride == 0;  // check_no_self_overlap refuses it where rows are written
+    const bool apart = stride >= view.shape[3] || (steps <= 0 && stride > 0);
+    if ((!repeats && !apart) || stride > most) {
       return Status::error(StatusCode::kInvalidArgument,
-                           "%s.strides[%d] is %lld elements; allowed: %lld (head_dim) to %lld",
-                           name, axis, (long long)view.strides[axis], (long long)least,
+                           "%s.strides[%d] is %lld elements; allowed: 0 (the same rows again) and "
+                           "%lld (head_dim) to %lld",
+                           name, axis, (long long)stride, (long long)view.shape[3],
                            (long long)most);
     }
   }

@@ -7,10 +7,11 @@
 #include <tokensieve/tokensieve_c.h>
 
 /* The struct ends before `field`, where it ended when it was born. */
-#define CUT(type, value, field)                                                          \
-  do {                                                                                   \
-    memset((char*)&(value) + offsetof(type, field), 0x5a, sizeof(type) - offsetof(type, field)); \
-    (value).struct_size = offsetof(type, field);                                         \
+#define CUT(type, value, field)                                                \
+  do {                                                                         \
+    const size_t end = offsetof(type, field);                                  \
+    memset((char*)&(value) + end, 0x5a, sizeof(type) - end);                   \
+    (value).struct_size = (uint32_t)end;                                       \
   } while (0)
 
 static int32_t make_plan(const v1_call* call, tokensieve_plan** plan, tokensieve_status* status) {
@@ -96,8 +97,38 @@ static int32_t run(const v1_call* call, const tokensieve_plan* plan, void* works
   keep.indices = answer->indices;
   keep.capacity = answer->keep_capacity;
   keep.count = answer->count;
-  return tokensieve_select_tokens(plan, &inputs, &keep, workspace, answer->workspace_bytes, &options,
-                                  status);
+  return tokensieve_select_tokens(plan, &inputs, &keep, workspace, answer->workspace_bytes,
+                                  &options, status);
+}
+
+#define CHECK_INIT(name, call)                                 \
+  do {                                                         \
+    struct {                                                   \
+      tokensieve_##name value;                                 \
+      unsigned char behind[256];                               \
+    } x;                                                       \
+    memset(&x, 0x5a, sizeof(x));                               \
+    call;                                                      \
+    if (x.value.struct_size != sizeof(x.value)) return #name;  \
+    for (size_t i = 0; i < sizeof(x.behind); ++i) {            \
+      if (x.behind[i] != 0x5a) return #name;                   \
+    }                                                          \
+  } while (0)
+
+const char* v1_init_that_overflows(void) {
+  CHECK_INIT(status, tokensieve_status_init(&x.value));
+  CHECK_INIT(executor, tokensieve_executor_init(&x.value));
+  CHECK_INIT(tensor, tokensieve_tensor_init_bshd(&x.value, NULL, TOKENSIEVE_F32, 1, 1, 1, 1));
+  CHECK_INIT(shape, tokensieve_shape_init(&x.value));
+  CHECK_INIT(select, tokensieve_select_init(&x.value));
+  CHECK_INIT(options, tokensieve_options_init(&x.value));
+  CHECK_INIT(plan_info, tokensieve_plan_info_init(&x.value));
+  CHECK_INIT(keep_set, tokensieve_keep_set_init(&x.value));
+  CHECK_INIT(inputs, tokensieve_inputs_init(&x.value));
+  CHECK_INIT(outputs, tokensieve_outputs_init(&x.value));
+  CHECK_INIT(report, tokensieve_report_init(&x.value));
+  CHECK_INIT(run_options, tokensieve_run_options_init(&x.value));
+  return NULL;
 }
 
 int32_t v1_run(const v1_call* call, v1_answer* answer) {

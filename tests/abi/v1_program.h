@@ -42,6 +42,9 @@ typedef struct v1_answer {
 /* Plans, runs and, if the plan is sparse, selects: the code of the first call that fails, or 0. */
 int32_t v1_run(const v1_call* call, v1_answer* answer);
 
+/* The struct whose init function writes past this program's struct, or another size; NULL: none. */
+const char* v1_init_that_overflows(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,4 +1,4 @@
-// An old C program (v1_program.c) and today's C++ call give the same plan, rows and sets, bit by bit.
+// An old C program (v1_program.c) and today's C++ call give the same plan, rows and sets.
 #include <gtest/gtest.h>
 
 #include <ostream>
@@ -145,6 +145,11 @@ TEST_P(AbiV1, IsTodaysCall) {
       expect_same(GetParam(), backend, born_sizes);
     }
   }
+}
+
+TEST(AbiV1Init, StaysInsideTheOldStructs) {
+  const char* overflows = v1_init_that_overflows();
+  EXPECT_EQ(overflows, nullptr) << overflows;
 }
 
 const AttentionShape kPrompt = {.batch = 2, .seqlen_q = 300, .seqlen_kv = 300, .num_q_heads = 4,

@@ -112,7 +112,12 @@ static void test_isas(void) {
 static void test_growing_structs(void) {
   problem* p = make_problem();
   tokensieve_plan* plan = NULL;
-  /* An older program: what it does not know is 0, whatever lies behind. */
+  /* An older program: its struct is all that init writes, and what it does not know is 0. */
+  tokensieve_shape older;
+  memset(&older, 0x5a, sizeof(older));
+  tokensieve_shape_init_sized(&older, offsetof(tokensieve_shape, packed));
+  EXPECT(older.struct_size == offsetof(tokensieve_shape, packed) && older.batch == 1);
+  EXPECT(older.packed == 0x5a5a5a5a);
   p->shape.struct_size = offsetof(tokensieve_shape, packed);
   p->shape.packed = p->shape.reserved = 77;
   EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, NULL, &plan, &status));
@@ -124,7 +129,9 @@ static void test_growing_structs(void) {
     tokensieve_shape shape;
     int64_t future;
   } newer;
-  memset(&newer, 0, sizeof(newer));
+  memset(&newer, 0x5a, sizeof(newer));
+  EXPECT(tokensieve_shape_init_sized(&newer.shape, sizeof(newer)) == sizeof(tokensieve_shape));
+  EXPECT(newer.shape.struct_size == sizeof(newer) && newer.shape.batch == 1 && newer.future == 0);
   newer.shape = p->shape;
   newer.shape.struct_size = sizeof(newer);
   tokensieve_options options;

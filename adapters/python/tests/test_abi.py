@@ -98,8 +98,8 @@ def test_enumerators_are_the_header_s(compiled):
 
 
 def test_the_library_has_the_header_s_sizes(compiled):
-    sizes = {name: _abi.new(kind).struct_size for name, kind in KINDS.items()
-             if kind is not _abi.Tensor}
+    sizes = {f"tokensieve_{name}": _abi.function(f"{name}_init_sized")(None, ctypes.c_size_t(0))
+             for name in _abi.INITS.values()}
     tensor = _abi.Tensor()
     _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *[_abi.I64(1)] * 4)
     sizes["tokensieve_tensor"] = tensor.struct_size

@@ -274,8 +274,10 @@ def test_profiles_choose():
     assert (select.budget, select.keep_ratio, select.share, select.fill) == (
         "keep_ratio", 0.2, "layer", "local")
     assert profile.choose(5, 5000, 5000) == tokensieve.LayerChoice(select, "", 0)
-    chunk = profile.choose(5, 512, 5000).select
-    assert chunk == dataclasses.replace(select, queries="all", protect_first=4)
+    assert profile.choose(5, 512, 5000).select == select
+    zero = profile.map_select(lambda of_layer: dataclasses.replace(of_layer, fill="zero"))
+    assert zero.choose(5, 512, 5000).select == dataclasses.replace(
+        select, fill="zero", queries="all", protect_first=4)
     for call, reason in [((3, 5000, 5000), "layer not in the profile"),
                          ((5, 511, 5000), "few rows"),
                          ((5, 4000, 4000), "prompt shorter than min_tokens")]:

@@ -309,6 +309,9 @@ def test_training_has_the_gradients_of_sdpa_and_says_so_once(caplog):
             module(tokens(200), labels=tokens(200)).loss.backward()
     for mine, theirs in zip(model.parameters(), other.parameters()):
         torch.testing.assert_close(mine.grad, theirs.grad)
+    assert caplog.text.count("a model in training mode runs dense through SDPA") == 1
+    assert reasons(model)[2] == {"training": 2}
+    model.eval()(tokens(200))
     assert caplog.text.count("tensors that need gradients run dense through SDPA") == 1
 
 

@@ -7,8 +7,11 @@ save_pretrained refuses. The format: https://github.com/ggml-org/ggml/blob/maste
 
 from __future__ import annotations
 
+import contextlib
+import math
 import pathlib
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,20 @@ _LAYER_NAMES = {
 }
 
 
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Inside, whatever a damaged file leads to becomes an ArgumentError that names it."""
+    try:
+        yield
+    except (ArgumentError, OSError, MemoryError):
+        raise
+    except Exception as problem:  # of NumPy, torch, transformers and tokenizers, too
+        what = f"there is no {problem}" if isinstance(problem, KeyError) else str(problem)
+        what = " ".join(what.split()) or type(problem).__name__
+        raise ArgumentError(f"{path} is not a complete GGUF file of a model that tokensieve reads "
+                            f"({what}); fetch it again") from problem
+
+
 class Gguf:
     """A GGUF file: its metadata and the places of its tensors.
 
@@ -50,10 +67,8 @@ class Gguf:
         self._at = 0
         self.metadata: dict[str, Any] = {}
         self._tensors: dict[str, tuple[int, tuple[int, ...], int]] = {}
-        try:
+        with reading(path):
             self._read_header()
-        except (struct.error, KeyError, UnicodeDecodeError, OverflowError) as problem:
-            raise ArgumentError(f"{path} is not a complete GGUF file; fetch it again") from problem
 
     def _unpack(self, form: str) -> Any:
         values = struct.unpack_from("<" + form, self._buffer, self._at)
@@ -69,6 +84,8 @@ class Gguf:
             return self._string()
         if kind == _ARRAY:
             kind, count = self._unpack("IQ")
+            if kind == _ARRAY:
+                raise ValueError("an array of arrays")
             if kind in _SCALARS:
                 return self._unpack(f"{count}{_SCALARS[kind]}")
             return [self._value(kind) for _ in range(count)]
@@ -77,7 +94,7 @@ class Gguf:
     def _read_header(self) -> None:
         magic, version, tensors, entries = self._unpack("4sIQQ")
         if magic != b"GGUF" or version not in (2, 3):
-            raise KeyError("magic")
+            raise ValueError(f"it begins with {magic!r}, version {version}")
         for _ in range(entries):
             key = self._string()
             self.metadata[key] = self._value(self._unpack("I")[0])
@@ -87,6 +104,8 @@ class Gguf:
             kind, offset = self._unpack("IQ")
             self._tensors[name] = (kind, shape, offset)
         alignment = self.metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment is {alignment!r:.40}; allowed: powers of 2")
         self._data = -(-self._at // alignment) * alignment
 
     def names(self) -> list[str]:
@@ -95,16 +114,22 @@ class Gguf:
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in float32."""
+        if name not in self._tensors:
+            raise ArgumentError(f"{self.path} has no tensor {name}; fetch it again")
         kind, shape, offset = self._tensors[name]
         if kind not in _DECODERS:
             raise ArgumentError(f"{name} in {self.path} has ggml type {kind}; allowed: F32, F16, "
                                 "Q4_1, Q8_0")
         block, decode = _DECODERS[kind]
-        count = int(np.prod(shape)) // (1 if block.fields is None else _BLOCK)
+        count, rest = divmod(math.prod(shape), 1 if block.fields is None else _BLOCK)
+        if rest:
+            raise ArgumentError(f"{name} in {self.path} has shape {list(shape)}, which are no whole "
+                                f"blocks of {_BLOCK}; fetch it again")
         begin = self._data + offset
         raw = self._bytes[begin:begin + count * block.itemsize]
         if raw.size < count * block.itemsize:
-            raise ArgumentError(f"{self.path} is not a complete GGUF file; fetch it again")
+            raise ArgumentError(f"{self.path} is not a complete GGUF file: {name} ends behind it; "
+                                "fetch it again")
         return torch.from_numpy(decode(raw.view(block)).astype(np.float32).reshape(shape))
 
 
@@ -148,8 +173,6 @@ def config(file: Gguf) -> LlamaConfig:
 
 def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
     """The model in float32, on the CPU."""
-    with torch.device("meta"):
-        result = LlamaForCausalLM(config)
     weights = {"model.embed_tokens.weight": file.tensor("token_embd.weight"),
                "model.norm.weight": file.tensor("output_norm.weight")}
     weights["lm_head.weight"] = (weights["model.embed_tokens.weight"] if config.tie_word_embeddings
@@ -161,6 +184,8 @@ def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
             if theirs in ("attn_q", "attn_k"):
                 weight = _unpermuted(weight, head_dim)
             weights[f"model.layers.{layer}.{name}.weight"] = weight
+    with torch.device("meta"):  # the file has as many layers as it says
+        result = LlamaForCausalLM(config)
     result.load_state_dict(weights, assign=True)
     result.tie_weights()
     result.model.rotary_emb = type(result.model.rotary_emb)(config)  # its buffers are not weights
@@ -170,7 +195,8 @@ def model(file: Gguf, config: LlamaConfig) -> LlamaForCausalLM:
 @torch.no_grad()
 def merge_lora(model: nn.Module, adapter: Gguf) -> None:
     """Adds a LoRA adapter to the model's weights, which are float32."""
-    head_dim: int = model.config.head_dim
+    config: Any = model.config
+    head_dim: int = config.head_dim
     alpha = adapter.metadata["adapter.lora.alpha"]
     names = {theirs: name for name, theirs in _LAYER_NAMES.items()}
     for key in adapter.names():
@@ -196,8 +222,12 @@ def tokenizer(file: Gguf) -> PreTrainedTokenizerFast:
         raise ArgumentError(f"{file.path} has a tokenizer {meta['ggml.model']}, {meta['ggml.pre']};"
                             " allowed: gpt2, smollm")
     tokens = meta["ggml.tokens"]
+    numbers = {token: i for i, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ")) for merge in meta["ggml.merges"]]
-    result = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    for merge in merges:  # tokenizers aborts the thread
+        if len(merge) != 2 or not {*merge, "".join(merge)} <= numbers.keys():
+            raise ValueError(f"the merge {merge} is not of two tokens to one")
+    result = Tokenizer(models.BPE(numbers, merges))
     result.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False)])

@@ -39,17 +39,21 @@ def read(name: str, file: str | os.PathLike[str] | None, dtype: torch.dtype,
     if name not in MODELS:
         raise ArgumentError(f"there is no model {name!r}; allowed: {', '.join(MODELS)}")
     from tokensieve import _gguf
-    what, source = MODELS[name], _gguf.Gguf(_find_base(file))
-    config: Any = _gguf.config(source)
-    if what.yarn:
-        config.rope_parameters = dict(
-            config.rope_parameters, rope_type="yarn", factor=what.yarn,
-            original_max_position_embeddings=config.max_position_embeddings)
-    config.max_position_embeddings = what.context
-    model: Any = _gguf.model(source, config)
-    tokenizer = _gguf.tokenizer(source)
+    what, base = MODELS[name], _find_base(file)
+    with _gguf.reading(base):
+        source = _gguf.Gguf(base)
+        config: Any = _gguf.config(source)
+        if what.yarn:
+            config.rope_parameters = dict(
+                config.rope_parameters, rope_type="yarn", factor=what.yarn,
+                original_max_position_embeddings=config.max_position_embeddings)
+        config.max_position_embeddings = what.context
+        model: Any = _gguf.model(source, config)
+        tokenizer = _gguf.tokenizer(source)
     if what.adapter:
-        _gguf.merge_lora(model, _gguf.Gguf(_find_adapter(what.adapter)))
+        adapter = _find_adapter(what.adapter)
+        with _gguf.reading(adapter):
+            _gguf.merge_lora(model, _gguf.Gguf(adapter))
     model.set_attn_implementation(attn_implementation)
     tokenizer.model_max_length = what.context
     return model.to(device, dtype).eval(), tokenizer

@@ -23,17 +23,19 @@ class Resolved:
     profile: Profile | None = None  # None: dense
     dense_rows: int = 0  # so many last rows see everything
     work: float | None = None  # of a sparse layer, where dense rows count
+    chunk: int = 0  # tokens of a prompt that are read at once; 0: all
 
     @staticmethod
     def parse(line: Json) -> Resolved:
         """From a "resolved" line of a file of cases."""
+        chunk = line.get("chunk", 0)
         if line.get("profile") is None:
-            return Resolved()
+            return Resolved(chunk=chunk)
         profile = Profile.parse(json.dumps(line["profile"]), line["config"])
         if line.get("always_sparse"):
             profile = profile.map_select(
                 lambda select: dataclasses.replace(select, dense_policy="never"))
-        return Resolved(profile, line.get("dense_rows", 0), line.get("work"))
+        return Resolved(profile, line.get("dense_rows", 0), line.get("work"), chunk)
 
 
 def _read_lines(path: str, text: bytes, remedy: str) -> list[Json]:

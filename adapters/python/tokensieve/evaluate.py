@@ -65,7 +65,7 @@ def _with_dense_rows(before: Callable[..., Any], layers: tuple[int, ...], rows: 
 class Runner:
     """Runs cases through a model."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         ends = model.generation_config.eos_token_id
         self.stop = set(ends if isinstance(ends, list) else [ends])
@@ -78,7 +78,9 @@ class Runner:
         cache = DynamicCache(config=self.model.config)
         begin = time.perf_counter()
         with torch.no_grad(), tokensieve.hf.measure() as measured, self._as(resolved):
-            logits = self._feed(prompt, cache)[-1:]
+            chunk = resolved.chunk or len(prompt)
+            for at in range(0, len(prompt), chunk):
+                logits = self._feed(prompt[at:at + chunk], cache)[-1:]
             first = int(logits[0].argmax())  # waits for the device
             prefill = time.perf_counter() - begin
         line = {"prompt_tokens": len(prompt), "prefill_ms": prefill * 1e3,
@@ -178,7 +180,7 @@ def evaluate(runner: Runner, cases: Cases, chosen: list[Json], names: list[str],
                 continue
             if is_text:
                 line["metrics"] = compare(dense, logits, torch.tensor(case["continuation"]))
-            about = {key: case[key] for key in ("task", "length", "case", "filler", "depth")
+            about: Json = {key: case[key] for key in ("task", "length", "case", "filler", "depth")
                      if key in case}
             results.add({"type": "result", **about, "config": name, **line})
             count += 1
@@ -193,14 +195,14 @@ def _progress(count: int, total: int, detail: str) -> None:
           flush=True)
 
 
-def _load(options: argparse.Namespace) -> tuple[nn.Module, Any]:
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if options.model in _models.MODELS:
         return tokensieve.hf.load(options.model, file=options.file, device=device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(
-        options.model, dtype=dtype, attn_implementation="tokensieve").to(device).eval()
-    return model, AutoTokenizer.from_pretrained(options.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=dtype, attn_implementation="tokensieve")
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(options.model)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -76,9 +76,9 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     if min_tokens is not None:
         chosen = dataclasses.replace(chosen, min_tokens=min_tokens)
     chosen.to_json()  # raises for what no profile may say
-    for module in model.modules():
-        if isinstance(getattr(module, "layer_idx", None), int):
-            _layer.set_profile(module, chosen, group)
+    other = dataclasses.replace(chosen, sparse_layers=())
+    for module, is_text in _layer.in_text_model(model).items():
+        _layer.set_profile(module, chosen if is_text else other, group)
 
 
 def load(name: str = "smollm2-128k", *, file: str | os.PathLike[str] | None = None,
@@ -134,12 +134,16 @@ def stats(model: nn.Module) -> dict[int, LayerStats]:
     Returns
     -------
     dict of int to LayerStats
-        By layer index; live: calls to come are counted in the same objects. Layers that were not
-        called yet are absent.
+        By layer index, of the text model. Live: calls to come are counted in the same objects;
+        where a layer has several attentions (self and cross), it is their sum so far. Layers that
+        were not called yet are absent.
     """
-    found = {getattr(module, "layer_idx"): did for module in model.modules()
-             if (did := _layer.stats_of(module)) is not None}
-    return dict(sorted(found.items()))
+    layers: dict[int, list[nn.Module]] = {}
+    for module, is_text in _layer.in_text_model(model).items():
+        if is_text:
+            layers.setdefault(getattr(module, "layer_idx"), []).append(module)
+    return {index: did for index in sorted(layers)
+            if (did := _layer.stats_of(layers[index])) is not None}
 
 
 def reset_stats(model: nn.Module) -> None:

@@ -22,14 +22,14 @@ def _key_of(module: nn.Module) -> int | None:
     """A layer's key as a constant of the graph; None for one that old torch did not run before."""
     if layer.NAMES_WHILE_TRACING:
         return _traced_key(module)
-    return getattr(module, "tokensieve_key", None)
+    return getattr(getattr(module, "tokensieve_layer", None), "key", None)
 
 
 def attention(call: Call, **kwargs: Any) -> Tensor:
     """A layer's attention while torch.compile traces it."""
     kind, mask = call.kind, call.mask
-    if call.needs_gradients():
-        forward.say_gradients()
+    if reason := call.trains():
+        forward.say_training(reason)
     elif call.query.shape[2] > 1 and kind.dropout == 0.0 and not kind.unknown:
         key = _key_of(call.module)
         if key is not None:
@@ -51,7 +51,7 @@ def operator(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sin
                     Logits(scaling, softcap, sinks), Kind(causal, sliding), override)
         out = forward.sparse(call, keys)
         if out is None:
-            out = forward.dense(call._replace(mask=masks.whole(mask, query)))
+            out = forward.dense(call._replace(mask=masks.whole(mask, query)), keys)
         return out
 
 

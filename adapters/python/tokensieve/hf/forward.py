@@ -16,9 +16,10 @@ from tokensieve._attend import Extras
 from tokensieve._call import Settings
 from tokensieve._config import LayerChoice, Profile
 from tokensieve._results import Report
-from tokensieve.hf import layer
+from tokensieve.hf import layer, masks
 from tokensieve.hf.masks import VisibleKeys
 
+SDPA_KNOWS = ("position_bias", "cache")  # T5's bias, the paged cache
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -36,7 +37,7 @@ class Kind(NamedTuple):
     causal: bool = True
     sliding: int | None = None
     dropout: float = 0.0
-    unknown: str = ""  # an argument of SDPA that tokensieve does not have
+    unknown: str = ""  # an argument that tokensieve does not have
 
 
 class Call(NamedTuple):
@@ -53,10 +54,15 @@ class Call(NamedTuple):
     # strings by their value: equal overrides share a graph.
     override: str
 
-    def needs_gradients(self) -> bool:
-        return torch.is_grad_enabled() and any(
+    def trains(self) -> str:
+        """Why the call is one of training, or "". Whoever trains wants the gradients of all calls,
+        also where a first pass runs without (checkpoints) or a layer has no weights to learn."""
+        if self.module.training:
+            return "training"
+        wanted = torch.is_grad_enabled() and any(
             t is not None and t.requires_grad
             for t in (self.query, self.key, self.value, self.logits.sinks))
+        return "needs gradients" if wanted else ""
 
 
 class _Part(NamedTuple):
@@ -69,10 +75,12 @@ class _Part(NamedTuple):
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def say_gradients() -> None:
+def say_training(reason: str) -> None:
     """Of a compiled model: when it is traced."""
-    layer.say_once("tokensieve: tensors that need gradients run dense through SDPA, since "
-                   "tokensieve computes forward only (use torch.no_grad() for inference)")
+    what = ("a model in training mode runs" if reason == "training" else
+            "tensors that need gradients run")
+    layer.say_once(f"tokensieve: {what} dense through SDPA, since tokensieve computes forward only "
+                   "(use model.eval() and torch.no_grad() for inference)")
 
 
 def sparse(call: Call, keys: VisibleKeys | None) -> Tensor | None:
@@ -99,6 +107,9 @@ def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override |
     query, value, kind = call.query, call.value, call.kind
     if override is not None and not override.enabled:
         yield "switched off"
+    if call.module.training:
+        say_training("training")
+        yield "training"
     if query.shape[2] == 1:
         yield "decode"
     profile = layer.profile_of(call.module, override)
@@ -117,14 +128,23 @@ def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override |
     elif profile is not None:
         parts = _parts(call, keys, profile)
         if parts and not any(_goes_to_the_library(part.choice) for part in parts):
-            yield max(parts, key=lambda part: part.keys.stop - part.keys.start).choice.reason
+            longest = max(parts, key=lambda part: part.keys.stop - part.keys.start)
+            if longest.choice.code == _abi.BELOW_MIN_TOKENS and override is not None:
+                _say_short(profile, override)
+            yield longest.choice.reason
     if query.dtype not in _DTYPES or value.dtype not in _DTYPES:
         yield "unsupported dtype"
     if value.shape[3] != query.shape[3]:
         yield "unsupported head_dim"
-    if call.needs_gradients():
-        say_gradients()
-        yield "needs gradients"
+    if reason := call.trains():
+        say_training(reason)
+        yield reason
+
+
+def _say_short(profile: Profile, override: _context.Override) -> None:
+    if override.min_tokens is None:
+        layer.say_once(f"tokensieve: a prompt shorter than min_tokens ({profile.min_tokens}) runs "
+                       "dense, also inside tokensieve.sparse(...); sparse(min_tokens=...) changes it")
 
 
 def _goes_to_the_library(choice: LayerChoice) -> bool:
@@ -186,19 +206,30 @@ def _sum(reports: list[Report], tokens: int) -> Report:
         stage_ns={name: sum(r.stage_ns[name] for r in reports) for name in reports[0].stage_ns})
 
 
-def dense(call: Call, **kwargs: Any) -> Tensor:
+def dense(call: Call, keys: VisibleKeys | None = None, **kwargs: Any) -> Tensor:
     """SDPA, or plain PyTorch where SDPA leaves out what the model asks for."""
-    kind = call.kind
+    call, kind = _as_sdpa_asks(call, keys), call.kind
     if call.logits.softcap is None and call.logits.sinks is None:
         # Transformers 4 takes is_causal as it is, and SDPA aligns it top left.
         is_causal = kind.causal and call.mask is None and call.query.shape[2] > 1
         return sdpa_attention_forward(call.module, call.query, call.key, call.value, call.mask,
                                       dropout=kind.dropout, scaling=call.logits.scaling,
                                       is_causal=is_causal, **kwargs)[0]
-    if kind.unknown:
+    if kind.unknown in SDPA_KNOWS:
         raise UnsupportedError(f"{kind.unknown} together with softcap or sinks; use "
                                "attn_implementation='eager'")
     return _plain(call)
+
+
+def _as_sdpa_asks(call: Call, keys: VisibleKeys | None) -> Call:
+    """No mask only where causality aligned top left is right; there none if possible."""
+    queries = call.query.shape[2]
+    if keys == (queries, ()):
+        return call._replace(mask=None, key=call.key[:, :, :queries],
+                             value=call.value[:, :, :queries])
+    if call.mask is None and call.kind.causal and 1 < queries < call.key.shape[2]:
+        return call._replace(mask=masks.bottom_right(call.query, call.key))
+    return call
 
 
 def _plain(call: Call) -> Tensor:
@@ -212,7 +243,7 @@ def _plain(call: Call) -> Tensor:
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if mask is None and call.kind.causal and queries > 1:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
+        mask = masks.bottom_right(query, call.key)
     if mask is not None:
         if mask.dtype == torch.bool:
             logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)

@@ -13,7 +13,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils.generic import TransformersKwargs
 
 from tokensieve import _context
-from tokensieve.hf import compiled, forward, masks
+from tokensieve.hf import arguments, classes, compiled, forward, masks
 from tokensieve.hf.forward import Call, Kind, Logits
 
 NAME = "tokensieve"
@@ -28,14 +28,14 @@ def attention_forward(module: nn.Module, query: Tensor, key: Tensor, value: Tens
                       ) -> tuple[Tensor, None]:
     """The attention function of transformers; tensors are [batch, heads, seq, dim]."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    unknown = next((name for name in ("position_bias", "cache") if kwargs.get(name) is not None),
-                   "")  # T5's bias, the paged cache
+    attention_mask, unknown = arguments.apply(module, query, key, attention_mask, kwargs)
     call = Call(module, query, key, value, attention_mask, Logits(scaling, softcap, s_aux),
                 Kind(causal, sliding_window, dropout, unknown), _context.text_of(tokensieve))
     if torch.compiler.is_compiling():
         return compiled.attention(call, **kwargs), None
-    out = forward.sparse(call, masks.visible_keys(query, key, attention_mask))
-    return forward.dense(call, **kwargs) if out is None else out, None
+    keys = masks.visible_keys(query, key, attention_mask)
+    out = forward.sparse(call, keys)
+    return forward.dense(call, keys, **kwargs) if out is None else out, None
 
 
 @contextlib.contextmanager
@@ -56,5 +56,6 @@ def replaced(change: Callable[[Function], Function], *names: str) -> Iterator[No
 def register() -> None:
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, masks.make)
+    classes.check_when_loaded(NAME)
     # generate() refuses arguments that neither the model's signature nor this list has.
     TransformersKwargs.__optional_keys__ |= {"tokensieve"}

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -65,28 +66,40 @@ class LayerStats:
         self.reasons[reason] += 1
 
 
-@dataclasses.dataclass
 class _Layer:
-    key: int
-    profile: Profile | None = None  # None: not configured, and not called yet
-    group: Any = None
-    stats: LayerStats | None = None  # None: not called yet
+    """What is known of a layer. It lies in the module and goes where that goes: replicas (as those
+    of DataParallel) share it; copies and pickles have the profile, and have counted nothing."""
+
+    def __init__(self, profile: Profile | None = None, group: Any = None) -> None:
+        self.profile = profile  # None: not configured, and not called yet
+        self.group = group
+        self.stats: LayerStats | None = None  # None: not called yet
+        self.key = next(_next_key)
+
+    def __deepcopy__(self, memo: Any) -> _Layer:
+        return _Layer(self.profile, self.group)
+
+    def __reduce__(self) -> Any:
+        return _Layer, (self.profile,)  # groups are of a process
 
 
-_layers: weakref.WeakKeyDictionary[nn.Module, _Layer] = weakref.WeakKeyDictionary()
+_NAME = "tokensieve_layer"
 _modules: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
 _next_key = itertools.count()
-_lock = threading.Lock()  # of the dictionaries and of statistics
+_lock = threading.Lock()  # of layers that are made, and of statistics
+
+
+def _known(module: nn.Module) -> _Layer | None:
+    return module.__dict__.get(_NAME)
 
 
 def _of(module: nn.Module) -> _Layer:
     with _lock:
-        layer = _layers.get(module)
+        layer = _known(module)
         if layer is None:
-            layer = _layers[module] = _Layer(next(_next_key))
-            _modules[layer.key] = module
-            if not NAMES_WHILE_TRACING:
-                setattr(module, "tokensieve_key", layer.key)
+            layer = _Layer()
+            setattr(module, _NAME, layer)
+        _modules.setdefault(layer.key, module)
         return layer
 
 
@@ -97,6 +110,16 @@ def key_of(module: nn.Module) -> int:
 
 def with_key(key: int) -> nn.Module:
     return _modules[key]
+
+
+def in_text_model(model: nn.Module) -> dict[nn.Module, bool]:
+    """Attention layers, and whether they are of the text model: vision and audio parts number
+    theirs from 0, too."""
+    config: Any = getattr(model, "config", None)
+    text = (type(config.get_text_config(decoder=True)) if hasattr(config, "get_text_config")
+            else object)  # a part of a model
+    return {module: isinstance(getattr(module, "config", None), (text, type(None)))
+            for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)}
 
 
 def say_once(text: str) -> None:
@@ -172,13 +195,24 @@ def group_of(module: nn.Module, heads: int) -> Any:
     return group
 
 
-def stats_of(module: nn.Module) -> LayerStats | None:
-    layer = _layers.get(module)
-    return layer.stats if layer else None
+def stats_of(modules: Iterable[nn.Module]) -> LayerStats | None:
+    """Of layers of one index (self and cross attention) together; None: not called yet."""
+    found = [layer.stats for layer in map(_known, modules) if layer and layer.stats]
+    return found[0] if len(found) == 1 else _sum(found) if found else None
+
+
+def _sum(parts: list[LayerStats]) -> LayerStats:
+    sparse = sum(part.sparse for part in parts)
+    ratios = [(part.keep_ratio, part.sparse) for part in parts if part.keep_ratio is not None]
+    return LayerStats(
+        sum(part.calls for part in parts), sparse,
+        sum(ratio * count for ratio, count in ratios) / sparse if ratios else None,
+        sum(part.seconds for part in parts),
+        sum((part.reasons for part in parts), collections.Counter()))
 
 
 def forget_stats(module: nn.Module) -> None:
-    layer = _layers.get(module)
+    layer = _known(module)
     if layer:
         layer.stats = None
 

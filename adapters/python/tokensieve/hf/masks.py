@@ -1,9 +1,11 @@
 """What a mask of transformers means. Whoever wants to know which keys a call sees asks here.
 
-A mask that is causal with padding at most says so in an attribute. In a graph of torch.compile it
-travels packed, int32 [batch, 1 + keys] in host memory: the position of the first query, then 1 for
-each key that is a token. Whether there is padding at all is known only when the graph runs, and the
-whole mask of a long prompt would fill the memory.
+No mask means that queries are the newest tokens, and that each sees all keys before it: models with
+shared keys (Gemma 4) leave out older queries after the mask was made. A mask that is causal with
+padding at most says so in an attribute. In a graph of torch.compile it travels packed, int32
+[batch, 1, 1, 1 + keys] in host memory: the position behind the last query, then 1 for each key that
+is a token. Whether there is padding at all is known only when the graph runs, and the whole mask of
+a long prompt would fill the memory.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ def make(*args: Any, **kwargs: Any) -> Tensor | None:
     if torch.compiler.is_compiling() and not args:
         return _make_traced(**kwargs)
     mask = sdpa_mask(*args, **kwargs)
-    if mask is None or args:
+    if args:
         return mask
     queries, first = _query_rows(kwargs)
-    if queries == 1 or not _is_plain(kwargs) or int(kwargs.get("kv_offset", 0)) != 0:
+    bidirectional = kwargs.get("allow_is_bidirectional_skip", False)
+    if mask is None and not bidirectional and 1 < queries < kwargs["kv_length"]:
+        # SDPA's causality is aligned top left: the rest of a static cache is not seen.
+        mask = sdpa_mask(**{**kwargs, "allow_is_causal_skip": False})
+    if mask is None or queries == 1 or not _is_plain(kwargs) or int(kwargs.get("kv_offset", 0)) != 0:
         return mask
     keys = _visible(kwargs.get("attention_mask"), int(first) + queries)
     if keys is not None and keys.count <= kwargs["kv_length"]:
@@ -44,10 +50,7 @@ def make(*args: Any, **kwargs: Any) -> Tensor | None:
 def visible_keys(query: Tensor, key: Tensor, mask: Tensor | None) -> VisibleKeys | None:
     """The keys of causal attention, or None if the mask is something else."""
     if mask is None:
-        # SDPA's causality is aligned top left: the keys after the queries (static caches) are not
-        # seen. One query sees everything.
-        queries = query.shape[2]
-        return VisibleKeys(queries) if 1 < queries <= key.shape[2] else None
+        return VisibleKeys(key.shape[2]) if query.shape[2] <= key.shape[2] else None
     return getattr(mask, "tokensieve_keys", None)
 
 
@@ -63,19 +66,36 @@ def visible_in_graph(query: Tensor, key: Tensor, mask: Tensor | None, unsure: bo
         mask = None
     if mask is None or not _is_packed(mask):
         return visible_keys(query, key, mask), mask
-    keys = _visible(mask[:, 1:], int(mask[0, 0]) + query.shape[2])
-    # Without padding, and from the first key on: SDPA's own causality, aligned top left.
-    return keys, None if keys == (query.shape[2], ()) else mask
+    row = mask[:, 0, 0]
+    return _visible(row[:, 1:], int(row[0, 0])), mask
 
 
 def whole(mask: Tensor | None, query: Tensor) -> Tensor | None:
     """A mask of a graph for SDPA."""
     if mask is None or not _is_packed(mask):
         return mask
-    mask = mask.to(query.device)
-    row = torch.arange(query.shape[2], device=query.device)[:, None] + mask[0, 0]
-    key = torch.arange(mask.shape[1] - 1, device=query.device)
-    return (key <= row) & mask[:, None, None, 1:].bool()
+    mask, queries = mask.to(query.device), query.shape[2]
+    row = torch.arange(queries, device=query.device)[:, None] + (mask[0, 0, 0, 0] - queries)
+    key = torch.arange(mask.shape[3] - 1, device=query.device)
+    return (key <= row) & mask[..., 1:].bool()
+
+
+def bottom_right(query: Tensor, key: Tensor) -> Tensor:
+    """Causality without padding as a mask."""
+    queries, keys = query.shape[2], key.shape[2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+
+
+def with_choice(mask: Tensor | None, chosen: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """A mask less what the model's own selection, indices [batch, queries, keys of each], leaves
+    out."""
+    rows = chosen.new_zeros((*chosen.shape[:2], key.shape[2]), dtype=torch.bool)
+    seen = rows.scatter(-1, chosen.long(), True)[:, None]
+    if mask is None:
+        mask = bottom_right(query, key)
+    if mask.dtype == torch.bool:
+        return mask & seen
+    return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
 def _query_rows(kwargs: dict[str, Any]) -> tuple[int, Any]:
@@ -115,7 +135,8 @@ def _make_traced(**kwargs: Any) -> Tensor | None:
     (queries, first), keys = _query_rows(kwargs), kwargs["kv_length"]
     padding = kwargs.get("attention_mask")
     from_start = kwargs.get("kv_offset", 0) == 0
-    if queries == 1 or not from_start or not _is_plain(kwargs):
+    skips = kwargs.get("allow_is_causal_skip", True)  # else the model computes with the mask
+    if queries == 1 or not (from_start and skips and _is_plain(kwargs)):
         mask = sdpa_mask(**kwargs)
         # Without a cache transformers cannot tell a prompt from packed sequences while it traces.
         if (mask is not None and from_start and kwargs.get("local_size") is None
@@ -130,12 +151,12 @@ def _make_traced(**kwargs: Any) -> Tensor | None:
     padding = nn.functional.pad(padding[:, :keys].int(), (0, max(0, keys - padding.shape[1])))
     if not isinstance(first, Tensor):
         first = torch.full((1,), first, dtype=torch.int32, device=padding.device)
-    begin = first.to(padding.device, torch.int32).reshape(1, 1).expand(batch, 1)
-    return torch.cat([begin, padding], dim=1).cpu()
+    end = (first.to(padding.device, torch.int32) + queries).reshape(1, 1).expand(batch, 1)
+    return torch.cat([end, padding], dim=1)[:, None, None].cpu()
 
 
 def _is_packed(mask: Tensor) -> bool:
-    return mask.ndim == 2 and mask.dtype == torch.int32
+    return mask.dtype == torch.int32 and mask.ndim == 4 and mask.shape[2] == 1
 
 
 def _is_causal(mask: Tensor) -> bool:

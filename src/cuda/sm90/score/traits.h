@@ -22,6 +22,7 @@ struct ScoreTraits {
   static constexpr int kTileQ = 128;                          // window rows of a Q tile
   static constexpr int kQTiles = kHeadDim == 256 ? 2 : 4;     // Q tiles that a CTA keeps
   static constexpr int kRowChunks = kHeadDim * sizeof(Element) / 16;  // of 16 bytes
+  static_assert(kHeadDim % 64 == 0, "tiles are panels of 64 columns");
   // Keys of a tile in pass 1: 256 columns leave room for 64 only, softcap at 64 columns registers.
   static constexpr int kStatsTileK =
       kHeadDim == 256 || (kHeadDim == 64 && kSoftcap) ? 64 : 128;
