@@ -141,6 +141,7 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
   Result<std::string> answer =
       context.generate(task.options.max_tokens, task.options.temperature,
                        stream ? print_piece : std::function<void(const std::string&)>());
+  if (stream) print_out("\n");  // also after a part of an answer
   if (!answer.ok()) return answer.status();
   run.answer = std::move(answer.value());
   return run;
@@ -161,7 +162,6 @@ Status run_all(const Task& task, AskReport& report) {
   const bool stream = !options.compare && !options.json;
   for (const Attention attention : wanted_runs(options)) {
     Result<AskRun> run = run_attention(task, attention, stream);
-    if (stream && run.ok()) print_out("\n");
     if (!run.ok()) return run.status();
     report.runs.push_back(std::move(run.value()));
   }
