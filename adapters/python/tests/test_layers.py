@@ -139,7 +139,7 @@ def test_sparse_by_name_on_a_short_prompt_says_so_once(model, caplog):
     with tokensieve.sparse(min_tokens=250):  # who says so knows
         logits(model, tokens(200))
     (record,) = caplog.records
-    assert "shorter than min_tokens (300) runs dense, also inside tokensieve.sparse" in record.message
+    assert "shorter than min_tokens (300) runs dense, also inside tokensieve.spar" in record.message
     assert reasons(model)[2] == {SHORT: 4}
 
 

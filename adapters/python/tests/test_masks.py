@@ -19,7 +19,8 @@ def gemma4(implementation):
         vocab_size=256, hidden_size=64, intermediate_size=64, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, global_head_dim=32,
         sliding_window=512, hidden_size_per_layer_input=16, vocab_size_per_layer_input=256,
-        num_kv_shared_layers=2, pad_token_id=0, layer_types=["sliding_attention", "full_attention"] * 2)
+        num_kv_shared_layers=2, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention"] * 2)
     return transformers.AutoModelForCausalLM.from_config(
         config, attn_implementation=implementation).eval()
 

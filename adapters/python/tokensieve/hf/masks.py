@@ -61,7 +61,9 @@ def make(*args: Any, **kwargs: Any) -> Tensor | None:
         mask = _Unmade(lambda: sdpa_mask(**{**kwargs, "allow_is_causal_skip": False}),
                        (kwargs["batch_size"], 1, queries, kwargs["kv_length"]),
                        kwargs.get("device", "cpu"))
-    if mask is None or queries == 1 or not _is_plain(kwargs) or int(kwargs.get("kv_offset", 0)) != 0:
+    if mask is None or queries == 1 or not _is_plain(kwargs):
+        return mask
+    if int(kwargs.get("kv_offset", 0)) != 0:
         return mask
     keys = _visible(kwargs.get("attention_mask"), int(first) + queries)
     if keys is not None and keys.count <= kwargs["kv_length"]:
