@@ -27,8 +27,9 @@ build: setup  ## set up, then build; leaves build/bin/tokensieve and the plug-in
 demo: build  ## ask SmolLM2 about a long document: stock, dense and sparse side by side
 	@build/bin/tokensieve ask smollm2 --file $(DOCUMENT) "$(QUESTION)" --compare
 
-test: build  ## build, then run all tests, sanitizer builds and a short fuzz run
+test: build  ## build, then run all tests, sanitizer builds, AArch64 and a short fuzz run
 	@setup/packages.sh --browser
+	@setup/packages.sh --aarch64
 	@JOBS=$(JOBS) setup/test.sh
 
 bench: build  ## time every stage against llama.cpp's flash attention
@@ -40,4 +41,4 @@ format:  ## reformat all C++ files (needs clang-format)
 	@git ls-files -z '*.h' '*.cc' '*.c' | xargs -0 --no-run-if-empty clang-format -i
 
 clean:  ## remove the build folders (the cache folder stays)
-	@rm -rf build build-debug build-asan build-tsan build-fuzz
+	@rm -rf build build-debug build-asan build-tsan build-aarch64 build-fuzz

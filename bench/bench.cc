@@ -89,11 +89,11 @@ struct LayerKind {
   const char* name;
   Fill fill;
   Share share;
-  Queries queries;
+  bool chunk = false;  // the newest --ubatch tokens of the prompt, not all
 };
-constexpr LayerKind kZeroLayer = {"layer_zero", Fill::kZero, Share::kHead, Queries::kKept};
-constexpr LayerKind kLocalLayer = {"layer_local", Fill::kLocal, Share::kLayer, Queries::kKept};
-constexpr LayerKind kChunkLayer = {"layer_chunk", Fill::kLocal, Share::kLayer, Queries::kAll};
+constexpr LayerKind kZeroLayer = {"layer_zero", Fill::kZero, Share::kHead};
+constexpr LayerKind kLocalLayer = {"layer_local", Fill::kLocal, Share::kLayer};
+constexpr LayerKind kChunkLayer = {"layer_chunk", Fill::kLocal, Share::kLayer, true};
 
 class Bench {
  public:
@@ -177,7 +177,6 @@ class Bench {
     config.min_keep = 64;
     config.fill = kind.fill;
     config.share = kind.share;
-    config.queries = kind.queries;
     config.local_window = settings_.local_window;
     config.dense_policy = DensePolicy::kNever;
     return config;
@@ -240,7 +239,7 @@ class Bench {
       *error = found->second;
       return {};
     }
-    const int64_t queries = kind.queries == Queries::kAll ? kCheckLength / 2 : kCheckLength;
+    const int64_t queries = kind.chunk ? kCheckLength / 2 : kCheckLength;
     Inputs inputs(kCheckLength, settings_.num_q_heads, settings_.num_kv_heads, dim);
     const SelectConfig config = layer_config(kind, keep);
     std::vector<float> results[2];

@@ -55,21 +55,28 @@ class Inputs {
   }
 
   bool ok() const { return q_.ok() && k_.ok() && v_.ok() && out_.ok(); }
-  const AttentionShape& shape() const { return shape_; }
-  AttentionInputs inputs() const {
-    return {.q = view(q_, shape_.num_q_heads),
-            .k = view(k_, shape_.num_kv_heads),
-            .v = view(v_, shape_.num_kv_heads)};
+  // A call with so many of the tokens as queries.
+  AttentionShape shape(int64_t queries) const {
+    AttentionShape shape = shape_;
+    shape.seqlen_q = queries;
+    return shape;
   }
-  AttentionOutputs outputs() const { return {.out = view(out_, shape_.num_q_heads)}; }
+  AttentionInputs inputs(int64_t queries) const {
+    return {.q = view(q_, queries, shape_.num_q_heads),
+            .k = view(k_, shape_.seqlen_kv, shape_.num_kv_heads),
+            .v = view(v_, shape_.seqlen_kv, shape_.num_kv_heads)};
+  }
+  AttentionOutputs outputs(int64_t queries) const {
+    return {.out = view(out_, queries, shape_.num_q_heads)};
+  }
   const DeviceBuffer& q() const { return q_; }
   const DeviceBuffer& k() const { return k_; }
   const DeviceBuffer& v() const { return v_; }
   const DeviceBuffer& out() const { return out_; }
 
  private:
-  TensorView view(const DeviceBuffer& memory, int32_t heads) const {
-    return bshd(memory.data(), DType::kBF16, 1, shape_.seqlen_kv, heads, shape_.head_dim);
+  TensorView view(const DeviceBuffer& memory, int64_t rows, int32_t heads) const {
+    return bshd(memory.data(), DType::kBF16, 1, rows, heads, shape_.head_dim);
   }
   static void tile(const DeviceBuffer& pool, const DeviceBuffer& to) {
     for (size_t at = 0; at < to.bytes(); at += pool.bytes()) {
@@ -164,9 +171,11 @@ struct LayerKind {
   const char* name;
   Fill fill;
   Share share;
+  bool chunk = false;  // the newest --ubatch tokens of the prompt, not all
 };
 constexpr LayerKind kLayers[] = {{"layer_zero", Fill::kZero, Share::kHead},
-                                 {"layer_local", Fill::kLocal, Share::kLayer}};
+                                 {"layer_local", Fill::kLocal, Share::kLayer},
+                                 {"layer_chunk", Fill::kLocal, Share::kLayer, true}};
 
 class CudaBench {
  public:
@@ -206,23 +215,27 @@ class CudaBench {
   Status check(const LayerKind& kind, int32_t dim) const {
     const int32_t group = settings_.num_q_heads / settings_.num_kv_heads;
     const Inputs inputs(kCheckLength, 2 * group, 2, dim);
-    const Result<Plan> plan = layer_plan(inputs.shape(), kind, 0.4);
+    const int64_t queries = kind.chunk ? kCheckLength / 2 : kCheckLength;
+    const Result<Plan> plan = layer_plan(inputs.shape(queries), kind, 0.4);
     if (!plan.ok()) return plan.status();
     const DeviceBuffer workspace(workspace_bytes(*plan));
-    TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, inputs.inputs(), inputs.outputs(),
+    TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, inputs.inputs(queries),
+                                               inputs.outputs(queries),
                                                {workspace.data(), workspace.bytes()}));
     const auto q = inputs.q().read<uint16_t>(), k = inputs.k().read<uint16_t>(),
-               v = inputs.v().read<uint16_t>(), out = inputs.out().read<uint16_t>();
-    AttentionShape shape = inputs.shape();
+               v = inputs.v().read<uint16_t>();
+    auto out = inputs.out().read<uint16_t>();
+    AttentionShape shape = inputs.shape(queries);
+    out.resize(static_cast<size_t>(queries) * shape.num_q_heads * shape.head_dim);
     shape.out_dtype = DType::kF32;
     const Result<Plan> oracle = layer_plan(shape, kind, 0.4, Backend::kRef);
     if (!oracle.ok()) return oracle.status();
-    AttentionInputs host = inputs.inputs();
+    AttentionInputs host = inputs.inputs(queries);
     host.q.data = const_cast<uint16_t*>(q.data());
     host.k.data = const_cast<uint16_t*>(k.data());
     host.v.data = const_cast<uint16_t*>(v.data());
     std::vector<float> expected(out.size());
-    AttentionOutputs outputs = inputs.outputs();
+    AttentionOutputs outputs = inputs.outputs(queries);
     outputs.out.data = expected.data();
     outputs.out.dtype = DType::kF32;
     const std::unique_ptr<Executor> executor = make_thread_pool(0);
@@ -247,25 +260,35 @@ class CudaBench {
   Status run_length(int32_t dim, int64_t length) {
     const Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
     if (!inputs.ok()) return out_of_memory(length);
-    const Result<Plan> plan = dense_plan(inputs.shape());
+    TOKENSIEVE_RETURN_IF_ERROR(run_calls(inputs, length, /*chunk=*/false));
+    if (settings_.ubatch >= length) return {};
+    return run_calls(inputs, settings_.ubatch, /*chunk=*/true);
+  }
+
+  // The layers of whole prompts or of chunks, and dense attention of the same call.
+  Status run_calls(const Inputs& inputs, int64_t queries, bool chunk) {
+    const AttentionShape shape = inputs.shape(queries);
+    const Result<Plan> plan = dense_plan(shape);
     if (!plan.ok()) return plan.status();
     const DeviceBuffer workspace(workspace_bytes(*plan));
     Timing dense;
     TOKENSIEVE_RETURN_IF_ERROR(timer_.time(
         [&](void* stream) {
-          return tokensieve::run(*plan, inputs.inputs(), inputs.outputs(),
+          return tokensieve::run(*plan, inputs.inputs(queries), inputs.outputs(queries),
                                  {workspace.data(), workspace.bytes()}, {.stream = stream});
         },
         settings_.repeats, dense));
     if (settings_.wants("attend")) {
-      Row row = row_of("dense", inputs.shape(), dense);
-      row.gflops = 2.0 * dim * settings_.num_q_heads * static_cast<double>(length) *
-                   static_cast<double>(length) / dense.ms / 1e6;
+      Row row = row_of(chunk ? "dense chunk" : "dense", shape, dense);
+      const double q = static_cast<double>(queries), kv = static_cast<double>(shape.seqlen_kv);
+      const double pairs = q * (kv - q) + q * q / 2;
+      row.gflops = 4.0 * shape.head_dim * settings_.num_q_heads * pairs / dense.ms / 1e6;
       emit_(row);
     }
     for (double keep : settings_.keep_ratios) {
       for (const LayerKind& kind : kLayers) {
-        TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kind, keep, dense));
+        if (kind.chunk != chunk) continue;
+        TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, queries, kind, keep, dense));
       }
     }
     return {};
@@ -288,22 +311,23 @@ class CudaBench {
   }
 
   // The layer against dense attention; then its stages, each repeated by itself, as shares of it.
-  Status bench_layer(const Inputs& inputs, const LayerKind& kind, double keep,
+  Status bench_layer(const Inputs& inputs, int64_t queries, const LayerKind& kind, double keep,
                      const Timing& dense) {
-    const Result<Plan> plan = layer_plan(inputs.shape(), kind, keep);
+    const AttentionShape shape = inputs.shape(queries);
+    const Result<Plan> plan = layer_plan(shape, kind, keep);
     if (!plan.ok()) return plan.status();
     if (plan->path == Path::kDense) return {};  // too short for this keep ratio
     const DeviceBuffer memory(workspace_bytes(*plan));
-    if (!memory.ok()) return out_of_memory(inputs.shape().seqlen_kv);
+    if (!memory.ok()) return out_of_memory(shape.seqlen_kv);
     const std::span<std::byte> workspace(memory.data(), memory.bytes());
     Timing layer;
     TOKENSIEVE_RETURN_IF_ERROR(timer_.time(
         [&](void* stream) {
-          return tokensieve::run(*plan, inputs.inputs(), inputs.outputs(), workspace,
+          return tokensieve::run(*plan, inputs.inputs(queries), inputs.outputs(queries), workspace,
                                  {.stream = stream});
         },
         settings_.repeats, layer));
-    Row row = row_of(kind.name, inputs.shape(), layer);
+    Row row = row_of(kind.name, shape, layer);
     row.keep_ratio = keep;
     row.yardstick = "own_dense";
     row.yardstick_ms = dense.ms;
@@ -316,7 +340,8 @@ class CudaBench {
                       const Row& layer_row, const Timing& layer) {
     const cuda::Layout layout =
         cuda::make_layout(plan, device_.num_multiprocessors, workspace.data());
-    const AttentionInputs in = inputs.inputs();
+    const int64_t queries = plan.shape.seqlen_q;
+    const AttentionInputs in = inputs.inputs(queries);
     const auto stage = [&](const char* name, const char* wanted, auto body) -> Status {
       if (!settings_.wants(wanted)) return {};
       Timing timing;
@@ -345,7 +370,7 @@ class CudaBench {
     TOKENSIEVE_RETURN_IF_ERROR(stage("budget+select", "select", select));
     TOKENSIEVE_RETURN_IF_ERROR(stage("compact", "compact", compact));
     return stage("attend", "attend", [&](Call& call, const Selection& selection) {
-      return call.attend(inputs.outputs(), selection);
+      return call.attend(inputs.outputs(queries), selection);
     });
   }
 

@@ -10,7 +10,7 @@
 
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 struct Question {
   std::string text;
@@ -54,4 +54,4 @@ double score(const Question& question, std::string_view answer);
 // Most tokens that an answer of this task needs; task "text" generates none. `task` must be known.
 int32_t answer_tokens(const std::string& task);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

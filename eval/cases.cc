@@ -5,7 +5,7 @@
 
 #include "common/prompt.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr size_t kContinuationTokens = 64;
@@ -27,7 +27,7 @@ Tokens text_tokens(const LlamaModel& model, const std::string& text) {
 Result<Tokens> prompt_tokens(const LlamaModel& model, const std::string& system,
                              const std::string& document, const Question& question) {
   if (question.text.empty()) return text_tokens(model, document);
-  Result<Prompt> prompt = build_prompt(model, {{"", document}}, question.text, system);
+  Result<cli::Prompt> prompt = cli::build_prompt(model, {{"", document}}, question.text, system);
   if (!prompt.ok()) return prompt.status();
   Tokens tokens = std::move(prompt.value().tokens);
   append(tokens, model.tokenize(question.answer_prefix, false));
@@ -40,7 +40,7 @@ std::string reply_to(const Question& question) {
 
 Tokens turn_tokens(const LlamaModel& model, const std::string& system, const Question& answered,
                    const Question& next) {
-  Tokens tokens = build_next_turn(model, reply_to(answered), next.text, system);
+  Tokens tokens = cli::build_next_turn(model, reply_to(answered), next.text, system);
   append(tokens, model.tokenize(next.answer_prefix, false));
   return tokens;
 }
@@ -88,4 +88,4 @@ Result<PreparedCase> prepare_case(const LlamaModel& model, const std::string& sy
   return prepared;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -6,7 +6,7 @@
 
 #include "eval/runner.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // What names a case of a run.
 struct CaseId {
@@ -27,4 +27,4 @@ Result<PreparedCase> prepare_case(const LlamaModel& model, const std::string& sy
 // What a model that knows the answer goes on with after the prompt.
 Tokens right_answer(const LlamaModel& model, const Question& question);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -8,7 +8,7 @@
 #include "eval/report/summary.h"
 #include "common/terminal.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -50,7 +50,7 @@ Result<std::string> closing_tables(const std::string& path, const std::vector<in
     const bool measured = std::any_of(run->results.begin(), run->results.end(),
                                       [&](const auto& r) { return r.length == length; });
     if (!measured) continue;  // an interrupted run
-    text += fmt::format("{} tokens\n{}\n", format_count(length),
+    text += fmt::format("{} tokens\n{}\n", cli::format_count(length),
                         report::summary_table(report::summarize(*run, length)));
   }
   return text;
@@ -73,4 +73,4 @@ Result<std::string> closing_json(const std::string& path, const std::vector<int3
   return json.dump(2) + "\n";
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -7,9 +7,9 @@
 
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 Result<std::string> closing_tables(const std::string& path, const std::vector<int32_t>& lengths);
 Result<std::string> closing_json(const std::string& path, const std::vector<int32_t>& lengths);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

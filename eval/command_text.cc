@@ -1,6 +1,6 @@
 #include "eval/command_text.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr const char* kSeparators = "=,: ";  // --output=/a/b, profile=/a/b,keep=.1
@@ -33,4 +33,4 @@ std::string command_text(std::span<const std::string> words) {
   return line;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

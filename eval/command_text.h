@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // As typed, for the report, but of absolute paths only the last part: run files are published, and
 // nobody wants to know where a home folder is.
@@ -12,4 +12,4 @@ std::string command_text(std::span<const std::string> words);
 // The last part of an absolute path; other text as it is.
 std::string without_folder(const std::string& text);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -5,7 +5,7 @@
 
 #include "common/profiles.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 void for_each_select(Profile& profile, const std::function<void(SelectConfig&)>& change) {
@@ -18,7 +18,7 @@ Profile starting_profile(Start start, const Profile& model_profile) {
   Profile profile = model_profile;
   if (start == Start::kPaper) {
     profile = default_profile(model_profile.fingerprint);
-    profile.select = paper_select();
+    profile.select = cli::paper_select();
   } else {
     for_each_select(profile, [](SelectConfig& select) { select.min_keep = 0; });
   }
@@ -88,4 +88,4 @@ std::vector<std::string> default_configs() {
   return {"stock", "dense", "sparse", "forced", "paper", "none"};
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

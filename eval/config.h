@@ -11,7 +11,7 @@
 #include "tokensieve/profile.h"
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 struct Config {
   std::string name;
@@ -48,4 +48,4 @@ std::string describe_configs();
 Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
                                           const Profile& model_profile);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -11,7 +11,7 @@
 #include "eval/config.h"
 #include "tokensieve/names.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 30;
@@ -110,7 +110,7 @@ Status set_layers(Config& config, const std::string& key, const std::string& tex
   if (text == "profile") return {};
   if (text == "all") return from(1);
   if (text == "upper") return from(std::max(1, count / 2));
-  Result<std::vector<int32_t>> layers = parse_layers(text, count);
+  Result<std::vector<int32_t>> layers = cli::parse_layers(text, count);
   if (!layers.ok()) {
     return bad_value(key, text,
                      fmt::format("profile, upper, all, or numbers from 1 to {} such as 2-29 or "
@@ -260,7 +260,7 @@ Result<Profile> profile_for(const Method& method, const Settings& settings,
                            "forced:profile=...",
                            method.name);
     }
-    Result<ChosenProfile> chosen = load_named_profile(value);
+    Result<cli::ChosenProfile> chosen = cli::load_named_profile(value);
     if (!chosen.ok()) return chosen.status();
     TOKENSIEVE_RETURN_IF_ERROR(check_fingerprint(chosen->profile, model_profile.fingerprint));
     profile = std::move(chosen->profile);
@@ -344,4 +344,4 @@ Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
   return configs;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

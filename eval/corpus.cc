@@ -7,7 +7,7 @@
 #include "common/files.h"
 #include "common/paths.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr std::array<std::string_view, 4> kKinds = {"fiction", "technical", "code", "tables"};
@@ -57,15 +57,15 @@ std::vector<uint32_t> find_cuts(std::string_view text, bool prose) {
 std::span<const std::string_view> filler_kinds() { return kKinds; }
 
 Result<Filler> load_filler(std::string_view kind) {
-  const fs::path relative = fs::path("data") / "eval" / (std::string(kind) + ".txt");
-  const auto path = find_shared(relative);
+  const auto relative = std::filesystem::path("data/eval") / (std::string(kind) + ".txt");
+  const auto path = cli::find_shared(relative);
   if (!path) {
     return Status::error(StatusCode::kNotFound,
                          "%s is missing; it belongs to tokensieve: install it, or name the folder "
                          "above data/ in TOKENSIEVE_SHARE",
                          relative.c_str());
   }
-  Result<std::string> text = read_text(path->string());
+  Result<std::string> text = cli::read_text(path->string());
   if (!text.ok()) return text.status();
   Filler filler{std::string(kind), std::move(text.value()), {}};
   filler.cuts = find_cuts(filler.text, is_prose(kind));
@@ -130,4 +130,4 @@ std::vector<std::string> vocabulary(const Filler& filler) {
   return {words.begin(), words.end()};
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

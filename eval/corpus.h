@@ -9,7 +9,7 @@
 
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // "fiction", "technical", "code" and "tables".
 std::span<const std::string_view> filler_kinds();
@@ -42,4 +42,4 @@ std::string weave(const Filler& filler, size_t prefix, std::span<const Fact> fac
 // The different lower-case words of 4 to 9 letters, in alphabetical order.
 std::vector<std::string> vocabulary(const Filler& filler);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

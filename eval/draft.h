@@ -11,7 +11,7 @@
 #include "eval/corpus.h"
 #include "eval/random.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // What task "text" goes on with: several hundred tokens, more than anyone measures.
 inline constexpr size_t kContinuationBytes = 2000;
@@ -48,4 +48,4 @@ Draft text(Setting& setting);
 Result<size_t> fit(const Draft& draft, const std::string& task, int32_t length,
                    const CountTokens& count);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -5,7 +5,7 @@
 
 #include "tokensieve/attention.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 Result<Plan> plan_of(const ModelFingerprint& model, SelectConfig select, int64_t tokens) {
@@ -113,4 +113,4 @@ Resolved resolve(const Config& config, int64_t tokens) {
   return resolved;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

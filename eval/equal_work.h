@@ -6,7 +6,7 @@
 
 #include "eval/config.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // (query, key) pairs of causal attention.
 inline double causal_pairs(double tokens) { return tokens * (tokens + 1) / 2; }
@@ -23,4 +23,4 @@ struct Resolved {
 };
 Resolved resolve(const Config& config, int64_t tokens);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -2,7 +2,7 @@
 
 #include "eval/draft.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // Whole numbers: a fraction that rounds otherwise on another machine would end another document.
@@ -62,4 +62,4 @@ Result<size_t> fit(const Draft& draft, const std::string& task, int32_t length,
   return low;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -12,7 +12,7 @@
 #include "eval/equal_work.h"
 #include "tokensieve/version.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 std::string utc_now() {
@@ -35,7 +35,7 @@ std::string command_line() {
 }
 
 ModelLine model_line(const LlamaModel& model, const std::string& system) {
-  const ResolvedModel& source = model.source();
+  const cli::ResolvedModel& source = model.source();
   const ModelFingerprint f = model.fingerprint();
   std::error_code ignored;
   ModelLine line{.name = source.name,
@@ -68,12 +68,12 @@ std::vector<std::pair<int32_t, int32_t>> ranges_of(const std::vector<int32_t>& t
 
 HeaderLine header_line(const EvalPlan& plan, const LlamaModel& model, const std::string& system) {
   const int threads = model.source().options.threads;
-  const std::string gpu = describe_gpus();
+  const std::string gpu = cli::describe_gpus();
   HeaderLine header{.tool = "tokensieve " TOKENSIEVE_VERSION_STRING,
                     .date = utc_now(),
                     .command = command_line(),
                     .machine = Machine{.cpu = cpu_name(),
-                                       .threads = threads > 0 ? threads : default_threads(),
+                                       .threads = threads > 0 ? threads : cli::default_threads(),
                                        .gpu = gpu == "none" ? "" : gpu},
                     .model = model_line(model, system),
                     .seed = plan.seed,
@@ -143,4 +143,4 @@ ResolvedLine resolved_line(const Config& config, int32_t tokens) {
   return line;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -10,7 +10,7 @@
 #include "eval/runner.h"
 #include "eval/schema.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 struct EvalPlan {
   std::vector<std::string> tasks;
@@ -35,4 +35,4 @@ KeptTokens kept_line(const PreparedCase& input, const Config& config, const Kept
 Json case_line(const PreparedCase& input);
 ResolvedLine resolved_line(const Config& config, int32_t tokens);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr Method kMethods[] = {
@@ -76,4 +76,4 @@ const Method* find_method(std::string_view name) {
 
 const Method& dense_method() { return *find_method("dense"); }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -12,7 +12,7 @@
 #include "eval/selectors.h"
 #include "tokensieve/select.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // How a prompt is read.
 enum class Prefill {
@@ -69,4 +69,4 @@ std::span<const Method> methods();
 const Method* find_method(std::string_view name);  // null: there is none
 const Method& dense_method();
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // Below e^-25 of the likeliest token a term is lost in the rounding of f32 logits.
@@ -55,4 +55,4 @@ Metrics compare(const Predictions& reference, const Predictions& other) {
   return m;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // Logits of consecutive positions, and the tokens that really follow.
 struct Predictions {
@@ -32,4 +32,4 @@ struct Metrics {
 // Same vocabulary and tokens.
 Metrics compare(const Predictions& reference, const Predictions& other);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 class Random {  // splitmix64
  public:
@@ -53,4 +53,4 @@ inline uint64_t mix_seed(uint64_t seed, std::string_view text) {
   return seed;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -10,7 +10,9 @@
 #include <cstring>
 #include <utility>
 
-namespace tokensieve::cli::eval {
+#include "core/json_fields.h"
+
+namespace tokensieve::eval {
 namespace {
 
 // What two runs must share to be one. Not here: the date, the machine, the command's spelling.
@@ -52,7 +54,10 @@ std::string shortened(const Json& value) {
 Json names(const Json& value) {
   if (!value.is_array() || value.empty() || !value[0].is_object()) return value;
   Json list = Json::array();
-  for (const Json& item : value) list.push_back(item.value("name", "?"));
+  for (const Json& item : value) {
+    const bool named = item.is_object() && item.contains("name");
+    list.push_back(named ? item["name"] : Json("?"));
+  }
   return list;
 }
 
@@ -72,7 +77,7 @@ std::string difference(const std::string& where, const Json& before, const Json&
 }
 
 Status check_header(const std::string& path, const Json& before, const Json& now) {
-  if (!before.is_object() || before.value("type", "") != "run") {
+  if (!before.is_object() || !before.contains("type") || before["type"] != "run") {
     return Status::error(StatusCode::kDataError,
                          "%s is not a results file (it does not begin with a \"run\" line); name "
                          "another file with -o",
@@ -135,12 +140,14 @@ Status ResultsFile::read(const Json& header) {
   for (size_t number = 1; begin < text->size(); ++number) {
     const size_t end = text->find('\n', begin);
     if (end == std::string::npos) break;  // torn
-    const Json line = Json::parse(text->begin() + static_cast<ptrdiff_t>(begin),
-                                  text->begin() + static_cast<ptrdiff_t>(end), nullptr,
-                                  /*allow_exceptions=*/false);
+    const std::string_view text_of_line = std::string_view(*text).substr(begin, end - begin);
+    Result<Json> parsed = parse_json(text_of_line, "the line");
+    Json line = parsed.ok() ? std::move(parsed.value()) : Json();
     if (number == 1) {
       TOKENSIEVE_RETURN_IF_ERROR(check_header(path_, line, header));
       resumed_ = true;
+    } else if (!parsed.ok()) {
+      return damaged(path_, number, parsed.status().message());
     } else if (!line.is_object() || !line.contains("type") || !line["type"].is_string()) {
       return damaged(path_, number, "not a JSON object with a \"type\"");
     } else if (line["type"] == "run") {
@@ -148,7 +155,7 @@ Status ResultsFile::read(const Json& header) {
     } else if (line["type"] == "result" && !is_result(line)) {
       return damaged(path_, number, "a result without task, length, case and config");
     } else {
-      earlier_.push_back(line);
+      earlier_.push_back(std::move(line));
     }
     begin = end + 1;
   }
@@ -186,4 +193,4 @@ std::string result_key(const Json& line) {
                     line["case"].get<int32_t>(), line["config"].get<std::string>());
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -10,7 +10,7 @@
 #include "eval/schema.h"
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 class ResultsFile {
  public:
@@ -46,4 +46,4 @@ std::string result_key(const Json& line);
 std::string result_key(std::string_view task, int32_t length, int32_t index,
                        std::string_view config);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

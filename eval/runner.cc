@@ -5,7 +5,7 @@
 
 #include "common/prefill_watch.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -33,7 +33,7 @@ CaseResult result_of(const PreparedCase& input, const Config& config) {
 
 int32_t Runner::ubatch_of(Feed feed) const {
   if (feed == Feed::kWhole) return max_tokens_;
-  return std::min(feed == Feed::kChunks ? kChunkUbatch : kStockUbatch, max_tokens_);
+  return std::min(feed == Feed::kChunks ? cli::kChunkUbatch : cli::kStockUbatch, max_tokens_);
 }
 
 Result<LlamaContext*> Runner::context(Feed feed) {
@@ -80,7 +80,7 @@ Result<CaseRun> Runner::run(const PreparedCase& input, const Config& config,
 
 Status Runner::read(Job& job, std::span<const llama_token> tokens) {
   const auto count = static_cast<int32_t>(tokens.size());
-  PrefillWatch watch({.num_layers = model_.num_layers(),
+  cli::PrefillWatch watch({.num_layers = model_.num_layers(),
                       .num_ubatches = (count + job.ubatch - 1) / job.ubatch,
                       .time_attention = job.is_stock(),
                       .on_progress = job.options.on_progress});
@@ -146,4 +146,4 @@ Status Runner::predict(Job& job) {
   return {};
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

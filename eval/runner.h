@@ -17,7 +17,13 @@
 #include "eval/metrics.h"
 #include "eval/selectors.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
+
+using cli::LayerStats;
+using cli::LlamaContext;
+using cli::LlamaModel;
+using cli::Plugin;
+using cli::Tokens;
 
 // A case in the model's tokens.
 struct PreparedCase {
@@ -97,4 +103,4 @@ struct Runner::Job {
   bool is_stock() const { return config.method->prefill == Prefill::kStock; }
 };
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

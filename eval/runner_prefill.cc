@@ -1,10 +1,11 @@
 // The ways to read a prompt: one per enumerator of Prefill.
 #include <algorithm>
 
+#include "common/layer_means.h"
 #include "common/signals.h"
 #include "eval/runner.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // A number of its own for every case, so that draws differ between cases and repeat between runs.
@@ -23,28 +24,18 @@ void add_layers(const std::vector<LayerStats>& layers, CaseResult& result) {
                              .keep_ratio = l.keep_ratio,
                              .work = l.work,
                              .attention_ms = l.attention_ms,
-                             .reason = l.sparse_nodes > 0 ? "" : why});
+                             .reason = l.ran_sparse() ? "" : why});
   }
 }
 
-// Means over the layers: kept tokens of those that ran sparse, work of all.
 void summarize(CaseResult& result) {
-  double keep = 0, work = 0;
-  int sparse = 0;
-  result.attention_ms = 0;
-  for (const LayerResult& layer : result.layers) {
-    if (layer.reason.empty()) {
-      keep += layer.keep_ratio;
-      ++sparse;
-    }
-    work += layer.work;
-    *result.attention_ms += layer.attention_ms;
-  }
-  result.keep_ratio = sparse > 0 ? keep / sparse : 1;
-  result.work = result.layers.empty() ? 1 : work / static_cast<double>(result.layers.size());
+  const cli::LayerMeans means = cli::means_of(result.layers);
+  result.keep_ratio = means.keep_ratio;
+  result.work = means.work;
+  result.attention_ms = means.attention_ms;
 }
 
-PluginHook hook_of(Selector* selector, bool always_sparse) {
+cli::PluginHook hook_of(Selector* selector, bool always_sparse) {
   return {.select = selector != nullptr ? Selector::hook : nullptr,
           .user = selector,
           .always_sparse = always_sparse};
@@ -135,7 +126,7 @@ Status Runner::prefill_with_window(Job& job) {
   add_layers(plugin_.stats(), job.out.result);
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size())));
   for (LayerResult& layer : job.out.result.layers) {
-    if (layer.reason.empty()) layer.work = *resolved.work;
+    if (layer.ran_sparse()) layer.work = *resolved.work;
   }
   summarize(job.out.result);
   return {};
@@ -156,7 +147,7 @@ Status Runner::prefill_evicted(Job& job) {
   const Status filtered = read(job, job.prompt());
   std::vector<LayerStats> first_pass = plugin_.stats();
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));
-  if (interrupted() || kept.empty()) {  // too short to choose: the whole prompt was read
+  if (cli::interrupted() || kept.empty()) {  // too short to choose: the whole prompt was read
     TOKENSIEVE_RETURN_IF_ERROR(filtered);
     add_layers(first_pass, job.out.result);
     summarize(job.out.result);
@@ -195,4 +186,4 @@ Status Runner::prefill_again(Job& job, const Tokens& rest, std::vector<LayerStat
   return {};
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

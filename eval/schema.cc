@@ -2,9 +2,9 @@
 
 #include <concepts>
 
-#include "eval/fields.h"
+#include "core/json_fields.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 struct Ignore {
@@ -22,11 +22,13 @@ inline constexpr bool kIsList<std::vector<T>> = Record<T>;
 
 class Reader {
  public:
-  Reader(const Json& object, std::string& error) : fields_(object, error), error_(error) {}
+  Reader(const Json& object, std::string where) : fields_(object, std::move(where)) {}
+
+  const Status& status() const { return fields_.status(); }
 
   template <typename T>
   void required(const char* name, T& member) {
-    if (!fields_.has(name)) return fields_.fail(std::string("\"") + name + "\" is missing");
+    fields_.require({name});
     (*this)(name, member);
   }
 
@@ -38,18 +40,13 @@ class Reader {
   template <typename T>
   void operator()(const char* name, T& member) {
     if (!fields_.has(name)) return;
-    const Json& json = fields_.at(name);
     if constexpr (std::same_as<T, Json>) {
-      member = json;
+      member = fields_.at(name);
     } else if constexpr (Record<T>) {
-      std::string error;
-      Reader reader(json, error);
-      members(member, reader);
-      if (!error.empty()) fields_.fail(std::string("in \"") + name + "\", " + error);
+      read_record(name, fields_.at(name), member);
     } else if constexpr (kIsList<T>) {
       fields_.each(name, [&](const Json& element) {
-        Reader reader(element, error_);
-        members(member.emplace_back(), reader);
+        read_record(name, element, member.emplace_back());
       });
     } else {
       fields_.read(name, member);
@@ -63,8 +60,14 @@ class Reader {
   }
 
  private:
-  Fields fields_;
-  std::string& error_;
+  template <typename T>
+  void read_record(const char* name, const Json& json, T& member) {
+    Reader reader(json, fields_.where() + ": " + name);
+    members(member, reader);
+    fields_.adopt(reader.status());
+  }
+
+  JsonFields fields_;
 };
 
 class Writer {
@@ -127,16 +130,15 @@ Json to_json(const Line& line) {
 }
 
 template <typename Line>
-std::string read_line(const Json& json, Line& line) {
-  std::string error;
-  Reader reader(json, error);
+Status read_line(const Json& json, const std::string& where, Line& line) {
+  Reader reader(json, where);
   members(line, reader);
-  return error;
+  return reader.status();
 }
 
-#define TOKENSIEVE_LINE(Line)                \
-  template Json to_json<Line>(const Line&);  \
-  template std::string read_line<Line>(const Json&, Line&)
+#define TOKENSIEVE_LINE(Line)               \
+  template Json to_json<Line>(const Line&); \
+  template Status read_line<Line>(const Json&, const std::string&, Line&)
 TOKENSIEVE_LINE(HeaderLine);
 TOKENSIEVE_LINE(ModelLine);
 TOKENSIEVE_LINE(CaseResult);
@@ -146,4 +148,4 @@ TOKENSIEVE_LINE(TuneStep);
 TOKENSIEVE_LINE(ResolvedLine);
 #undef TOKENSIEVE_LINE
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

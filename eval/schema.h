@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "eval/metrics.h"
+#include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 using Json = nlohmann::ordered_json;
 
@@ -148,6 +149,8 @@ struct LayerResult {
   double work = 1;  // computed / causal (query, key) pairs
   double attention_ms = 0;
   std::string reason;  // why it ran dense
+
+  bool ran_sparse() const { return reason.empty(); }
 };
 template <typename Visit>
 void members(LayerResult& l, Visit& visit) {
@@ -312,8 +315,8 @@ void members(ResolvedLine& r, Visit& visit) {
 template <typename Line>
 Json to_json(const Line& line);
 
-// Error: the first member that is missing or not what it should be.
+// Error: the first member that is missing or not what it should be. `where`: file and line.
 template <typename Line>
-std::string read_line(const Json& json, Line& line);
+Status read_line(const Json& json, const std::string& where, Line& line);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -2,7 +2,7 @@
 
 #include "eval/case.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // ASCII only: what is expected is ASCII.
@@ -42,4 +42,4 @@ double score(const Question& question, std::string_view answer) {
   return static_cast<double>(found) / static_cast<double>(question.expected.size());
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

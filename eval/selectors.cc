@@ -7,7 +7,7 @@
 
 #include "eval/random.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 std::span<int32_t> set_of(tokensieve_ggml_selection& s, int32_t set) {
@@ -171,4 +171,4 @@ std::unique_ptr<Selector> inspecting_selector(std::unique_ptr<Selector> inner, K
   return std::make_unique<InspectingSelector>(std::move(inner), sets);
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -10,7 +10,7 @@
 
 #include "tokensieve_ggml.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // The sets of one layer.
 struct KeptSets {
@@ -45,4 +45,4 @@ std::unique_ptr<Selector> recording_selector(KeptByLayer& sets, bool dense,
 // First `inner` (may be null), then a copy of what it left.
 std::unique_ptr<Selector> inspecting_selector(std::unique_ptr<Selector> inner, KeptByLayer& sets);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -10,7 +10,7 @@
 
 #include "eval/random.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 constexpr int32_t kResamples = 10000;
@@ -109,4 +109,4 @@ Loss loss_where_dense_solves(std::span<const PairedScore> scores, uint64_t seed)
   return loss;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

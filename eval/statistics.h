@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 // A mean with its 95 % interval.
 struct Estimate {
@@ -53,4 +53,4 @@ struct Loss {
 };
 Loss loss_where_dense_solves(std::span<const PairedScore> scores, uint64_t seed = 1);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

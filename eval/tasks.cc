@@ -3,7 +3,7 @@
 
 #include "eval/draft.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // From here on a different case than before would be a different benchmark: raise it then.
@@ -88,4 +88,4 @@ Result<Case> make_case(const std::string& name, int32_t length, int32_t index, u
   return item;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

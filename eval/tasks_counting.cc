@@ -6,7 +6,7 @@
 
 #include "eval/draft.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using Strings = std::vector<std::string>;
@@ -127,4 +127,4 @@ Draft frequent_words(Setting& setting) {
   return draft;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -8,7 +8,7 @@
 
 #include "eval/draft.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using fmt::format;
@@ -274,4 +274,4 @@ Draft text(Setting& setting) {
   return draft;
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 class Search {
@@ -104,8 +104,9 @@ Result<TuneOutcome> search(const TuneProblem& problem) { return Search(problem).
 
 int32_t most_measurements(const TuneProblem& problem) {
   const auto layers = static_cast<uint32_t>(std::max(1, problem.num_layers - 1));
-  const size_t bisections = 2 * problem.rungs - 1;  // sets of every rung, thinner ones of all but one
+  // Sets of every rung, thinner ones of all but one.
+  const size_t bisections = 2 * problem.rungs - 1;
   return static_cast<int32_t>(layers + bisections * std::bit_width(layers));
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -8,7 +8,7 @@
 
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 struct Candidate {
   size_t rung = 0;                   // of the ladder of selections
@@ -43,4 +43,4 @@ Result<TuneOutcome> search(const TuneProblem& problem);
 // Most measurements that search() makes: for a progress bar.
 int32_t most_measurements(const TuneProblem& problem);
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

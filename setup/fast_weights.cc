@@ -5,6 +5,7 @@
 // llama-export-lora cannot be built with loadable backends, and it goes through f16.
 #include <ggml.h>
 #include <gguf.h>
+#include <strings.h>
 
 #include <cmath>
 #include <cstdint>
@@ -38,12 +39,13 @@ ggml_type parse_type(const std::string& name) {
     const auto type = static_cast<ggml_type>(i);
     const char* known = ggml_type_name(type);
     // Blocks of more than 32 would not fit the rows of small models.
-    if (known != nullptr && name == known && ggml_blck_size(type) > 0 &&
+    if (known != nullptr && strcasecmp(name.c_str(), known) == 0 && ggml_blck_size(type) > 0 &&
         ggml_blck_size(type) <= 32 && !ggml_quantize_requires_imatrix(type)) {
       return type;
     }
   }
-  throw UsageError("TYPE is \"" + name + "\"; allowed: f16, bf16, q8_0, q4_0 and the like");
+  throw UsageError("TYPE is \"" + name +
+                   "\"; allowed, in any case: f16, bf16, q8_0, q4_0 and the like");
 }
 
 Arguments parse(int argc, char** argv) {
@@ -222,6 +224,7 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   try {
     run(parse(argc, argv));
+    if (std::fflush(stdout) != 0) throw std::runtime_error("cannot write standard output");
     return 0;
   } catch (const UsageError& error) {
     std::fprintf(stderr, "fast_weights: %s\n%s", error.what(), kUsage);

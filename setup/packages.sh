@@ -14,15 +14,19 @@ readonly kPackages=(
 # Names of a browser that tests/report can drive.
 readonly kBrowsers=(chromium chromium-browser google-chrome google-chrome-stable)
 
+# What setup/test.sh's part aarch64 needs.
+readonly kAarch64=(g++-aarch64-linux-gnu qemu-user)
+
 usage() {
   cat <<'TEXT'
-usage: setup/packages.sh [--list | --browser]
+usage: setup/packages.sh [--list | --browser | --aarch64]
 
 Installs the missing apt packages for building and testing tokensieve (Debian 12, Ubuntu 24.04).
 Needs root or sudo only when something is missing; uses no network when nothing is.
   --list      only print the missing packages, one a line
   --browser   only install Chromium, in which the report's page is tested; where that is not
               possible, say so and go on (the test is skipped then, except in CI)
+  --aarch64   only install a compiler for AArch64 and an emulator to run its programs, likewise
 TEXT
 }
 
@@ -79,6 +83,11 @@ as_root() {
   fi
 }
 
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -q --no-install-recommends "$@" >&2
+}
+
 install() {
   local packages
   mapfile -t packages < <(missing)
@@ -90,9 +99,7 @@ Run as root: apt-get update && apt-get install -y --no-install-recommends ${pack
   say "installing ${packages[*]}"
   as_root apt-get update -q >&2 || die "apt-get update failed (network? see above)"
   mapfile -t packages < <(missing)
-  as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -q --no-install-recommends "${packages[@]}" >&2 ||
-    die "apt-get could not install ${packages[*]} (see above)"
+  apt_install "${packages[@]}" || die "apt-get could not install ${packages[*]} (see above)"
 }
 
 install_browser() {
@@ -103,11 +110,22 @@ install_browser() {
   say "installing chromium"
   # Ubuntu's package of that name is only a pointer to a snap, which containers cannot run.
   if as_root apt-get update -q >&2 && ! apt-cache show chromium 2> /dev/null | grep -qi snap &&
-    as_root env DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y -q --no-install-recommends chromium >&2; then
+    apt_install chromium; then
     return
   fi
   say "no Chromium could be installed: the report's page will not be tested in a browser"
+}
+
+has_aarch64() {
+  command -v aarch64-linux-gnu-g++ > /dev/null &&
+    { command -v qemu-aarch64 || command -v qemu-aarch64-static; } > /dev/null
+}
+
+install_aarch64() {
+  if [[ "$(uname -m)" == aarch64 ]] || has_aarch64; then return; fi
+  say "installing ${kAarch64[*]}"
+  if as_root apt-get update -q >&2 && apt_install "${kAarch64[@]}"; then return; fi
+  say "no compiler and emulator for AArch64 could be installed: NEON will not be tested"
 }
 
 check_cmake() {
@@ -123,6 +141,7 @@ main() {
     '') ;;
     --list) missing; exit 0 ;;
     --browser) install_browser; exit 0 ;;
+    --aarch64) install_aarch64; exit 0 ;;
     -h | --help) usage; exit 0 ;;
     *) say "unknown argument '$1'"; usage >&2; exit 2 ;;
   esac

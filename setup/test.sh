@@ -11,9 +11,9 @@ usage() {
   cat <<'TEXT'
 usage: setup/test.sh [PART...]
 
-Runs the parts release, asan (address and undefined behaviour), tsan, python and fuzz; all by
-default. 'release' needs a configured build/ (make build); the others configure their own build
-folder.
+Runs the parts release, asan (address and undefined behaviour), tsan, aarch64 (NEON in an emulator),
+python and fuzz; all by default. 'release' needs a configured build/ (make build); the others
+configure their own build folder.
   JOBS=N           how many compilers run at once (default: all CPUs)
   FUZZ_SECONDS=N   how long each fuzz target runs (default: 20)
 TEXT
@@ -30,6 +30,26 @@ sanitizer() {
   cmake --preset "$preset" -DTOKENSIEVE_TEST_FILTER="$tests" &&
     cmake --build "build-$preset" -j "$kJobs" &&
     ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure -R "$tests"
+}
+
+# Every stage against the oracle on NEON. Chosen so that build and emulation take 4 CPU minutes
+# together: all of attend and of dense calls, and of each kind of sparse call (zero fill, local fill,
+# chunk) one for each type, width, layout and rounding.
+part_aarch64() {
+  local programs=(cpu_{attend,score,select,compact,scatter,backend,isa}_test)
+  local sparse='[a-z]+_(kv|f16|d80_bf16|suffix|paged|softcap_scale|reference_rounding|odd_length)'
+  local tests="^(ForcedIsa|Isas|CpuAttend|CpuBackendCancel)\\.|Cpu.*Oracle.*/(dense.*|$sparse)\$"
+  if [[ "$(uname -m)" == aarch64 ]]; then
+    echo "aarch64: nothing to do, part release runs these tests on this machine itself"
+  elif ! command -v aarch64-linux-gnu-g++ > /dev/null ||
+    ! { command -v qemu-aarch64 || command -v qemu-aarch64-static; } > /dev/null; then
+    echo "aarch64: skipped, its compiler or qemu-user is missing (setup/packages.sh --aarch64)"
+    [[ -z "${CI:-}" ]]
+  else
+    cmake --preset aarch64 &&
+      cmake --build build-aarch64 -j "$kJobs" --target "${programs[@]}" &&
+      ctest --test-dir build-aarch64 -j "$kJobs" --no-tests=error --output-on-failure -R "$tests"
+  fi
 }
 
 # The package in its own environment (setup/python.sh), with a shared library built for it.
@@ -70,15 +90,15 @@ fuzz_target() {
 
 closing_lines() {
   local ctest='[0-9]+% tests passed|Total Test time|The following tests|\s+[0-9]+ - |No tests'
-  grep -E "^($ctest|fuzz: |no fuzz target)" "$1" || tail -n 5 "$1"
+  grep -E "^($ctest|fuzz: |no fuzz target|aarch64: )" "$1" || tail -n 5 "$1"
 }
 
 main() {
   local part parts=("$@") failed=()
-  [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan python fuzz)
+  [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan aarch64 python fuzz)
   for part in "${parts[@]}"; do
     case "$part" in
-      release | asan | tsan | python | fuzz) ;;
+      release | asan | tsan | aarch64 | python | fuzz) ;;
       -h | --help) usage; exit 0 ;;
       *) echo "test: unknown part '$part'" >&2; usage >&2; exit 2 ;;
     esac

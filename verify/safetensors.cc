@@ -8,13 +8,13 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <set>
+
+#include "core/json_fields.h"
 
 namespace tokensieve::verify {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::json;  // sorted: headers with very many keys
 
 // Headers of real files are under 1 MB even for models of a thousand tensors.
 constexpr uint64_t kMaxHeaderBytes = 16 << 20;
@@ -31,9 +31,9 @@ constexpr DTypeSize kDTypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},  {"F8_E4
                                  {"F64", 8},     {"I64", 8}, {"U64", 8}};
 
 // Hostile names must not flood the terminal or smuggle control codes into it.
-std::string printable(const std::string& text) {
+std::string printable(const std::string& text, size_t most = 48) {
   std::string result;
-  for (char c : text.substr(0, 48)) result += c >= 0x20 && c < 0x7f ? c : '?';
+  for (char c : text.substr(0, most)) result += c >= 0x20 && c < 0x7f ? c : '?';
   return result;
 }
 
@@ -51,24 +51,14 @@ class Parser {
     }
   }
 
-  Json parse_json(const char* begin, const char* end) {
-    // JSON allows a key twice and keeps one of them: which one would be this reader's choice.
-    std::vector<std::set<std::string>> seen;
-    const auto callback = [&](int depth, Json::parse_event_t event, Json& value) {
-      const size_t level = static_cast<size_t>(std::max(depth, 0));
-      if (event == Json::parse_event_t::object_start && level < kMaxDepth) {
-        seen.resize(level + 1);
-        seen.emplace_back();
-      }
-      if (event == Json::parse_event_t::key && level < seen.size() &&
-          !seen[level].insert(value.get<std::string>()).second) {
-        fail("the header has the key \"" + printable(value.get<std::string>()) + "\" twice");
-      }
-      return true;
-    };
-    Json root = Json::parse(begin, end, callback, /*allow_exceptions=*/false);
-    if (root.is_discarded() || !root.is_object()) fail("the header is not a JSON object");
-    return root;
+  Json parse_header(std::string_view text) {
+    Result<Json> root = parse_json<Json>(text, "the header", JsonKeys::kUnique);
+    if (!root.ok()) {
+      fail(printable(root.status().message(), 200));
+    } else if (!root->is_object()) {
+      fail("the header is not a JSON object");
+    }
+    return root.ok() ? std::move(root.value()) : Json();
   }
 
   void read_metadata(const Json& value, std::map<std::string, std::string>& metadata) {
@@ -97,7 +87,6 @@ class Parser {
   }
 
  private:
-  static constexpr size_t kMaxDepth = 8;
   static constexpr std::pair<uint64_t, uint64_t> kNoRange = {0, 0};
 
   int64_t read_dtype(const std::string& where, const Json& value, SafeTensor& tensor) {
@@ -197,7 +186,7 @@ Result<SafeTensors> SafeTensors::parse(std::vector<std::byte> file,
   const uint64_t data_bytes = size - 8 - header_bytes;
   const char* header = reinterpret_cast<const char*>(result.file_.data()) + 8;
   Parser parser(result.source_name_, data_bytes);
-  const Json root = parser.parse_json(header, header + header_bytes);
+  const Json root = parser.parse_header({header, header_bytes});
   if (!parser.status.ok()) return parser.status;
 
   const std::span<const std::byte> data(result.file_.data() + 8 + header_bytes, data_bytes);

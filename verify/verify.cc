@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "common/output.h"
 #include "verify/checks.h"
 
 namespace tokensieve::verify {
@@ -49,8 +50,8 @@ bool choose_targets(const std::vector<std::string>& words, std::vector<Target>& 
       allowed += (allowed.empty() ? "" : ", ") + target.name;
     }
     if (chosen.size() == before) {
-      fmt::print(stderr, "tokensieve verify: backend \"{}\" is not here; allowed: cpu, {}\n", word,
-                 allowed);
+      cli::print_err("tokensieve verify: backend \"{}\" is not here; allowed: cpu, {}\n", word,
+                     allowed);
       return false;
     }
   }
@@ -72,16 +73,16 @@ class Report {
                                      {"detail", check.detail}, {"ok", check.ok()}};
       print(line);
     } else {
-      fmt::print("{:<18} {:<12} {:<9} {:<23} {:>9.2e} of {:>7.1e}  {:<4}  {}\n", case_name, target,
-                 check.stage, check.measure, check.error, check.tolerance,
-                 check.ok() ? "ok" : "MISS", check.detail);
+      cli::print_out("{:<18} {:<12} {:<9} {:<23} {:>9.2e} of {:>7.1e}  {:<4}  {}\n", case_name,
+                     target, check.stage, check.measure, check.error, check.tolerance,
+                     check.ok() ? "ok" : "MISS", check.detail);
     }
     std::fflush(stdout);
   }
 
   void add_malformed(const std::string& path, const Status& status) {
     ++misses_;
-    fmt::print(stderr, "tokensieve verify: {}\n", status.message());
+    cli::print_err("tokensieve verify: {}\n", status.message());
     if (json_) {
       print({{"case", std::filesystem::path(path).stem().string()},
              {"problem", status.message()},
@@ -91,8 +92,8 @@ class Report {
 
   int finish(size_t cases) const {
     if (!json_) {
-      fmt::print("{} cases, {} checks, {}\n", cases, checks_,
-                 misses_ == 0 ? "all within tolerance" : fmt::format("{} MISSED", misses_));
+      cli::print_out("{} cases, {} checks, {}\n", cases, checks_,
+                     misses_ == 0 ? "all within tolerance" : fmt::format("{} MISSED", misses_));
     }
     return misses_ == 0 ? kOk : kMissed;
   }
@@ -100,7 +101,7 @@ class Report {
  private:
   // Names come from files: bytes that are not UTF-8 are replaced, not thrown at.
   static void print(const nlohmann::ordered_json& line) {
-    fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    cli::print_out("{}\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 
   bool json_;
@@ -135,16 +136,16 @@ int run_verify(const VerifyOptions& options) {
     dir = variable;
   }
   if (dir.empty()) {
-    fmt::print(stderr,
-               "tokensieve verify: name the folder of golden *.safetensors files, or set "
-               "TOKENSIEVE_GOLDEN_DIR\n");
+    cli::print_err(
+        "tokensieve verify: name the folder of golden *.safetensors files, or set "
+        "TOKENSIEVE_GOLDEN_DIR\n");
     return kUsage;
   }
   std::vector<Target> targets;
   if (!choose_targets(options.backends, targets)) return kUsage;
   const Result<std::vector<std::string>> paths = list_golden(dir);
   if (!paths.ok()) {
-    fmt::print(stderr, "tokensieve verify: {}\n", paths.status().message());
+    cli::print_err("tokensieve verify: {}\n", paths.status().message());
     return kUsage;
   }
   const std::unique_ptr<Executor> executor = make_thread_pool(0);

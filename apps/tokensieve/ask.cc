@@ -9,6 +9,7 @@
 #include "ask_report.h"
 #include "common/command.h"
 #include "common/files.h"
+#include "common/layer_means.h"
 #include "common/prefill_watch.h"
 #include "common/profiles.h"
 #include "common/prompt.h"
@@ -95,7 +96,7 @@ RunPlan plan_run(const Task& task, Attention attention) {
 }
 
 void print_piece(const std::string& piece) {
-  std::fwrite(piece.data(), 1, piece.size(), stdout);
+  write_out(piece);
   std::fflush(stdout);
 }
 
@@ -132,7 +133,10 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
   run.attention_ms = watch.attention_ms();
   if (attention != Attention::kStock) {
     run.layers = task.plugin->stats();
-    summarize_layers(run);
+    const LayerMeans means = means_of(run.layers);
+    run.keep_ratio = means.keep_ratio;
+    run.work = means.work;
+    run.attention_ms = means.attention_ms;
   }
   Result<std::string> answer =
       context.generate(task.options.max_tokens, task.options.temperature,
@@ -157,7 +161,7 @@ Status run_all(const Task& task, AskReport& report) {
   const bool stream = !options.compare && !options.json;
   for (const Attention attention : wanted_runs(options)) {
     Result<AskRun> run = run_attention(task, attention, stream);
-    if (stream && run.ok()) fmt::print("\n");
+    if (stream && run.ok()) print_out("\n");
     if (!run.ok()) return run.status();
     report.runs.push_back(std::move(run.value()));
   }
@@ -166,13 +170,13 @@ Status run_all(const Task& task, AskReport& report) {
 
 void print_report(const AskOptions& options, const AskReport& report) {
   if (options.json) {
-    fmt::print("{}", report_json(report));
+    write_out(report_json(report));
   } else if (options.compare) {
-    fmt::print("{}", report_table(report, wants_color(STDOUT_FILENO)));
+    write_out(report_table(report, wants_color(STDOUT_FILENO)));
   } else {
     const AskRun& run = report.runs.front();
-    fmt::print(stderr, "{}\n", report_line(report, run));
-    if (const std::string why = why_dense(run); !why.empty()) fmt::print(stderr, "{}\n", why);
+    print_err("{}\n", report_line(report, run));
+    if (const std::string why = why_dense(run); !why.empty()) print_err("{}\n", why);
   }
 }
 
@@ -193,15 +197,15 @@ Status ask(const AskOptions& options) {
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;
     profile = std::move(chosen.value().profile);
-    fmt::print(stderr, "profile: {} (layers {})\n", report.profile,
-               format_layers(profile.sparse_layers));
+    print_err("profile: {} (layers {})\n", report.profile,
+              format_layers(profile.sparse_layers));
   }
   Result<Prompt> prompt = build_prompt(model, *documents, options.question,
                                        options.system.value_or(source.system_prompt));
   if (!prompt.ok()) return prompt.status();
   if (!prompt->uses_template) {
-    fmt::print(stderr, "{} has no chat template that llama.cpp knows: plain text is used\n",
-               source.name);
+    print_err("{} has no chat template that llama.cpp knows: plain text is used\n",
+              source.name);
   }
   const Result<int32_t> context = choose_context(options, model, prompt->tokens.size());
   if (!context.ok()) return context.status();

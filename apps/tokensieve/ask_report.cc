@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "common/layer_means.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -18,10 +18,7 @@ double tokens_per_second(const AskReport& report, const AskRun& run) {
   return run.prefill_ms > 0 ? report.prompt_tokens / run.prefill_ms * 1000 : 0;
 }
 
-int sparse_layer_count(const AskRun& run) {
-  return static_cast<int>(std::count_if(run.layers.begin(), run.layers.end(),
-                                        [](const LayerStats& l) { return l.sparse_nodes > 0; }));
-}
+int sparse_layer_count(const AskRun& run) { return means_of(run.layers).sparse_layers; }
 
 std::string join_lines(const std::vector<std::string>& lines) {
   std::string text;
@@ -34,7 +31,7 @@ std::string times(double value) { return fmt::format("x{:.2f}", value); }
 std::string layer_chart(const AskRun& run) {
   std::string text = fmt::format("Kept tokens per layer ({}):\n", attention_name(run.attention));
   for (const LayerStats& layer : run.layers) {
-    const bool sparse = layer.sparse_nodes > 0;
+    const bool sparse = layer.ran_sparse();
     text +=
         fmt::format("  {:>3} ▕{}▏ {:>3.0f} %{}\n", layer.layer, bar(layer.keep_ratio, kChartCells),
                     layer.keep_ratio * 100, sparse ? "" : "  dense");
@@ -43,19 +40,6 @@ std::string layer_chart(const AskRun& run) {
 }
 
 }  // namespace
-
-void summarize_layers(AskRun& run) {
-  double keep = 0, pairs = 0, attention = 0;
-  for (const LayerStats& layer : run.layers) {
-    if (layer.sparse_nodes > 0) keep += layer.keep_ratio;
-    pairs += layer.work;
-    attention += layer.attention_ms;
-  }
-  const int sparse = sparse_layer_count(run);
-  run.keep_ratio = sparse > 0 ? keep / sparse : 1;
-  run.work = run.layers.empty() ? 1 : pairs / static_cast<double>(run.layers.size());
-  run.attention_ms = attention;
-}
 
 std::string report_json(const AskReport& report) {
   using Json = nlohmann::ordered_json;
@@ -74,7 +58,7 @@ std::string report_json(const AskReport& report) {
                  {"memory_bytes", run.memory_bytes}};
     for (const LayerStats& l : run.layers) {
       item["layers"].push_back({{"layer", l.layer},
-                                {"sparse", l.sparse_nodes > 0},
+                                {"sparse", l.ran_sparse()},
                                 {"keep_ratio", l.keep_ratio},
                                 {"attention_ms", l.attention_ms}});
     }

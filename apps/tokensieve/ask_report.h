@@ -16,7 +16,7 @@ struct AskRun {
   double prefill_ms = 0;
   double attention_ms = 0;
   double keep_ratio = 1;     // mean over the layers that ran sparse; 1 when none did
-  double work = 1;     // computed / causal (query, key) pairs, mean over layers
+  double work = 1;           // computed / causal (query, key) pairs, mean over layers
   int64_t memory_bytes = 0;  // most anonymous memory above the level before the context
   std::string answer;
   std::vector<LayerStats> layers;  // empty for stock
@@ -29,9 +29,6 @@ struct AskReport {
   int32_t threads = 0;
   std::vector<AskRun> runs;
 };
-
-// Fills keep_ratio, work and attention_ms from what the plug-in counted.
-void summarize_layers(AskRun& run);
 
 std::string report_json(const AskReport& report);
 // Side by side, then the kept share of every layer as a chart.

@@ -31,19 +31,19 @@ void print_json(const char* backend, const bench::Row& row) {
     line["ratio"] = row.ratio;
     line["rel_l2"] = row.error;
   }
-  fmt::print("{}\n", line.dump());
+  print_out("{}\n", line.dump());
   std::fflush(stdout);
 }
 
 void print_header() {
-  fmt::print("{:<38}{:>5}{:>8}{:>7}{:>11}{:>9}  {}\n", "bench", "dim", "rows", "keep", "ms",
-             "GFLOP/s", "against");
+  print_out("{:<38}{:>5}{:>8}{:>7}{:>11}{:>9}  {}\n", "bench", "dim", "rows", "keep", "ms",
+            "GFLOP/s", "against");
 }
 
 // One line a row, aligned: readable while the run goes on.
 void print_text(const bench::Row& row) {
   if (row.rows == 0) {
-    fmt::print("{} {:.0f} GFLOP/s (all threads)\n\n", row.bench, row.gflops);
+    print_out("{} {:.0f} GFLOP/s (all threads)\n\n", row.bench, row.gflops);
     print_header();
     return;
   }
@@ -55,8 +55,8 @@ void print_text(const bench::Row& row) {
     against = fmt::format("x{:.2f} over {} ({:.2f} ms)", row.ratio, row.yardstick,
                           row.yardstick_ms);
   }
-  fmt::print("{:<38}{:>5}{:>8}{:>7.2f}{:>11.{}f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
-             row.keep_ratio, row.ms, row.ms < 1 ? 4 : 2, speed, against);
+  print_out("{:<38}{:>5}{:>8}{:>7.2f}{:>11.{}f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
+            row.keep_ratio, row.ms, row.ms < 1 ? 4 : 2, speed, against);
   std::fflush(stdout);
 }
 
@@ -108,14 +108,14 @@ int run_bench(const BenchOptions& options) {
   bench::Settings settings = options.settings;
   const Result<Isa> isa = isa_from_name(options.isa.c_str());
   if (!isa.ok()) {
-    fmt::print(stderr, "tokensieve: {}\n", isa.status().message());
+    print_err("tokensieve: {}\n", isa.status().message());
     return kExitUsage;
   }
   settings.isa = *isa;
   const bool cuda = options.backend == "cuda";
   if (cuda) use_cuda_defaults(*options.command, settings);
   if (const Status status = bench::check_settings(settings); !status.ok()) {
-    fmt::print(stderr, "tokensieve: {}\n", status.message());
+    print_err("tokensieve: {}\n", status.message());
     return kExitUsage;
   }
   settings.llama_bin = llama_bin_folder().string();

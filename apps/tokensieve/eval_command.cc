@@ -18,8 +18,27 @@
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
-namespace eval {
 namespace {
+
+using eval::CaseId;
+using eval::CaseRun;
+using eval::closing_json;
+using eval::closing_tables;
+using eval::Config;
+using eval::default_configs;
+using eval::dense_method;
+using eval::DriftLine;
+using eval::EvalPlan;
+using eval::HeaderLine;
+using eval::Json;
+using eval::LayerResult;
+using eval::parse_configs;
+using eval::prepare_case;
+using eval::PreparedCase;
+using eval::result_key;
+using eval::ResultsFile;
+using eval::Runner;
+using eval::task_names;
 
 constexpr int32_t kDriftTokens = 1024;
 
@@ -228,8 +247,8 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   const Result<ChosenProfile> profile =
       choose_profile(options.profile, model.source().name, model.fingerprint());
   if (!profile.ok()) return profile.status();
-  fmt::print(stderr, "profile: {} (layers {})\n", profile->source,
-             format_layers(profile->profile.sparse_layers));
+  print_err("profile: {} (layers {})\n", profile->source,
+            format_layers(profile->profile.sparse_layers));
   Result<std::vector<Config>> configs = parse_configs(
       options.configs.empty() ? default_configs() : options.configs, profile->profile);
   if (!configs.ok()) return configs.status();
@@ -267,7 +286,7 @@ Status write_cases(const EvalOptions& options, const EvalPlan& plan, const Llama
   }
   progress.finish();
   TOKENSIEVE_RETURN_IF_ERROR(write_atomically(options.write_cases, lines));
-  fmt::print(stderr, "wrote {}\n", options.write_cases);
+  print_err("wrote {}\n", options.write_cases);
   return {};
 }
 
@@ -277,14 +296,17 @@ Status measure(Evaluation& evaluation) {
   const double ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   if (evaluation.ran() > 0) {
-    fmt::print(stderr, "{:.1f} % of the time was the model's own\n",
-               100 * evaluation.model_ms() / ms);
+    print_err("{:.1f} % of the time was the model's own\n",
+              100 * evaluation.model_ms() / ms);
   }
   return evaluation.add_drift();
 }
 
 Status evaluate(const EvalOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(chosen_tasks(options).status());  // before a model is loaded
+  if (!options.write_cases.empty()) {
+    TOKENSIEVE_RETURN_IF_ERROR(check_writable(options.write_cases));
+  }
   Result<Session> session = start_session(options.model, options.verbose);
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
@@ -298,7 +320,7 @@ Status evaluate(const EvalOptions& options) {
       options.output.empty() ? default_output("eval", header) : options.output;
   Result<ResultsFile> file = ResultsFile::open(path, to_json(header));
   if (!file.ok()) return file.status();
-  fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "results:", path);
+  print_err("{} {}\n", file->resumed() ? "going on with" : "results:", path);
 
   Evaluation evaluation(options, *plan, model, *session.value().plugin, file.value(), system);
   const Status status = measure(evaluation);
@@ -307,16 +329,15 @@ Status evaluate(const EvalOptions& options) {
   const Result<std::string> summary = options.json ? closing_json(path, plan->lengths)
                                                    : closing_tables(path, plan->lengths);
   if (!summary.ok()) return summary.status();
-  fmt::print("{}", *summary);
-  if (!status.ok()) fmt::print(stderr, "stopped; the same command goes on with {}\n", path);
+  write_out(*summary);
+  if (!status.ok()) print_err("stopped; the same command goes on with {}\n", path);
   return status;
 }
 
 }  // namespace
-}  // namespace eval
 
 int run_eval(const EvalOptions& options) {
-  const Status status = eval::evaluate(options);
+  const Status status = evaluate(options);
   return status.ok() ? kExitOk : fail(status);
 }
 

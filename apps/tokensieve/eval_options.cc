@@ -5,6 +5,7 @@
 #include "eval/config.h"
 #include "eval_command.h"
 #include "common/options.h"
+#include "common/output.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 // `--config list` prints the presets as --help would: no model is needed.
 void list_presets(const std::string& spec) {
   if (spec != "list") return;
-  fmt::print("{}", eval::describe_configs());
+  write_out(eval::describe_configs());
   throw CLI::Success();
 }
 

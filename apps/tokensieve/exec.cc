@@ -44,6 +44,30 @@ void set_environment(const char* name, const std::string& value) {
   ::setenv(name, value.c_str(), /*overwrite=*/1);
 }
 
+void put_first(const char* name, const std::string& item) {
+  const auto others = environment(name);
+  set_environment(name, item + (others ? ":" + *others : ""));
+}
+
+// ld.so splits LD_PRELOAD at blanks and colons, LD_LIBRARY_PATH at colons and semicolons; neither
+// can quote.
+Status preload(const fs::path& shim) {
+  const std::string path = shim.string();
+  if (path.find_first_of(" :") == std::string::npos) {
+    put_first("LD_PRELOAD", path);
+    return {};
+  }
+  if (path.find_first_of(":;") != std::string::npos) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "exec cannot preload %s: the dynamic linker ends a folder's name at \":\" "
+                         "and \";\"; move or link the folder to a name without them",
+                         path.c_str());
+  }
+  put_first("LD_LIBRARY_PATH", shim.parent_path().string());
+  put_first("LD_PRELOAD", shim.filename().string());
+  return {};
+}
+
 // The plug-in through GGML_BACKEND_PATH for programs that read it, and through the preload shim
 // for those with their CPU backend compiled in, which do not.
 Status set_plugin_environment(const ExecOptions& options) {
@@ -56,8 +80,7 @@ Status set_plugin_environment(const ExecOptions& options) {
                          plugin_candidates().front().parent_path().c_str());
   }
   set_environment("GGML_BACKEND_PATH", plugin->string());
-  const auto preloaded = environment("LD_PRELOAD");
-  set_environment("LD_PRELOAD", shim->string() + (preloaded ? ":" + *preloaded : ""));
+  TOKENSIEVE_RETURN_IF_ERROR(preload(*shim));
   if (!options.mode.empty()) set_environment("TOKENSIEVE_MODE", options.mode);
   if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
   if (options.profile.empty()) return {};
@@ -96,10 +119,10 @@ int run_exec(const ExecOptions& options) {
   std::string searched;
   const fs::path program = find_program(options.command.front(), searched);
   if (program.empty()) {
-    fmt::print(stderr,
-               "tokensieve: there is no program \"{}\" in {}; give its path, or set "
-               "TOKENSIEVE_LLAMA_BIN to the bin folder of a llama.cpp build\n",
-               options.command.front(), searched);
+    print_err(
+        "tokensieve: there is no program \"{}\" in {}; give its path, or set TOKENSIEVE_LLAMA_BIN "
+        "to the bin folder of a llama.cpp build\n",
+        options.command.front(), searched);
     return kExitFailure;
   }
   if (const Status status = set_plugin_environment(options); !status.ok()) return fail(status);
@@ -109,7 +132,7 @@ int run_exec(const ExecOptions& options) {
   }
   arguments.push_back(nullptr);
   ::execv(program.c_str(), arguments.data());
-  fmt::print(stderr, "tokensieve: cannot start {}: {}\n", program.string(), std::strerror(errno));
+  print_err("tokensieve: cannot start {}: {}\n", program.string(), std::strerror(errno));
   return kExitFailure;
 }
 

@@ -12,7 +12,7 @@
 #include "common/profiles.h"
 #include "common/system.h"
 #include "common/terminal.h"
-#include "tokensieve/backend.h"
+#include "tokensieve/names.h"
 #include "tokensieve/version.h"
 
 #ifdef TOKENSIEVE_HAVE_LLAMA
@@ -61,7 +61,8 @@ Json llama_facts() {
 Json collect() {
   Json backends = Json::array();
   Json unusable = Json::array();  // in this build, but not on this machine
-  for (const Backend backend : {Backend::kRef, Backend::kCpu, Backend::kCuda}) {
+  for (size_t i = 1; i < kWords<Backend>.size(); ++i) {  // 0 is auto
+    const auto backend = static_cast<Backend>(i);
     if (!backend_compiled(backend)) continue;
     (backend_available(backend) ? backends : unusable).push_back(backend_name(backend));
   }
@@ -107,7 +108,8 @@ void add_info_options(CLI::App& command, InfoOptions& options) {
 int run_info(const InfoOptions& options) {
   const Json facts = collect();
   if (options.json) {
-    fmt::print("{}\n", facts.dump(2));
+    // File names may be anything.
+    print_out("{}\n", facts.dump(2, ' ', false, Json::error_handler_t::replace));
     return kExitOk;
   }
   Table table;
@@ -128,7 +130,7 @@ int run_info(const InfoOptions& options) {
   table.add_row({"profiles", list(facts["profiles"], "\n")});
   table.add_row({"cache", facts["cache"]});
   table.add_row({"models", list(facts["models"])});
-  fmt::print("{}", table.render());
+  write_out(table.render());
   return kExitOk;
 }
 

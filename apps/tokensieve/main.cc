@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <sstream>
 
 #include "ask.h"
 #include "bench_command.h"
@@ -34,6 +35,7 @@ void add_command(CLI::App& app, const char* name, const char* summary,
 }
 
 int run(int argc, char** argv) {
+  hold_standard_streams();
   CLI::App app("Token Sparse Attention: long prompts read faster, with the same answers.",
                "tokensieve");
   app.set_version_flag("--version", "tokensieve " TOKENSIEVE_VERSION_STRING);
@@ -51,8 +53,8 @@ int run(int argc, char** argv) {
                            add_eval_options, run_eval, exit_code);
   add_command<TuneOptions>(app, "tune", "find the layer profile that saves most within a budget",
                            add_tune_options, run_tune, exit_code);
-  add_command<ReportOptions>(app, "report", "show run files of eval as one page", add_report_options,
-                             run_report, exit_code);
+  add_command<ReportOptions>(app, "report", "show run files of eval as one page",
+                             add_report_options, run_report, exit_code);
   add_command<BenchOptions>(app, "bench", "measure the stages and whole layers on this machine",
                             add_bench_options, run_bench, exit_code);
   add_command<verify::VerifyOptions>(app, "verify",
@@ -66,9 +68,14 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    std::ostringstream out, err;
+    exit_code = app.exit(error, out, err) == 0 ? kExitOk : kExitUsage;
+    write_out(out.str());
+    write_err(err.str());
   }
-  return exit_code;
+  // The one end of every command: what was not written is no success.
+  const Status written = flush_output();
+  return written.ok() || exit_code != kExitOk ? exit_code : fail(written);
 }
 
 }  // namespace

@@ -60,20 +60,24 @@ Result<Profile> make_profile(const ProfileOptions& options) {
 }  // namespace
 
 int run_profile(const ProfileOptions& options) {
+  if (!options.output.empty()) {  // before minutes of measurement
+    if (const Status status = check_writable(options.output); !status.ok()) return fail(status);
+  }
   const Result<Profile> profile = make_profile(options);
   if (!profile.ok()) return fail(profile.status());
   const std::string json = profile_to_json(*profile);
   // The chart goes where people look and the JSON does not.
-  std::FILE* chart_stream = options.output.empty() ? stderr : stdout;
-  fmt::print(chart_stream, "{}sparse layers: {}\n", drift_chart(*profile),
-             format_layers(profile->sparse_layers));
+  const std::string chart = fmt::format("{}sparse layers: {}\n", drift_chart(*profile),
+                                        format_layers(profile->sparse_layers));
   if (options.output.empty()) {
-    fmt::print("{}", json);
+    write_err(chart);
+    write_out(json);
     return kExitOk;
   }
+  write_out(chart);
   const Status written = write_atomically(options.output, json);
   if (!written.ok()) return fail(written);
-  fmt::print("wrote {}\n", options.output);
+  print_out("wrote {}\n", options.output);
   return kExitOk;
 }
 

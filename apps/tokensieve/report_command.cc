@@ -21,6 +21,8 @@
 namespace tokensieve::cli {
 namespace {
 
+namespace report = eval::report;
+
 Result<std::vector<report::EvalRun>> read_runs(const std::vector<std::string>& paths) {
   std::vector<report::EvalRun> runs;
   for (const std::string& path : paths) {
@@ -37,48 +39,48 @@ Result<std::vector<report::EvalRun>> read_runs(const std::vector<std::string>& p
   runs = report::join_parts(std::move(runs));
   for (const report::EvalRun& run : runs) {
     for (const std::string& warning : report::warnings_of(run)) {
-      fmt::print(stderr, "tokensieve: {}\n", warning);
+      print_err("tokensieve: {}\n", warning);
     }
   }
   return runs;
 }
 
 void print_search(const report::EvalRun& run, bool color) {
-  fmt::print("{}  {} candidates of tune from {}\n", bold(run.model, color), run.tune.size(),
-             run.path);
-  for (const report::TuneStep& step : run.tune) {
+  print_out("{}  {} candidates of tune from {}\n", bold(run.model, color), run.tune.size(),
+            run.path);
+  for (const eval::TuneStep& step : run.tune) {
     if (!step.chosen) continue;
     const std::string thin =
         step.thin ? fmt::format(" ({} keep less)", format_layers(step.thin->layers)) : "";
-    fmt::print("chosen: layers {}{}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers), thin,
-               100 * step.work, step.kl);
+    print_out("chosen: layers {}{}, work {:.1f} %, KL {:.4f}\n", format_layers(step.layers), thin,
+              100 * step.work, step.kl);
   }
 }
 
 void print_summary(const report::EvalRun& run, bool color) {
   if (run.results.empty()) return print_search(run, color);
-  fmt::print("{}  {} results from {}\n{}\n", bold(run.model, color), run.results.size(), run.path,
-             report::summary_table(report::summarize(run)));
+  print_out("{}  {} results from {}\n{}\n", bold(run.model, color), run.results.size(), run.path,
+            report::summary_table(report::summarize(run)));
 }
 
 int print_pool(const std::vector<report::EvalRun>& runs) {
   const Result<report::EvalRun> run = report::pool(runs);
   if (!run.ok()) return fail(run.status());
-  fmt::print("{}  {} results from {}\n{}", bold(run->model, wants_color(STDOUT_FILENO)),
-             run->results.size(), run->path, report::pooled_table(*run));
+  print_out("{}  {} results from {}\n{}", bold(run->model, wants_color(STDOUT_FILENO)),
+            run->results.size(), run->path, report::pooled_table(*run));
   return kExitOk;
 }
 
 int write_example(const std::string& path) {
   const Status written = write_atomically(path, report::example_run());
   if (!written.ok()) return fail(written);
-  fmt::print("wrote {}\n", path);
+  print_out("wrote {}\n", path);
   return kExitOk;
 }
 
 // Hands the page to the desktop's browser; returns only if there is none.
 int open_page(const std::string& path) {
-  std::fflush(nullptr);
+  if (const Status status = flush_output(); !status.ok()) return fail(status);
   ::execlp("xdg-open", "xdg-open", path.c_str(), nullptr);
   return fail(Status::error(StatusCode::kNotFound,
                             "cannot start xdg-open: %s; open %s in a browser yourself",
@@ -124,6 +126,9 @@ void add_report_options(CLI::App& command, ReportOptions& options) {
 
 int run_report(const ReportOptions& options) {
   if (!options.example.empty()) return write_example(options.example);
+  if (!options.pool) {
+    if (const Status status = check_writable(options.output); !status.ok()) return fail(status);
+  }
   const Result<std::vector<report::EvalRun>> runs = read_runs(options.runs);
   if (!runs.ok()) return fail(runs.status());
   if (options.pool) return print_pool(*runs);
@@ -131,7 +136,7 @@ int run_report(const ReportOptions& options) {
   const Status written = write_atomically(options.output, page);
   if (!written.ok()) return fail(written);
   for (const report::EvalRun& run : *runs) print_summary(run, wants_color(STDOUT_FILENO));
-  fmt::print("wrote {} ({:.1f} MB)\n", options.output, static_cast<double>(page.size()) / 1e6);
+  print_out("wrote {} ({:.1f} MB)\n", options.output, static_cast<double>(page.size()) / 1e6);
   return options.open ? open_page(options.output) : kExitOk;
 }
 

@@ -16,8 +16,33 @@
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
-namespace eval {
 namespace {
+
+using eval::Candidate;
+using eval::Case;
+using eval::case_ids;
+using eval::CaseId;
+using eval::CaseResult;
+using eval::CaseRun;
+using eval::Config;
+using eval::default_output;
+using eval::dense_config;
+using eval::EvalPlan;
+using eval::HeaderLine;
+using eval::Json;
+using eval::Loss;
+using eval::PairedScore;
+using eval::parse_configs;
+using eval::Predictions;
+using eval::prepare_case;
+using eval::PreparedCase;
+using eval::result_key;
+using eval::ResultsFile;
+using eval::Runner;
+using eval::ThinLayers;
+using eval::TuneOutcome;
+using eval::TuneProblem;
+using eval::TuneStep;
 
 // Damage is measured on text, and on the right answers of tasks from one fact to several hops.
 const std::vector<std::string> kKlTasks = {"text", "multi_key", "variable_tracking"};
@@ -31,7 +56,9 @@ struct Setup {
   double budget;  // points
 };
 
-Json select_json(const Config& rung) { return Json::parse(profile_to_json(rung.profile))["select"]; }
+Json select_json(const Config& rung) {
+  return Json::parse(profile_to_json(rung.profile))["select"];
+}
 
 // What was measured, under names by which a later call finds it.
 TuneStep tune_line(const Setup& setup, const Candidate& candidate, size_t step) {
@@ -79,7 +106,7 @@ class Tuner {
         runner_(model, plugin, setup.lengths.back()) {
     for (const Json& line : file.earlier()) {
       TuneStep step;
-      if (line["type"] != TuneStep::kType || !read_line(line, step).empty()) continue;
+      if (line["type"] != TuneStep::kType || !read_line(line, "", step).ok()) continue;
       if (!step.rung.empty()) known_[measurement_key(step)] = step.kl;
     }
   }
@@ -288,17 +315,17 @@ void print_frontier(const Setup& setup, const TuneOutcome& outcome, double max_k
     table.add_row({describe(setup, c), fmt::format("{:.1f} %", 100 * c.work),
                    fmt::format("{:.4f}", c.kl), c.kl <= max_kl ? "within the KL" : ""});
   }
-  fmt::print(stderr, "{}", table.render());
+  write_err(table.render());
 }
 
 Status write_profile(const TuneOptions& options, const Profile& profile) {
   const std::string json = profile_to_json(profile);
   if (options.output.empty()) {
-    fmt::print("{}", json);
+    write_out(json);
     return {};
   }
   TOKENSIEVE_RETURN_IF_ERROR(write_atomically(options.output, json));
-  fmt::print("wrote {}\n", options.output);
+  print_out("wrote {}\n", options.output);
   return {};
 }
 
@@ -313,11 +340,10 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
     line.loss = loss->points.mean;
     line.chosen = chosen;
     TOKENSIEVE_RETURN_IF_ERROR(file.append(to_json(line)));
-    fmt::print(stderr, "{}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; {} "
-               "answers): {}\n",
-               describe(setup, candidate), 100 * candidate.work, candidate.kl, loss->points.mean,
-               loss->points.low, loss->points.high, loss->points.count,
-               chosen ? "chosen" : "too much");
+    print_err(
+        "{}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; {} answers): {}\n",
+        describe(setup, candidate), 100 * candidate.work, candidate.kl, loss->points.mean,
+        loss->points.low, loss->points.high, loss->points.count, chosen ? "chosen" : "too much");
     if (loss->solved_cells == 0) {
       return Status::error(StatusCode::kUnsupported,
                            "dense solves none of the tasks at these lengths, so a budget of "
@@ -332,6 +358,7 @@ Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, Resu
 }
 
 Status tune(const TuneOptions& options) {
+  if (!options.output.empty()) TOKENSIEVE_RETURN_IF_ERROR(check_writable(options.output));
   Result<Session> session = start_session(options.model, options.verbose);
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
@@ -343,7 +370,7 @@ Status tune(const TuneOptions& options) {
       options.results.empty() ? default_output("tune", header) : options.results;
   Result<ResultsFile> file = ResultsFile::open(path, to_json(header));
   if (!file.ok()) return file.status();
-  fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "measurements:", path);
+  print_err("{} {}\n", file->resumed() ? "going on with" : "measurements:", path);
 
   Tuner tuner(options, *setup, model, *session.value().plugin, file.value(), system);
   const Result<TuneOutcome> outcome = tuner.find_candidates();
@@ -353,10 +380,9 @@ Status tune(const TuneOptions& options) {
 }
 
 }  // namespace
-}  // namespace eval
 
 int run_tune(const TuneOptions& options) {
-  const Status status = eval::tune(options);
+  const Status status = tune(options);
   return status.ok() ? kExitOk : fail(status);
 }
 

@@ -59,7 +59,8 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
   command.add_flag("--verbose", options.verbose, "show llama.cpp's log");
   add_examples(command,
                "  tokensieve tune smollm2 --budget 0.5% -o smollm2.json\n"
-               "  tokensieve tune model.gguf --lengths 4096,8192 --ladder keep=.1/.2,window=256 \\\n"
+               "  tokensieve tune model.gguf --lengths 4096,8192 --ladder keep=.1/.2,window=256 "
+               "\\\n"
                "      --results search.jsonl -o model.json\n"
                "  tokensieve report search.jsonl -o search.html\n");
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <set>
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 // The first of `kinds` that a configuration with results has.
@@ -63,4 +63,4 @@ std::vector<std::string> tasks_of(const EvalRun& run) {
   return tasks;
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

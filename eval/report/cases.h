@@ -8,7 +8,7 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 // A task at a length: what dense solves, or does not.
 using Cell = std::pair<std::string, int32_t>;
@@ -40,4 +40,4 @@ std::optional<double> follow_up_score(const CaseResult& result);
 std::vector<int32_t> lengths_of(const EvalRun& run);    // ascending
 std::vector<std::string> tasks_of(const EvalRun& run);  // scored ones, in file order
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

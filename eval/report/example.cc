@@ -7,7 +7,7 @@
 #include "eval/random.h"
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 constexpr int32_t kLayers = 30;
@@ -271,4 +271,4 @@ std::string example_run() {
   return text;
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

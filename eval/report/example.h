@@ -4,10 +4,10 @@
 
 #include <string>
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 // The same text every time. The numbers follow simple rules (more damage with fewer tokens and
 // longer prompts) and measure nothing.
 std::string example_run();
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

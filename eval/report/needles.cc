@@ -8,7 +8,7 @@
 
 #include "eval/report/page_json.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 constexpr int kMaxDepthRows = 10;
@@ -73,4 +73,4 @@ Json needles_json(const EvalRun& run) {
   return {{"rows", rows.labels()}, {"cells", std::move(list)}};
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

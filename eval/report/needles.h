@@ -3,8 +3,8 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 Json needles_json(const EvalRun& run);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

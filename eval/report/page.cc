@@ -6,7 +6,7 @@
 #include "eval/report/page_files.h"
 #include "tokensieve/version.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 // Replaces each {{name}} of the template once; what is put in is not looked at again.
@@ -77,4 +77,4 @@ std::string render_page(std::string_view title, const Json& data) {
                                     {"script", std::string(kPageJs)}});
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

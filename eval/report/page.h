@@ -6,7 +6,7 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 // One HTML file that needs nothing else.
 std::string render_page(std::string_view title, const Json& data);
@@ -15,4 +15,4 @@ std::string escape_html(std::string_view text);
 // JSON that may stand inside a <script> element: nothing in it ends the element.
 std::string script_json(const Json& data);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

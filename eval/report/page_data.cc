@@ -9,7 +9,7 @@
 #include "eval/report/profile_text.h"
 #include "eval/report/summary.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 Json summary_json(const Summary& summary) {
@@ -212,4 +212,4 @@ Json page_data(const std::vector<EvalRun>& runs) {
   return {{"runs", std::move(list)}};
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -5,8 +5,8 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 Json page_data(const std::vector<EvalRun>& runs);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 extern const std::string_view kIndexHtml;
 extern const std::string_view kStyleCss;
@@ -11,4 +11,4 @@ extern const std::string_view kPageJs;
 extern const std::string_view kChartJs;
 extern const std::string_view kChartLicense;
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 Json number(double value) {
   // Six digits are more than any chart shows, and half the bytes.
@@ -26,4 +26,4 @@ Json mean_json(const std::vector<double>& scores) {
   return {{"score", number(100 * eval::mean(scores))}, {"count", scores.size()}};
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

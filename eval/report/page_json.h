@@ -7,7 +7,7 @@
 #include "eval/statistics.h"
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 // Six digits; null for what JSON cannot hold or nobody measured.
 Json number(double value);
@@ -17,4 +17,4 @@ Json number(const std::optional<eval::Estimate>& estimate);
 // Scores from 0 to 1 -> their mean in points, and how many there are.
 Json mean_json(const std::vector<double>& scores);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -11,7 +11,7 @@
 #include "eval/report/cases.h"
 #include "eval/report/summary.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 std::string text_of(const std::optional<Estimate>& estimate, int digits) {
@@ -38,11 +38,11 @@ Estimate follow_ups_lost(const Cases& cases, const std::string& config) {
   return eval::bootstrap_mean(groups);
 }
 
-void add_rows(const EvalRun& run, int32_t length, Table& table) {
+void add_rows(const EvalRun& run, int32_t length, cli::Table& table) {
   const Cases cases(run, length);
   for (const ConfigSummary& c : summarize(run, length).configs) {
     if (c.config == cases.dense()) continue;
-    table.add_row({length == 0 ? "all" : format_count(length), c.config, text_of(c.loss, 1),
+    table.add_row({length == 0 ? "all" : cli::format_count(length), c.config, text_of(c.loss, 1),
                    text_of(follow_ups_lost(cases, c.config), 1), text_of(c.kl, 4),
                    c.work ? fmt::format("{:.1f} %", 100 * *c.work) : "-"});
   }
@@ -75,11 +75,11 @@ Result<EvalRun> pool(std::vector<EvalRun> runs) {
 }
 
 std::string pooled_table(const EvalRun& run) {
-  Table table;
+  cli::Table table;
   table.add_row({"tokens", "configuration", "points lost", "follow-ups lost", "KL", "work"});
   for (const int32_t length : lengths_of(run)) add_rows(run, length, table);
   add_rows(run, 0, table);
   return table.render();
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -6,7 +6,7 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 // Error: the models differ.
 Result<EvalRun> pool(std::vector<EvalRun> runs);
@@ -15,4 +15,4 @@ Result<EvalRun> pool(std::vector<EvalRun> runs);
 // all of them), KL, each with its interval and number of cases, and work.
 std::string pooled_table(const EvalRun& run);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

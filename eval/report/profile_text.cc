@@ -8,7 +8,7 @@
 #include "common/profiles.h"
 #include "tokensieve/names.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 Budget budget_of(const SelectConfig& select) {
@@ -76,17 +76,17 @@ ProfileText describe(const Config& config) {
   const SelectConfig& select = profile->select;
   text.sparse_layers = profile->sparse_layers;
   text.budget = budget_of(select);
-  text.family = fmt::format("layers {}, {}, {}", format_layers(profile->sparse_layers),
+  text.family = fmt::format("layers {}, {}, {}", cli::format_layers(profile->sparse_layers),
                             fill_of(select), sets_of(select.share)) +
                 others_of(select);
   for (const LayerSelect& group : profile->layer_select) {
     const Budget budget = budget_of(group.select);
     text.family += fmt::format(", {} {} and {} in layers {}", budget.name, budget.value,
-                               fill_of(group.select), format_layers(group.layers));
+                               fill_of(group.select), cli::format_layers(group.layers));
   }
   if (!config.mode.empty()) text.family += ", " + config.mode;
   if (!config.gate.value_or(true)) text.family += ", always sparse";
   return text;
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

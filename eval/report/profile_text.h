@@ -6,7 +6,7 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 struct Budget {
   std::string name;  // "tau", "keep_ratio" or "keep_count"
@@ -22,4 +22,4 @@ struct ProfileText {
 // Empty without a (readable) profile.
 ProfileText describe(const Config& config);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

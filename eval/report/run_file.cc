@@ -7,23 +7,28 @@
 #include <set>
 
 #include "common/files.h"
+#include "core/json_fields.h"
 #include "eval/case.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
-void check_format(const Json& json, std::string& error) {
-  if (!json.contains("format") || json["format"] == eval::kFormat) return;
-  error = fmt::format("format {} is not one that this version reads; allowed: {} (run "
-                      "`tokensieve eval` of this version again, or use the newer tokensieve)",
-                      json["format"].dump(), eval::kFormat);
+Status check_format(const Json& json, const std::string& where) {
+  if (!json.contains("format") || json["format"] == eval::kFormat) return {};
+  return Status::error(StatusCode::kDataError,
+                       "%s: format %s is not one that this version reads; allowed: %d (run "
+                       "`tokensieve eval` of this version again, or use the newer tokensieve)",
+                       where.c_str(), JsonFields::sample(json["format"]).c_str(), eval::kFormat);
 }
 
-void read_header(const Json& json, EvalRun& run, std::string& error) {
-  check_format(json, error);
+Status read_header(const Json& json, const std::string& where, EvalRun& run) {
+  TOKENSIEVE_RETURN_IF_ERROR(check_format(json, where));
   eval::HeaderLine header;
-  if (error.empty()) error = eval::read_line(json, header);
-  if (error.empty() && header.configs.empty()) error = "\"configs\" names no configuration";
+  TOKENSIEVE_RETURN_IF_ERROR(eval::read_line(json, where, header));
+  if (header.configs.empty()) {
+    return Status::error(StatusCode::kDataError, "%s: configs names no configuration",
+                         where.c_str());
+  }
   run.header = json;
   run.model = header.model.name;
   run.configs = std::move(header.configs);
@@ -32,6 +37,7 @@ void read_header(const Json& json, EvalRun& run, std::string& error) {
   }
   const size_t cells = header.tasks.size() * header.lengths.size();
   run.planned = static_cast<int64_t>(cells * run.configs.size()) * header.cases;
+  return {};
 }
 
 // What all parts of a run have in common.
@@ -54,14 +60,12 @@ void append(std::vector<T>& list, std::vector<T>& more) {
 
 // Reads a "result" or a "kept" line.
 template <typename Line>
-Line read_case(const Json& json, const EvalRun& run, std::string& error) {
-  Line line;
-  error = eval::read_line(json, line);
+Status read_case(const Json& json, const std::string& where, const EvalRun& run, Line& line) {
+  TOKENSIEVE_RETURN_IF_ERROR(eval::read_line(json, where, line));
   const auto is_named = [&](const Config& config) { return config.name == line.config; };
-  if (error.empty() && std::none_of(run.configs.begin(), run.configs.end(), is_named)) {
-    error = "config \"" + line.config + "\" is not one of the header's";
-  }
-  return line;
+  if (std::any_of(run.configs.begin(), run.configs.end(), is_named)) return {};
+  return Status::error(StatusCode::kDataError, "%s: config \"%s\" is not one of the header's",
+                       where.c_str(), line.config.substr(0, 100).c_str());
 }
 
 // Engines other than ours write answers and leave their scores to whoever reads them.
@@ -72,63 +76,65 @@ std::optional<double> score_of(const std::optional<double>& score,
   return eval::score({.text = "", .answer_prefix = "", .expected = expected}, answer);
 }
 
-void read_result(const Json& json, EvalRun& run, std::string& error) {
-  auto result = read_case<CaseResult>(json, run, error);
+Status read_result(const Json& json, const std::string& where, EvalRun& run) {
+  CaseResult result;
+  TOKENSIEVE_RETURN_IF_ERROR(read_case(json, where, run, result));
   result.score = score_of(result.score, result.expected, result.answer);
   for (FollowUp& turn : result.follow_ups) {
     turn.score = score_of(turn.score, turn.expected, turn.answer);
-    if (!turn.score && error.empty()) error = "a follow-up has neither \"score\" nor \"expected\"";
+    if (turn.score) continue;
+    return Status::error(StatusCode::kDataError,
+                         "%s: a follow-up has neither \"score\" nor \"expected\"", where.c_str());
   }
   if (result.depth && *result.depth < 0) result.depth.reset();  // no needle
   if (result.depth) result.depth = std::min(*result.depth, 1.0);
   run.results.push_back(std::move(result));
+  return {};
 }
 
-void read_kept(const Json& json, EvalRun& run, std::string& error) {
-  auto kept = read_case<KeptTokens>(json, run, error);
+Status read_kept(const Json& json, const std::string& where, EvalRun& run) {
+  KeptTokens kept;
+  TOKENSIEVE_RETURN_IF_ERROR(read_case(json, where, run, kept));
   const auto num_tokens = static_cast<int32_t>(kept.tokens.size());
   for (const KeptLayer& layer : kept.layers) {
     for (const auto& set : layer.sets) {
       for (const auto& [first, last] : set) {
-        if (!error.empty() || (first <= last && last < num_tokens)) continue;
-        error = fmt::format("layer {} keeps a range that is not [first, last] within the {} tokens",
-                            layer.layer, num_tokens);
+        if (first <= last && last < num_tokens) continue;
+        return Status::error(StatusCode::kDataError,
+                             "%s: layer %d keeps [%d, %d]; allowed: [first, last] within the %d "
+                             "tokens",
+                             where.c_str(), layer.layer, first, last, num_tokens);
       }
     }
   }
   std::erase_if(kept.layers, [](const KeptLayer& layer) { return layer.sets.empty(); });
   // A prompt that ran dense has nothing to inspect.
   if (!kept.layers.empty()) run.kept.push_back(std::move(kept));
+  return {};
 }
 
-void read_line(const Json& json, bool first, EvalRun& run, std::string& error) {
-  const bool is_object = json.is_object();
-  if (!is_object) {
-    error = "a value that should be an object is " + json.dump().substr(0, 40);
-    return;
-  }
-  const Json& type = json.contains("type") ? json["type"] : Json();
-  if (!type.is_string()) {
-    error = json.contains("type") ? "\"type\" is " + type.dump().substr(0, 40) +
-                                        "; allowed: a string"
-                                  : "\"type\" is missing";
-    return;
-  }
+Status read_line(const Json& json, const std::string& where, bool first, EvalRun& run) {
+  JsonFields fields(json, where);
+  std::string type;
+  fields.require({"type"});
+  fields.read("type", type);
+  TOKENSIEVE_RETURN_IF_ERROR(fields.status());
   if (first != (type == "run")) {
-    error = first ? "the first line is not the header of a run (\"type\":\"run\"); is this a file "
-                    "that `tokensieve eval` wrote?"
-                  : "a second header: two runs in one file; pass them as two files";
-    return;
+    return Status::error(
+        StatusCode::kDataError, "%s: %s", where.c_str(),
+        first ? "the first line is not the header of a run (\"type\":\"run\"); is this a file that "
+                "`tokensieve eval` wrote?"
+              : "a second header: two runs in one file; pass them as two files");
   }
-  if (first) return read_header(json, run, error);
-  if (type == CaseResult::kType) return read_result(json, run, error);
-  if (type == KeptTokens::kType) return read_kept(json, run, error);
-  if (type == eval::DriftLine::kType) {
-    eval::DriftLine drift;
-    error = eval::read_line(json, drift);
-    run.drift = std::move(drift.layers);
-  }
-  if (type == TuneStep::kType) error = eval::read_line(json, run.tune.emplace_back());
+  if (first) return read_header(json, where, run);
+  if (type == CaseResult::kType) return read_result(json, where, run);
+  if (type == KeptTokens::kType) return read_kept(json, where, run);
+  if (type == TuneStep::kType) return eval::read_line(json, where, run.tune.emplace_back());
+  if (type != eval::DriftLine::kType) return {};
+  eval::DriftLine drift;
+  TOKENSIEVE_RETURN_IF_ERROR(eval::read_line(json, where, drift));
+  run.drift = std::move(drift.layers);
+  return {};
 }
 
 // The later of two lines for the same case and configuration counts.
@@ -156,23 +162,15 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
     const bool complete = end != std::string_view::npos;
     text.remove_prefix(complete ? end + 1 : text.size());
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_discarded() && !complete && header) {
-      run.torn.push_back(
-          fmt::format("{}:{}: the last line is incomplete (an interrupted run?) and is left out",
-                      path, line_number));
+    const std::string where = fmt::format("{}:{}", path, line_number);
+    const Result<Json> json = parse_json(line, where);
+    if (!json.ok() && !complete && header && !Json::accept(line)) {
+      run.torn.push_back(where +
+                         ": the last line is incomplete (an interrupted run?) and is left out");
       break;
     }
-    std::string error;
-    if (json.is_discarded()) {
-      error = "not JSON";
-    } else {
-      read_line(json, !header, run, error);
-    }
-    if (!error.empty()) {
-      return Status::error(StatusCode::kDataError, "%s:%d: %s", path.c_str(), line_number,
-                           error.c_str());
-    }
+    TOKENSIEVE_RETURN_IF_ERROR(json.status());
+    TOKENSIEVE_RETURN_IF_ERROR(read_line(*json, where, !header, run));
     header = true;
   }
   if (!header) {
@@ -184,7 +182,7 @@ Result<EvalRun> parse_run(std::string_view text, const std::string& path) {
 }
 
 Result<EvalRun> read_run(const std::string& path) {
-  const Result<std::string> text = read_text(path);
+  const Result<std::string> text = cli::read_text(path);
   if (!text.ok()) return text.status();
   return parse_run(*text, path == "-" ? "standard input" : path);
 }
@@ -226,4 +224,4 @@ std::vector<std::string> warnings_of(const EvalRun& run) {
   return warnings;
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

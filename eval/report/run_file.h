@@ -9,16 +9,8 @@
 #include "eval/schema.h"
 #include "tokensieve/status.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
-using eval::CaseResult;
-using eval::FollowUp;
-using eval::Json;
-using eval::KeptLayer;
-using eval::KeptTokens;
-using eval::LayerResult;
-using eval::Metrics;
-using eval::TuneStep;
 using Config = eval::ConfigLine;
 
 struct EvalRun {
@@ -46,4 +38,4 @@ std::vector<EvalRun> join_parts(std::vector<EvalRun> parts);
 // What a reader should know: torn last lines, cases that are still to run.
 std::vector<std::string> warnings_of(const EvalRun& run);
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -10,7 +10,7 @@
 #include "eval/report/cases.h"
 #include "common/terminal.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 using Value = std::function<std::optional<double>(const CaseResult&)>;
@@ -174,7 +174,7 @@ std::string summary_table(const Summary& summary) {
     return [format](double value) { return fmt::format(fmt::runtime(format), value); };
   };
   const auto percent = [](double value) { return fmt::format("{:.1f} %", 100 * value); };
-  Table table;
+  cli::Table table;
   table.add_row({"configuration", "score", "loss in points", "KL", "top-1", "follow-up loss",
                  "work", "prefill", "speed-up"});
   for (const ConfigSummary& c : summary.configs) {
@@ -184,7 +184,7 @@ std::string summary_table(const Summary& summary) {
     table.add_row({c.config, cell(c.score, mean(plain("{:.1f}"))), cell(c.loss, format_points),
                    cell(c.kl, mean(plain("{:.4f}"))), cell(c.top1, mean(percent)),
                    cell(c.follow_up_loss, format_points), cell(c.work, percent),
-                   cell(c.prefill_ms, format_duration), cell(c.speedup, plain("{:.2f}x"))});
+                   cell(c.prefill_ms, cli::format_duration), cell(c.speedup, plain("{:.2f}x"))});
   }
   std::string text = table.render();
   if (!summary.unsolved.empty()) {
@@ -194,4 +194,4 @@ std::string summary_table(const Summary& summary) {
   return text;
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -9,9 +9,7 @@
 #include "eval/statistics.h"
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
-
-using eval::Estimate;
+namespace tokensieve::eval::report {
 
 // One configuration over the cases of one length, or of all. Absent: nothing was measured.
 struct ConfigSummary {
@@ -53,4 +51,4 @@ std::string summary_table(const Summary& summary);
 
 std::string format_points(const Estimate& estimate);  // "0.4 (-0.2 to 1.1)", "0.0 (1 case)"
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

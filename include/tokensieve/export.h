@@ -11,4 +11,13 @@
 #define TOKENSIEVE_API
 #endif
 
+/* Defines tokensieve_NAME_init(&value) of the C ABI: the defaults, and the size that the struct has
+ * in the program that calls it, which may be older or newer than the library. init_sized returns
+ * the library's own. */
+#define TOKENSIEVE_INIT(name)                                                                \
+  TOKENSIEVE_API size_t tokensieve_##name##_init_sized(tokensieve_##name* out, size_t size); \
+  static inline void tokensieve_##name##_init(tokensieve_##name* out) {                      \
+    tokensieve_##name##_init_sized(out, sizeof(*out));                                       \
+  }
+
 #endif /* TOKENSIEVE_EXPORT_H_ */

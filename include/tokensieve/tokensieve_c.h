@@ -4,15 +4,13 @@
  *   tokensieve_select select;     tokensieve_select_init(&select);
  *   tokensieve_plan* plan = NULL;
  *   tokensieve_make_plan(&shape, &select, NULL, &plan, &status);
- *   tokensieve_run(plan, &inputs, &outputs, workspace, tokensieve_workspace_bytes(plan), NULL,
- *                  &status);
+ *   tokensieve_run(plan, &inputs, &outputs, workspace, workspace_bytes, NULL, &status);
  *   tokensieve_plan_free(plan);
  *
  * Conventions
- *   - Every struct starts with struct_size, which its _init function sets together with the
- *     defaults. Structs only ever grow at their end: an old program keeps working with a new
- *     library, and a new program gets TOKENSIEVE_UNSUPPORTED from an old library only if it sets
- *     a field which that library does not know.
+ *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets together
+ *     with the defaults, and grows at its end only; tensor and executor never do. Old programs keep
+ *     working with a new library; an old one refuses (UNSUPPORTED) fields that it does not know.
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
  *   - Enumerations travel as int32_t and have the values of the C++ ones.
@@ -52,7 +50,7 @@ typedef struct tokensieve_status {
   char message[320]; /* always terminated; "" if ok */
 } tokensieve_status;
 
-TOKENSIEVE_API void tokensieve_status_init(tokensieve_status* status);
+TOKENSIEVE_INIT(status)
 TOKENSIEVE_API const char* tokensieve_code_name(int32_t code);
 TOKENSIEVE_API const char* tokensieve_version(void); /* "MAJOR.MINOR.PATCH" */
 
@@ -84,8 +82,7 @@ enum tokensieve_backend {
   TOKENSIEVE_BACKEND_AUTO = 0, /* cpu */
   TOKENSIEVE_BACKEND_REF = 1,  /* the double-precision oracle: slow, for tests */
   TOKENSIEVE_BACKEND_CPU = 2,
-  TOKENSIEVE_BACKEND_CUDA = 3 /* Hopper; every pointer of a call is device memory, calls enqueue
-                                 on tokensieve_run_options.stream and do not wait */
+  TOKENSIEVE_BACKEND_CUDA = 3  /* Hopper; pointers are device memory, calls do not wait */
 };
 
 enum tokensieve_isa {
@@ -98,9 +95,8 @@ enum tokensieve_isa {
 };
 
 TOKENSIEVE_API const char* tokensieve_backend_name(int32_t backend);
-/* 1 or 0: plans for it can be made here (cuda: the current device is a Hopper). */
-TOKENSIEVE_API int32_t tokensieve_backend_available(int32_t backend);
-TOKENSIEVE_API int32_t tokensieve_backend_compiled(int32_t backend); /* it is in this build */
+TOKENSIEVE_API int32_t tokensieve_backend_available(int32_t backend); /* 0; 1: it can run here */
+TOKENSIEVE_API int32_t tokensieve_backend_compiled(int32_t backend);  /* 0; 1: in this build */
 TOKENSIEVE_API const char* tokensieve_isa_name(int32_t isa);
 TOKENSIEVE_API int32_t tokensieve_isa_from_name(const char* name, int32_t* isa,
                                                 tokensieve_status* status);
@@ -116,24 +112,22 @@ typedef void (*tokensieve_task)(void* task_context, int64_t index, int32_t threa
 typedef struct tokensieve_executor {
   uint32_t struct_size;
   void* context;
-  /* Most threads that call a task at once, >= 1. */
-  int32_t (*num_threads)(void* context);
+  int32_t (*num_threads)(void* context); /* most threads that call a task at once, >= 1 */
   /* Calls task(task_context, index, thread) once for every index in [0, count), in ascending
    * order of start, 0 <= thread < num_threads, each thread number on one thread at a time.
    * Returns when all are done. */
   void (*run)(void* context, int64_t count, tokensieve_task task, void* task_context);
 } tokensieve_executor;
 
-TOKENSIEVE_API void tokensieve_executor_init(tokensieve_executor* executor);
+TOKENSIEVE_INIT(executor)
 
-/* The built-in pool: num_threads - 1 workers plus the calling thread; 0 means the hardware's
- * concurrency. It has fewer threads than asked for if the system refuses to start them. One run
- * at a time; free it after the last one (NULL is ignored). */
+/* The built-in pool: num_threads - 1 workers (fewer if the system refuses to start them) plus the
+ * calling thread; 0: the hardware's concurrency. One run at a time; free it after the last one. */
 typedef struct tokensieve_thread_pool tokensieve_thread_pool;
 TOKENSIEVE_API int32_t tokensieve_thread_pool_create(int32_t num_threads,
                                                      tokensieve_thread_pool** pool,
                                                      tokensieve_status* status);
-TOKENSIEVE_API void tokensieve_thread_pool_free(tokensieve_thread_pool* pool);
+TOKENSIEVE_API void tokensieve_thread_pool_free(tokensieve_thread_pool* pool); /* or NULL */
 /* Fills `executor` with one that runs on `pool`. */
 TOKENSIEVE_API void tokensieve_thread_pool_executor(tokensieve_thread_pool* pool,
                                                     tokensieve_executor* executor);
@@ -219,9 +213,9 @@ typedef struct tokensieve_options {
   int32_t rank;        /* 0..num_ranks-1; default 0 */
 } tokensieve_options;
 
-TOKENSIEVE_API void tokensieve_shape_init(tokensieve_shape* shape);
-TOKENSIEVE_API void tokensieve_select_init(tokensieve_select* select);
-TOKENSIEVE_API void tokensieve_options_init(tokensieve_options* options);
+TOKENSIEVE_INIT(shape)
+TOKENSIEVE_INIT(select)
+TOKENSIEVE_INIT(options)
 
 typedef struct tokensieve_plan tokensieve_plan;
 
@@ -231,10 +225,15 @@ TOKENSIEVE_API int32_t tokensieve_make_plan(const tokensieve_shape* shape,
                                             const tokensieve_select* select,
                                             const tokensieve_options* options,
                                             tokensieve_plan** plan, tokensieve_status* status);
-TOKENSIEVE_API void tokensieve_plan_free(tokensieve_plan* plan); /* NULL is ignored */
+TOKENSIEVE_API void tokensieve_plan_free(tokensieve_plan* plan); /* or NULL */
 
 /* Bytes of workspace that run and select_tokens need, any alignment; 0 if plan is NULL. */
 TOKENSIEVE_API size_t tokensieve_workspace_bytes(const tokensieve_plan* plan);
+
+/* tokensieve_report.work of a sequence that keeps `keep` prefix tokens, evenly spread; NULL: 0. */
+TOKENSIEVE_API double tokensieve_work_of(const tokensieve_plan* plan, int64_t keep);
+/* Prefix tokens that a run will keep; -1: the tau budget decides then. NULL: 0. */
+TOKENSIEVE_API int64_t tokensieve_planned_keep(const tokensieve_plan* plan);
 
 enum tokensieve_path { TOKENSIEVE_PATH_DENSE = 0, TOKENSIEVE_PATH_SPARSE = 1 };
 
@@ -254,7 +253,6 @@ enum tokensieve_dense_reason {
 };
 TOKENSIEVE_API const char* tokensieve_dense_reason_text(int32_t reason);
 
-/* What a plan decided. */
 typedef struct tokensieve_plan_info {
   uint32_t struct_size;
   int32_t path;          /* enum tokensieve_path; sparse: selection will be tried */
@@ -267,7 +265,7 @@ typedef struct tokensieve_plan_info {
   uint64_t workspace_bytes;
 } tokensieve_plan_info;
 
-TOKENSIEVE_API void tokensieve_plan_info_init(tokensieve_plan_info* info);
+TOKENSIEVE_INIT(plan_info)
 TOKENSIEVE_API int32_t tokensieve_plan_get_info(const tokensieve_plan* plan,
                                                 tokensieve_plan_info* info,
                                                 tokensieve_status* status);
@@ -285,21 +283,19 @@ typedef struct tokensieve_keep_set {
 typedef struct tokensieve_inputs {
   uint32_t struct_size;
   const tokensieve_tensor* q; /* [batch, seqlen_q, num_q_heads, head_dim] */
-  const tokensieve_tensor* k; /* [batch, seqlen_kv, num_kv_heads, head_dim]; with kv_indices, seq
-                                 may be longer */
+  const tokensieve_tensor* k; /* [batch, seqlen_kv, num_kv_heads, head_dim] */
   const tokensieve_tensor* v; /* as k */
   const float* sink_logits;   /* f32 [num_q_heads]: extra softmax mass per head, or NULL */
-  const int32_t* kv_indices;  /* i32 [batch, seqlen_kv]: token j is row kv_indices[j] of k and v;
-                                 NULL: row j */
+  const int32_t* kv_indices;  /* i32 [batch, seqlen_kv]: token j is row kv_indices[j] of k and v,
+                                 which may be longer; NULL: row j */
   const uint16_t* bias;       /* f16 [seqlen_q, k rows] added to logits, or NULL; needs causal 0 */
   int64_t bias_row_stride;    /* elements between bias rows */
   const float* bias_slopes;   /* f32 [num_q_heads]: factor of the bias per head, or NULL */
   const int32_t* cu_seqlens_q;  /* packed plans: i32 [batch + 1], first row of every sequence in q */
   const int32_t* cu_seqlens_kv; /* likewise in k and v */
-  const tokensieve_keep_set* keep; /* given sets: run keeps these tokens and chooses none; every
-                                      set ends with all tokens after prefix_len and has at most
-                                      keep_capacity; min_keep does not bound them; count = length:
-                                      dense. NULL: run chooses */
+  const tokensieve_keep_set* keep; /* given sets of <= keep_capacity, whatever min_keep: each ends
+                                      with all tokens after prefix_len; count = length: dense.
+                                      NULL: run chooses */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {
@@ -340,19 +336,18 @@ typedef struct tokensieve_run_options {
   void* cancel_context;
   tokensieve_report* report; /* NULL: none */
   void* stream;              /* CUDA: the cudaStream_t to enqueue on; NULL: the default stream */
-  /* Plans with num_ranks > 1: fills the other ranks' parts of `data`, num_ranks parts of `bytes`
-   * in rank order of which the own one is filled (an all-gather in place); 0: success. Called once
-   * per sequence on the caller's thread. CUDA: device memory inside the workspace; enqueue on
-   * `stream`. All ranks must make the same calls in the same order. */
+  /* num_ranks > 1: fills the other ranks' parts of `data`, num_ranks parts of `bytes` in rank order
+   * (an all-gather in place); 0: success. Called once per sequence on the caller's thread, by all
+   * ranks in the same order. CUDA: `data` lies in the workspace; enqueue on `stream`. */
   int32_t (*all_gather)(void* context, void* data, size_t bytes, void* stream);
   void* gather_context;
 } tokensieve_run_options;
 
-TOKENSIEVE_API void tokensieve_keep_set_init(tokensieve_keep_set* keep);
-TOKENSIEVE_API void tokensieve_inputs_init(tokensieve_inputs* inputs);
-TOKENSIEVE_API void tokensieve_outputs_init(tokensieve_outputs* outputs);
-TOKENSIEVE_API void tokensieve_report_init(tokensieve_report* report);
-TOKENSIEVE_API void tokensieve_run_options_init(tokensieve_run_options* options);
+TOKENSIEVE_INIT(keep_set)
+TOKENSIEVE_INIT(inputs)
+TOKENSIEVE_INIT(outputs)
+TOKENSIEVE_INIT(report)
+TOKENSIEVE_INIT(run_options)
 
 /* Attention. Bit-identical for equal inputs, whatever the executor. options may be NULL.
  * Codes: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL, CANCELLED. */
@@ -366,14 +361,12 @@ TOKENSIEVE_API int32_t tokensieve_run(const tokensieve_plan* plan, const tokensi
  * workspace chose. Other backends: UNSUPPORTED (their reports are complete). */
 TOKENSIEVE_API int32_t tokensieve_read_report(const tokensieve_plan* plan, void* workspace,
                                               size_t workspace_bytes, void* stream,
-                                              tokensieve_report* report,
-                                              tokensieve_status* status);
+                                              tokensieve_report* report, tokensieve_status* status);
 
 /* ---- Bring your own attend: select_tokens -> compact -> attend -> scatter ------------------ */
 
 /* Stages score, budget and select; inputs->v is not read. A sequence that should run dense gets
- * count = seqlen_kv and no indices. Needs a plan whose path is sparse. CUDA: indices and count are
- * device memory, written there and later read there unchecked. */
+ * count = seqlen_kv and no indices. Needs a plan whose path is sparse. CUDA: sets are unchecked. */
 TOKENSIEVE_API int32_t tokensieve_select_tokens(const tokensieve_plan* plan,
                                                 const tokensieve_inputs* inputs,
                                                 const tokensieve_keep_set* keep, void* workspace,

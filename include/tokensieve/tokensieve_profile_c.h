@@ -63,7 +63,7 @@ typedef struct tokensieve_fingerprint {
   const char* architecture; /* such as "llama"; NULL (default) or "": unknown */
 } tokensieve_fingerprint;
 
-TOKENSIEVE_API void tokensieve_fingerprint_init(tokensieve_fingerprint* fingerprint);
+TOKENSIEVE_INIT(fingerprint)
 
 /* On failure *profile becomes NULL. source_name is what errors call the text; NULL: "profile".
  * Codes: DATA_ERROR (names the source, the key and what is allowed), NOT_FOUND (load: no such
@@ -103,7 +103,7 @@ typedef struct tokensieve_layer_call {
   int32_t reserved;     /* 0 */
 } tokensieve_layer_call;
 
-TOKENSIEVE_API void tokensieve_layer_call_init(tokensieve_layer_call* call);
+TOKENSIEVE_INIT(layer_call)
 
 /* Whether the call runs sparse: select->enabled is 1 and *reason TOKENSIEVE_DENSE_REASON_NONE, or 0
  * and *reason says why not. `select` gets the settings to plan with in both cases; it was

@@ -109,21 +109,22 @@ void init_tensor(tokensieve_tensor* tensor, const TensorView& view) {
 
 extern "C" {
 
-void tokensieve_status_init(tokensieve_status* out) { init(out, empty<tokensieve_status>()); }
-void tokensieve_executor_init(tokensieve_executor* out) { init(out, empty<tokensieve_executor>()); }
-void tokensieve_inputs_init(tokensieve_inputs* out) { init(out, empty<tokensieve_inputs>()); }
-void tokensieve_outputs_init(tokensieve_outputs* out) { init(out, empty<tokensieve_outputs>()); }
-void tokensieve_keep_set_init(tokensieve_keep_set* out) { init(out, empty<tokensieve_keep_set>()); }
-void tokensieve_report_init(tokensieve_report* out) { init(out, to_c(RunReport{})); }
-void tokensieve_shape_init(tokensieve_shape* out) { init(out, to_c(AttentionShape{})); }
-void tokensieve_select_init(tokensieve_select* out) { init(out, to_c(SelectConfig{})); }
-void tokensieve_options_init(tokensieve_options* out) { init(out, to_c(PlanOptions{})); }
-void tokensieve_plan_info_init(tokensieve_plan_info* out) {
-  init(out, empty<tokensieve_plan_info>());
-}
-void tokensieve_run_options_init(tokensieve_run_options* out) {
-  init(out, empty<tokensieve_run_options>());
-}
+#define INIT(name, defaults)                                                   \
+  size_t tokensieve_##name##_init_sized(tokensieve_##name* out, size_t size) { \
+    return init(out, size, defaults);                                          \
+  }
+INIT(status, empty<tokensieve_status>())
+INIT(executor, empty<tokensieve_executor>())
+INIT(inputs, empty<tokensieve_inputs>())
+INIT(outputs, empty<tokensieve_outputs>())
+INIT(keep_set, empty<tokensieve_keep_set>())
+INIT(plan_info, empty<tokensieve_plan_info>())
+INIT(run_options, empty<tokensieve_run_options>())
+INIT(report, to_c(RunReport{}))
+INIT(shape, to_c(AttentionShape{}))
+INIT(select, to_c(SelectConfig{}))
+INIT(options, to_c(PlanOptions{}))
+#undef INIT
 
 void tokensieve_tensor_init_bshd(tokensieve_tensor* tensor, const void* data, int32_t dtype,
                                  int64_t batch, int64_t seq, int64_t heads, int64_t dim) {
@@ -228,6 +229,14 @@ void tokensieve_plan_free(tokensieve_plan* plan) { delete plan; }
 
 size_t tokensieve_workspace_bytes(const tokensieve_plan* plan) {
   return plan == nullptr ? 0 : workspace_bytes(plan->plan);
+}
+
+double tokensieve_work_of(const tokensieve_plan* plan, int64_t keep) {
+  return plan == nullptr ? 0 : work_of(plan->plan, keep);
+}
+
+int64_t tokensieve_planned_keep(const tokensieve_plan* plan) {
+  return plan == nullptr ? 0 : planned_keep(plan->plan);
 }
 
 int32_t tokensieve_plan_get_info(const tokensieve_plan* plan, tokensieve_plan_info* info,

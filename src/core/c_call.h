@@ -36,9 +36,14 @@ inline Status null_argument(const char* name) {
   return Status::error(StatusCode::kInvalidArgument, "%s is NULL", name);
 }
 
+// Fills a caller's struct of `size` bytes; what this library does not know becomes 0.
 template <typename T>
-void init(T* out, const T& defaults) {
-  if (out != nullptr) *out = defaults;
+size_t init(T* out, size_t size, const T& defaults) {
+  if (out != nullptr && size >= sizeof(uint32_t) && size <= kMaxStructSize) {
+    std::memset(static_cast<void*>(out), 0, size);
+    write_struct(defaults, size, out);
+  }
+  return sizeof(T);
 }
 
 template <typename T>

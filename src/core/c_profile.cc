@@ -80,11 +80,11 @@ int32_t create(tokensieve_profile** profile, tokensieve_status* status, Make&& m
 
 extern "C" {
 
-void tokensieve_fingerprint_init(tokensieve_fingerprint* out) {
-  init(out, empty<tokensieve_fingerprint>());
+size_t tokensieve_fingerprint_init_sized(tokensieve_fingerprint* out, size_t size) {
+  return init(out, size, empty<tokensieve_fingerprint>());
 }
-void tokensieve_layer_call_init(tokensieve_layer_call* out) {
-  init(out, {.struct_size = sizeof(tokensieve_layer_call), .plain_causal = 1});
+size_t tokensieve_layer_call_init_sized(tokensieve_layer_call* out, size_t size) {
+  return init(out, size, {.struct_size = sizeof(tokensieve_layer_call), .plain_causal = 1});
 }
 
 int32_t tokensieve_select_merge_json(const char* json, tokensieve_select* select,

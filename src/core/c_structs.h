@@ -60,13 +60,18 @@ Status read_struct(const T* in, const char* name, T& out) {
   return {};
 }
 
-// Writes `value` to a caller's struct of any size that init has set.
+// Writes `value` to a caller's struct of `size` bytes.
+template <typename T>
+void write_struct(const T& value, size_t size, T* out) {
+  if (size < sizeof(uint32_t) || size > kMaxStructSize) return;
+  std::memcpy(out, &value, std::min(size, sizeof(T)));
+  out->struct_size = static_cast<uint32_t>(size);
+}
+
+// To one whose size init has set.
 template <typename T>
 void write_struct(const T& value, T* out) {
-  const uint32_t size = out->struct_size;
-  if (size < sizeof(uint32_t) || size > kMaxStructSize) return;
-  std::memcpy(out, &value, std::min<size_t>(size, sizeof(T)));
-  out->struct_size = size;
+  write_struct(value, out->struct_size, out);
 }
 
 Status from_c(const tokensieve_shape* in, AttentionShape& out);

@@ -32,6 +32,7 @@ struct Context {
   ReportSum sum{};
   RunReport report{};
   std::atomic<bool> cancelled{false};
+  std::atomic_flag asking = ATOMIC_FLAG_INIT;  // a thread is in the caller's cancel callback
   bool gather_failed = false;
 
   ThreadScratch scratch(int thread) const {
@@ -50,19 +51,27 @@ struct Context {
   float softcap_log2() const { return plan.shape.softcap * kLog2E; }
   int64_t q_offset() const { return plan.shape.seqlen_kv - plan.shape.seqlen_q; }
 
-  // Runs the tasks of one stage, timed; the caller's cancel callback is asked between tasks, by
-  // thread 0 only.
+  // Whether to stop: asks the caller's callback, one thread at a time and never after a yes. While
+  // another thread asks, its answer is on the way.
+  bool should_stop() {
+    if (cancelled.load(std::memory_order_relaxed)) return true;
+    if (options.should_cancel == nullptr || asking.test_and_set(std::memory_order_acquire)) {
+      return false;
+    }
+    const bool stop = cancelled.load(std::memory_order_relaxed) ||
+                      options.should_cancel(options.cancel_context);
+    if (stop) cancelled.store(true, std::memory_order_relaxed);
+    asking.clear(std::memory_order_release);
+    return stop;
+  }
+
+  // Runs the tasks of one stage, timed. Whoever takes a task asks first whether to go on: the
+  // caller's own thread may get none for long.
   template <typename F>
   void parallel(Stage stage, int64_t count, F&& task) {
     timed(stage, [&] {
       executor.parallel_for(count, [&](int64_t index, int thread) {
-        if (cancelled.load(std::memory_order_relaxed)) return;
-        if (thread == 0 && options.should_cancel != nullptr &&
-            options.should_cancel(options.cancel_context)) {
-          cancelled.store(true, std::memory_order_relaxed);
-          return;
-        }
-        task(index, thread);
+        if (!should_stop()) task(index, thread);
       });
     });
   }

@@ -4,6 +4,11 @@
 #ifndef HWY_DISABLED_TARGETS
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #endif
+#if defined(__aarch64__)
+// Newer Highways know several NEONs (with and without AES, with BF16): the one that every CPU of the
+// build has.
+#define HWY_COMPILE_ONLY_STATIC
+#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/kernels.cc"
@@ -66,8 +71,8 @@ const Kernels* compiled_kernels(Isa isa) {
 #if HWY_TARGETS & HWY_SSE4
       &N_SSE4::kKernels,
 #endif
-#if HWY_TARGETS & HWY_NEON
-      &N_NEON::kKernels,
+#if HWY_ARCH_ARM_A64
+      &HWY_STATIC_DISPATCH(kKernels),
 #endif
 #if HWY_TARGETS & HWY_EMU128
       &N_EMU128::kKernels,

@@ -38,7 +38,7 @@ def run(program, *args, **environment):
     done = subprocess.run([LLAMA / program, "-m", MODEL, *map(str, args)],
                           env=clean | {"OMP_WAIT_POLICY": "passive"} | environment, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-                          errors="replace", timeout=280, check=False)
+                          errors="replace", timeout=900, check=False)
     if done.returncode != 0:
         print(done.stdout[-4000:])
         sys.exit(f"{program} ended with exit code {done.returncode}")

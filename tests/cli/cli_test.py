@@ -2,11 +2,11 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 PROGRAM = sys.argv[1]
@@ -20,7 +20,7 @@ DOCUMENT = (
 )
 
 
-def run(*arguments, env=None, timeout=240):
+def run(*arguments, env=None, timeout=600):
     return subprocess.run(
         [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
         stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
@@ -45,7 +45,8 @@ class ProgramTest(CliCase):
     def test_help_of_every_command(self):
         self.expect(0, "--version", says="tokensieve ")
         self.expect(0, "--help", says="profile")
-        for command in ("ask", "profile", "eval", "tune", "report", "bench", "verify", "exec", "info"):
+        for command in ("ask", "profile", "eval", "tune", "report", "bench", "verify", "exec",
+                        "info"):
             self.expect(0, command, "--help", says="Examples:")
 
     def test_eval_explains_its_configurations(self):
@@ -73,6 +74,39 @@ class ProgramTest(CliCase):
         self.assertGreaterEqual(len(facts["profiles"]), 4)
         self.expect(0, "info", says=facts["version"])
 
+    def test_output_that_was_not_written_is_an_error(self):
+        golden = pathlib.Path(__file__).parent.parent / "golden"
+        run_file = pathlib.Path(__file__).parent.parent / "data" / "eval_run.jsonl"
+        commands = (("info",), ("info", "--json"), ("--help",), ("--version",),
+                    ("ask", "--help"), ("eval", "--config", "list"),
+                    ("verify", golden, "--backend", "ref"), ("bench", "--help"),
+                    ("report", run_file, "-o", self.folder / "page.html"),
+                    ("report", run_file, "--pool"))
+        for command in commands:
+            for redirection, why in ((">/dev/full", "No space left"), (">&-", "Bad file")):
+                script = f'"$@" {redirection}'
+                result = subprocess.run(["sh", "-c", script, "sh", PROGRAM, *map(str, command)],
+                                        capture_output=True, text=True, timeout=600)
+                self.assertEqual(result.returncode, 1, command)
+                self.assertEqual(result.stderr.count("cannot write standard output"), 1, command)
+                self.assertIn(why, result.stderr, command)
+        self.assertTrue((self.folder / "page.html").exists(), "what could be written, was")
+        # Nobody listens to errors: no reason to stop.
+        result = subprocess.run(["sh", "-c", '"$@" 2>/dev/full', "sh", PROGRAM, "info"],
+                                capture_output=True, text=True, timeout=600)
+        self.assertEqual(result.returncode, 0)
+        # A usage error stays one.
+        result = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", PROGRAM, "asks"],
+                                capture_output=True, text=True, timeout=600)
+        self.assertEqual(result.returncode, 2)
+
+    def test_output_paths_are_checked_first(self):
+        for command in (("report", "no-such-run.jsonl"), ("tune", "no-such-model"),
+                        ("profile", "no-such-model", "--text", "t")):
+            if command[0] != "report" and not (BIN / "libggml-tokensieve.so").exists():
+                continue
+            self.expect(1, *command, "-o", "/nonexistent/x", says="cannot write /nonexistent/x")
+
     def test_verify(self):
         golden = pathlib.Path(__file__).parent.parent / "golden"
         self.expect(0, "verify", golden, "--backend", "ref", says="ok")
@@ -89,6 +123,25 @@ class ProgramTest(CliCase):
         self.assertEqual(variables["TOKENSIEVE_STATS"], "1")
         self.assertTrue(variables["TOKENSIEVE_PROFILE"].endswith("profiles/smollm2.json"))
         self.assertEqual(run("exec", "--", "/bin/sh", "-c", "exit 7").returncode, 7)
+
+    @unittest.skipUnless((BIN / "libggml-tokensieve.so").exists(), "built without llama.cpp")
+    def test_exec_from_any_folder(self):
+        files = [PROGRAM, BIN / "libggml-tokensieve.so", BIN / "libtokensieve_preload.so"]
+        for name, can in (("my tools", True), ("a;b", True), ("a:b", False), ("a b;c", False)):
+            folder = self.folder / name
+            folder.mkdir()
+            for file in files:
+                (folder / pathlib.Path(file).name).symlink_to(pathlib.Path(file).resolve())
+            shutil.copy(PROGRAM, folder / "program")  # its folder is where it looks
+            result = subprocess.run(
+                [folder / "program", "exec", "--", "/bin/cat", "/proc/self/maps"],
+                capture_output=True, text=True, timeout=600)
+            self.assertEqual(result.returncode, 0 if can else 1, result.stderr)
+            if can:
+                self.assertEqual(result.stderr, "")
+                self.assertIn("libtokensieve_preload.so", result.stdout, "it was not loaded")
+            else:
+                self.assertIn("move or link the folder", result.stderr)
 
     def test_exec_errors(self):
         self.expect(1, "exec", "--", "no-such-program", says="PATH")
@@ -174,14 +227,42 @@ class LlamaTest(CliCase):
 
     def test_interrupt_leaves_nothing_behind(self):
         output = self.folder / "never.json"
+        text = self.folder / "text"
+        os.mkfifo(text)
         process = subprocess.Popen(
-            [PROGRAM, "profile", "smollm2", "--text", self.long_document(), "-o", output],
+            [PROGRAM, "profile", "smollm2", "--text", text, "-o", output],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(1.5)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        # The text is read after signals are caught and before anything is measured.
+        with text.open("w") as pipe:
+            process.send_signal(signal.SIGINT)
+            pipe.write(self.long_document().read_text())
+        _, errors = process.communicate(timeout=600)
         self.assertEqual(process.returncode, 130, errors)
         self.assertEqual([p.name for p in self.folder.glob("never*")], [])
+
+    def test_output_that_was_not_written_is_an_error(self):
+        ask = ("ask", "smollm2", "--file", self.document, "--max-tokens", 3, self.QUESTION)
+        profile = ("profile", "smollm2", "--text", self.long_document(), "--max-tokens", 100)
+        for command in (ask, (*ask, "--json"), profile):
+            result = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", PROGRAM,
+                                     *map(str, command)],
+                                    capture_output=True, text=True, timeout=600)
+            self.assertEqual(result.returncode, 1, command)
+            self.assertIn("cannot write standard output", result.stderr)
+
+    def test_the_answer_ends_before_what_is_said_about_it(self):
+        result = subprocess.run(
+            [PROGRAM, "ask", "smollm2", "--file", str(self.document), self.QUESTION],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+        self.assertRegex(result.stdout, r"(?m)^sparse: \d+ tokens in ")
+
+    def test_a_byte_order_mark_is_no_text(self):
+        marked = self.folder / "marked.txt"
+        marked.write_bytes(b"\xef\xbb\xbf" + self.document.read_bytes())
+        counts = [json.loads(self.expect(
+            0, "ask", "smollm2", "--file", file, "--attention", "stock", "--max-tokens", 1,
+            "--json", self.QUESTION).stdout)["prompt_tokens"] for file in (self.document, marked)]
+        self.assertEqual(counts[0], counts[1])
 
 
 if __name__ == "__main__":

@@ -97,6 +97,43 @@ TEST(Files, WritesAllOrNothing) {
   }
 }
 
+TEST(Files, AByteOrderMarkIsNoText) {
+  const Folder folder;
+  EXPECT_EQ(*read_text(folder.file("a.txt", "\xEF\xBB\xBFhello")), "hello");
+  EXPECT_EQ(*read_text(folder.file("b.txt", "a\xEF\xBB\xBF")), "a\xEF\xBB\xBF");
+  EXPECT_EQ(read_text(folder.file("c.txt", "\xEF\xBB\xBF")).status().code(),
+            StatusCode::kDataError);
+}
+
+TEST(Files, DevicesAndLinksStayWhatTheyAre) {
+  const Folder folder;
+  const std::string path = folder.file("out.json", "old");
+  const fs::path link = folder.path() / "link";
+  fs::create_symlink("out.json", link);
+  ASSERT_TRUE(write_atomically(link.string(), "new").ok());
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(*read_text(path), "new");
+  EXPECT_TRUE(write_atomically("/dev/null", "x").ok());
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  EXPECT_FALSE(write_atomically("/dev/full", "x").ok());
+}
+
+TEST(Files, WhetherAPathCanBeWrittenIsKnownBefore) {
+  const Folder folder;
+  const std::string path = folder.file("out.json", "old");
+  EXPECT_TRUE(check_writable(path).ok());
+  EXPECT_TRUE(check_writable((folder.path() / "new").string()).ok());
+  EXPECT_TRUE(check_writable("/dev/null").ok());
+  for (const std::string& bad : {folder.path().string(), (folder.path() / "no/such").string(),
+                                 path + "/below"}) {
+    const Status status = check_writable(bad);
+    EXPECT_FALSE(status.ok()) << bad;
+    EXPECT_NE(std::string(status.message()).find("cannot write " + bad), std::string::npos);
+  }
+  EXPECT_EQ(*read_text(path), "old");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 1);
+}
+
 TEST(Models, ShortNamesAreFilesOfTheSetUp) {
   const Folder folder;
   fs::create_directories(folder.path() / "models");

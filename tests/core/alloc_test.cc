@@ -1,4 +1,5 @@
-// run() and select_tokens() allocate nothing: every allocation function of this program counts.
+// run(), select_tokens(), compact() and scatter() allocate nothing: every allocation function of
+// this program counts.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -68,20 +69,24 @@ SelectConfig sparse(SelectConfig c) {
   return c;
 }
 
+Result<Plan> plan_of(const Mode& mode) {
+  return make_plan({.batch = 2,
+                    .seqlen_q = mode.seqlen_q,
+                    .seqlen_kv = kTokens,
+                    .num_q_heads = kHeads,
+                    .num_kv_heads = kKvHeads,
+                    .head_dim = kDim,
+                    .dtype = mode.dtype,
+                    .kv_dtype = mode.dtype,
+                    .out_dtype = mode.dtype},
+                   mode.select, {.num_threads = 2});
+}
+
 class NoAllocation : public testing::TestWithParam<Mode> {};
 
 TEST_P(NoAllocation, InRun) {
   const Mode& mode = GetParam();
-  const Result<Plan> plan = make_plan({.batch = 2,
-                                       .seqlen_q = mode.seqlen_q,
-                                       .seqlen_kv = kTokens,
-                                       .num_q_heads = kHeads,
-                                       .num_kv_heads = kKvHeads,
-                                       .head_dim = kDim,
-                                       .dtype = mode.dtype,
-                                       .kv_dtype = mode.dtype,
-                                       .out_dtype = mode.dtype},
-                                      mode.select, {.num_threads = 2});
+  const Result<Plan> plan = plan_of(mode);
   ASSERT_TRUE(plan.ok()) << plan.status().message();
   Tensor q(mode.dtype, Layout::kBshd, 2, mode.seqlen_q, kHeads, kDim);
   Tensor k(mode.dtype, Layout::kBhsd, 2, kTokens, kKvHeads, kDim);
@@ -123,6 +128,34 @@ TEST_P(NoAllocation, InRun) {
   EXPECT_EQ(report.path, plan->path);
 }
 
+TEST(NoAllocation, InCompactAndScatter) {
+  const Result<Plan> plan = plan_of(
+      {.name = "kv",
+       .select = sparse({.budget = BudgetPolicy::kKeepCount, .keep_count = 4,
+                         .share = Share::kKv})});
+  ASSERT_TRUE(plan.ok()) << plan.status().message();
+  const int64_t capacity = plan->keep_capacity();
+  Tensor q(DType::kF32, Layout::kBshd, 2, kTokens, kHeads, kDim);
+  Tensor rows(DType::kF32, Layout::kBshd, 2, capacity, kHeads, kDim);
+  std::vector<int32_t> indices(static_cast<size_t>(2 * kKvHeads * capacity));
+  for (size_t i = 0; i < indices.size(); ++i) {  // 0 to 3, then the last tokens
+    const int64_t r = static_cast<int64_t>(i) % capacity;
+    indices[i] = static_cast<int32_t>(r < 4 ? r : kTokens - capacity + r);
+  }
+  int64_t count[2] = {capacity, capacity};
+  const KeepSet keep = {indices.data(), capacity, count};
+  const std::unique_ptr<Executor> pool = make_thread_pool(2);
+
+  const int64_t before = allocations;
+  const Status gathered = compact(*plan, q.view(), keep, rows.view(), {.executor = pool.get()});
+  const Status put_back = scatter(*plan, rows.view(), keep, q.view(), {.executor = pool.get()});
+  const int64_t after = allocations;
+
+  EXPECT_EQ(after - before, 0);
+  EXPECT_TRUE(gathered.ok()) << gathered.message();
+  EXPECT_TRUE(put_back.ok()) << put_back.message();
+}
+
 TEST(NoAllocation, TheCounterCounts) {
   const int64_t before = allocations;
   auto value = std::make_unique<std::vector<int>>(1000);
@@ -145,6 +178,9 @@ INSTANTIATE_TEST_SUITE_P(
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .share = Share::kLayer,
                                .fill = Fill::kLocal, .local_window = 64})},
         Mode{.name = "local_layer_bf16", .dtype = DType::kBF16,
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .share = Share::kLayer,
+                               .fill = Fill::kLocal, .local_window = 64})},
+        Mode{.name = "part", .seqlen_q = 256,
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .share = Share::kLayer,
                                .fill = Fill::kLocal, .local_window = 64})},
         Mode{.name = "chunk", .seqlen_q = 256,

@@ -91,6 +91,7 @@ static void test_defaults(void) {
   EXPECT(tokensieve_backend_available(77) == 0);
   EXPECT(strlen(tokensieve_version()) >= 5);
   EXPECT(tokensieve_workspace_bytes(NULL) == 0);
+  EXPECT(tokensieve_work_of(NULL, 1) == 0.0 && tokensieve_planned_keep(NULL) == 0);
 }
 
 static void test_isas(void) {
@@ -111,7 +112,12 @@ static void test_isas(void) {
 static void test_growing_structs(void) {
   problem* p = make_problem();
   tokensieve_plan* plan = NULL;
-  /* An older program: what it does not know is 0, whatever lies behind. */
+  /* An older program: its struct is all that init writes, and what it does not know is 0. */
+  tokensieve_shape older;
+  memset(&older, 0x5a, sizeof(older));
+  tokensieve_shape_init_sized(&older, offsetof(tokensieve_shape, packed));
+  EXPECT(older.struct_size == offsetof(tokensieve_shape, packed) && older.batch == 1);
+  EXPECT(older.packed == 0x5a5a5a5a);
   p->shape.struct_size = offsetof(tokensieve_shape, packed);
   p->shape.packed = p->shape.reserved = 77;
   EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, NULL, &plan, &status));
@@ -123,7 +129,9 @@ static void test_growing_structs(void) {
     tokensieve_shape shape;
     int64_t future;
   } newer;
-  memset(&newer, 0, sizeof(newer));
+  memset(&newer, 0x5a, sizeof(newer));
+  EXPECT(tokensieve_shape_init_sized(&newer.shape, sizeof(newer)) == sizeof(tokensieve_shape));
+  EXPECT(newer.shape.struct_size == sizeof(newer) && newer.shape.batch == 1 && newer.future == 0);
   newer.shape = p->shape;
   newer.shape.struct_size = sizeof(newer);
   tokensieve_options options;
@@ -165,6 +173,14 @@ static void test_plan(void) {
   EXPECT(info.num_sets == kHeads && info.prefix_len == kTokens - kWindow);
   EXPECT(info.keep_capacity == 40 + kWindow);
   EXPECT(info.workspace_bytes == tokensieve_workspace_bytes(plan));
+  /* Zero fill: the triangle of the kept rows, of the whole prompt's. */
+  EXPECT(tokensieve_work_of(plan, 20) == 36.0 * 37 / (kTokens * (kTokens + 1.0)));
+  EXPECT(tokensieve_work_of(plan, info.prefix_len) == 1.0);
+  tokensieve_plan_free(plan);
+
+  p->select.budget = TOKENSIEVE_BUDGET_TAU;
+  plan = plan_of(p, TOKENSIEVE_BACKEND_REF, 1);
+  EXPECT(tokensieve_planned_keep(plan) == -1);
   tokensieve_plan_free(plan);
 
   p->select.enabled = 0;
@@ -172,6 +188,7 @@ static void test_plan(void) {
   EXPECT_OK(tokensieve_plan_get_info(plan, &info, &status));
   EXPECT(info.path == TOKENSIEVE_PATH_DENSE && info.keep_capacity == 0);
   EXPECT(info.reason == TOKENSIEVE_DENSE_REASON_DISABLED);
+  EXPECT(tokensieve_planned_keep(plan) == 0 && tokensieve_work_of(plan, 20) == 1.0);
   EXPECT_ERROR(tokensieve_plan_get_info(plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT, "info");
   tokensieve_plan_free(plan);
   tokensieve_plan_free(NULL);
@@ -212,6 +229,7 @@ static void test_run(int32_t backend) {
   EXPECT_OK(run_problem(p, plan, &options, &status));
   EXPECT(report.path == TOKENSIEVE_PATH_SPARSE && report.keep_count == 40 + kWindow);
   EXPECT(report.struct_size == sizeof(report) && report.work < 1.0);
+  EXPECT(tokensieve_planned_keep(plan) == 40 && tokensieve_work_of(plan, 40) == report.work);
   /* The newest row is always kept, and a token's own weight makes it non-zero. */
   EXPECT(p->out[(kTokens - 1) * kHeads * kDim] != 0.0f && isfinite(p->lse[kTokens - 1]));
 
@@ -372,7 +390,8 @@ static void test_given_sets(int32_t backend) {
   free(p);
 }
 
-/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's part. */
+/* Two ranks with the same heads: an all-gather that copies this rank's scores to the other's
+ * part. */
 static int32_t copy_to_other(void* context, void* data, size_t bytes, void* stream) {
   (void)stream;
   memcpy((char*)data + bytes, data, bytes);

@@ -4,10 +4,11 @@
 #include "c_expect.h"
 
 static const char kProfile[] =
-    "{\"tokensieve_profile\": 1, \"model\": \"Test\", \"fingerprint\": {\"architecture\": \"llama\","
-    " \"num_layers\": 8, \"head_dim\": 64}, \"sparse_layers\": [2, 5], \"min_tokens\": 2000,"
+    "{\"tokensieve_profile\": 1, \"model\": \"Test\", \"fingerprint\": "
+    "{\"architecture\": \"llama\", \"num_layers\": 8, \"head_dim\": 64}, \"sparse_layers\": [2, 5], \"min_tokens\": 2000,"
     " \"select\": {\"budget\": \"keep_ratio\", \"keep_ratio\": 0.3, \"fill\": \"local\"},"
-    " \"layer_select\": [{\"layers\": [5], \"select\": {\"keep_ratio\": 0.1}}]}";
+    " \"layer_select\": [{\"layers\": [5],"
+    " \"select\": {\"keep_ratio\": 0.1, \"fill\": \"zero\"}}]}";
 
 static tokensieve_profile* parse(const char* json, int32_t keys) {
   tokensieve_profile* profile = NULL;
@@ -38,6 +39,8 @@ static void test_choices(void) {
   EXPECT(select.keep_ratio == 0.3 && select.fill == TOKENSIEVE_FILL_LOCAL);
   EXPECT(select.budget == TOKENSIEVE_BUDGET_KEEP_RATIO);
   EXPECT(select.queries == TOKENSIEVE_QUERIES_KEPT);
+  EXPECT(choose(profile, 2, 512, 4000, &select) == TOKENSIEVE_DENSE_REASON_NONE);
+  EXPECT(select.queries == TOKENSIEVE_QUERIES_KEPT && select.protect_first == 0);
   EXPECT(choose(profile, 5, 512, 4000, &select) == TOKENSIEVE_DENSE_REASON_NONE);
   EXPECT(select.keep_ratio == 0.1 && select.queries == TOKENSIEVE_QUERIES_ALL);
   EXPECT(select.protect_first == 4);

@@ -7,6 +7,7 @@
 
 #include "core/expect_error.h"
 #include "core/plan.h"
+#include "support/backends.h"
 #include "support/case_data.h"
 #include "support/ranks.h"
 
@@ -219,7 +220,7 @@ TEST_P(BadRanks, GatherOnlyToChoose) {
   EXPECT_TRUE(one.run_it(GetParam(), {.num_ranks = 2}, {}).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, BadRanks, testing::Values(Backend::kRef, Backend::kCpu),
+INSTANTIATE_TEST_SUITE_P(Backends, BadRanks, testing::ValuesIn(test::host_backends()),
                          [](const auto& info) { return backend_name(info.param); });
 
 // Packed sequences: each gathers once.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/expect_error.h"
+#include "support/backends.h"
 #include "support/tensors.h"
 #include "tokensieve/attention.h"
 
@@ -315,7 +316,7 @@ TEST_P(BadMemory, CancelledRunsSaySo) {
   expect_error(run_it(options), StatusCode::kCancelled, {"cancel"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, BadMemory, testing::Values(Backend::kRef, Backend::kCpu),
+INSTANTIATE_TEST_SUITE_P(Backends, BadMemory, testing::ValuesIn(test::host_backends()),
                          [](const auto& info) { return backend_name(info.param); });
 
 }  // namespace

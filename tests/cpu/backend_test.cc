@@ -2,7 +2,10 @@
 // this machine, with poisoned memory, and bit-equal whatever the threads.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <memory>
+#include <thread>
 #include <vector>
 
 #include "support/case_data.h"
@@ -94,6 +97,60 @@ TEST(CpuBackendCancel, StopsAndSaysSo) {
                              .cancel_context = &asked});
   EXPECT_EQ(status.code(), StatusCode::kCancelled);
   EXPECT_EQ(asked, 2);
+}
+
+// Runs every task on threads that are not the caller's.
+class OthersOnly : public Executor {
+ public:
+  int num_threads() const override { return pool_->num_threads() + 1; }
+  void run(int64_t count, Task task, void* context) override {
+    pool_->parallel_for(count,
+                        [&](int64_t index, int thread) { task(context, index, thread + 1); });
+  }
+
+ private:
+  std::unique_ptr<Executor> pool_ = make_thread_pool(3);
+};
+
+struct Caller {
+  int asked = 0;  // no atomic: one thread asks at a time
+  int no = 0;     // so many times
+  std::atomic<bool> inside{false};
+  std::atomic<bool> twice{false};
+
+  static bool should_cancel(void* self) {
+    auto& caller = *static_cast<Caller*>(self);
+    if (caller.inside.exchange(true)) caller.twice = true;
+    std::this_thread::yield();
+    const bool stop = ++caller.asked > caller.no;
+    caller.inside = false;
+    return stop;
+  }
+};
+
+TEST(CpuBackendCancel, WhoeverWorksAsks) {
+  const AttentionCase c = test::dense_cases().front();
+  CaseData data = test::make_data(c, 4);
+  OthersOnly others;
+  const Plan plan = make_plan(c.shape, c.select,
+                              {.backend = Backend::kCpu, .num_threads = others.num_threads()})
+                        .value();
+  test::GuardedBytes workspace(workspace_bytes(plan));
+  for (const int no : {0, 1, 2, 1 << 30}) {
+    Caller caller{.no = no};
+    const Status status = run(plan, data.inputs(), data.outputs(), workspace.span(),
+                              {.executor = &others,
+                               .should_cancel = Caller::should_cancel,
+                               .cancel_context = &caller});
+    EXPECT_FALSE(caller.twice);
+    if (caller.asked > no) {
+      EXPECT_EQ(status.code(), StatusCode::kCancelled);
+      EXPECT_EQ(caller.asked, no + 1) << "asked again after a yes";
+    } else {
+      EXPECT_TRUE(status.ok());
+      EXPECT_GT(caller.asked, 0);
+    }
+  }
 }
 
 }  // namespace

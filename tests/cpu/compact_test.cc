@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kept.h"
 #include "support/compare.h"
+#include "support/kept_sets.h"
 
 namespace tokensieve {
 namespace {
@@ -36,18 +36,12 @@ TEST_P(CpuCompact, MatchesTheOracle) {
 INSTANTIATE_TEST_SUITE_P(Cases, CpuCompact, testing::ValuesIn(test::cases_where(test::has_rows)),
                          test::case_name);
 
-// A sequence that runs dense has no indices, whatever the capacity: its rows stay as they are.
-TEST(CpuCompactDense, IsLeftUntouched) {
-  const AttentionCase c = test::partly_dense_case();
-  const AttentionShape& s = c.shape;
-  const test::CaseData data = test::make_data(c, 5);
-  test::Kept kept(c, data, Isa::kAuto, /*room=*/9);
-  ASSERT_EQ(kept.count[0], s.seqlen_kv);
-  ASSERT_LT(kept.count[1], s.seqlen_kv);
-  Tensor rows(s.dtype, c.layout, s.batch, kept.capacity, s.num_q_heads, s.head_dim);
-  ASSERT_TRUE(compact(kept.plan, data.q.view(), kept.sets(), rows.view()).ok());
-  EXPECT_TRUE(std::isnan(rows.at(0, 0, 0, 0))) << "still poisoned";
-  EXPECT_FALSE(std::isnan(rows.at(1, 0, 0, 0)));
+class CpuCompactDense : public test::PartlyDense {};
+
+TEST_F(CpuCompactDense, IsLeftUntouched) {
+  ASSERT_TRUE(compact(kept_.plan, data_.q.view(), kept_.sets(), rows_.view()).ok());
+  EXPECT_TRUE(std::isnan(rows_.at(0, 0, 0, 0))) << "still poisoned";
+  EXPECT_FALSE(std::isnan(rows_.at(1, 0, 0, 0)));
 }
 
 }  // namespace

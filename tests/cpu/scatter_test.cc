@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kept.h"
 #include "support/compare.h"
+#include "support/kept_sets.h"
 
 namespace tokensieve {
 namespace {
@@ -36,20 +36,15 @@ TEST_P(CpuScatter, MatchesTheOracle) {
 INSTANTIATE_TEST_SUITE_P(Cases, CpuScatter, testing::ValuesIn(test::cases_where(test::has_rows)),
                          test::case_name);
 
-// A sequence that runs dense has no indices, whatever the capacity: its rows stay as they are.
-TEST(CpuScatterDense, IsLeftUntouched) {
-  const AttentionCase c = test::partly_dense_case();
-  const AttentionShape& s = c.shape;
-  const test::CaseData data = test::make_data(c, 5);
-  test::Kept kept(c, data, Isa::kAuto, /*room=*/9);
-  ASSERT_EQ(kept.count[0], s.seqlen_kv);
-  ASSERT_LT(kept.count[1], s.seqlen_kv);
-  Tensor rows(s.dtype, c.layout, s.batch, kept.capacity, s.num_q_heads, s.head_dim);
-  Tensor out(s.dtype, c.layout, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim);
-  ASSERT_TRUE(scatter(kept.plan, rows.view(), kept.sets(), out.view()).ok());
+class CpuScatterDense : public test::PartlyDense {};
+
+TEST_F(CpuScatterDense, IsLeftUntouched) {
+  Tensor out(shape_.dtype, case_.layout, shape_.batch, shape_.seqlen_q, shape_.num_q_heads,
+             shape_.head_dim);
+  ASSERT_TRUE(scatter(kept_.plan, rows_.view(), kept_.sets(), out.view()).ok());
   EXPECT_TRUE(std::isnan(out.at(0, 0, 0, 0))) << "still poisoned";
-  const std::vector<int32_t> set = kept.set(1, 0);
-  for (int32_t i = 0; i < s.seqlen_q; ++i) {  // the rows of a kept token are poison too
+  const std::vector<int32_t> set = kept_.set(1, 0);
+  for (int32_t i = 0; i < shape_.seqlen_q; ++i) {  // the rows of a kept token are poison too
     const bool is_kept = std::binary_search(set.begin(), set.end(), i);
     ASSERT_EQ(std::isnan(out.at(1, i, 0, 0)), is_kept) << i;
   }

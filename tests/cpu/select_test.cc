@@ -1,7 +1,7 @@
 // Stages budget and select on the CPU: the oracle's sets, under every instruction set.
 #include <gmock/gmock.h>
 
-#include "kept.h"
+#include "support/kept_sets.h"
 
 namespace tokensieve {
 namespace {

@@ -2,10 +2,13 @@
 // matrix of sizes that the CPU tests do not reach.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "cuda/device/dispatch.h"
 #include "support/cases.h"
 
 namespace tokensieve::cuda::test {
@@ -21,7 +24,7 @@ inline void set_dtype(AttentionShape& shape, DType dtype) {
 inline bool supported(const AttentionCase& c) {
   const int32_t dim = c.shape.head_dim;
   return c.shape.causal && !c.paged && !c.bias && c.layout != Layout::kHuge &&
-         (dim == 64 || dim == 128 || dim == 256);
+         std::find(std::begin(kHeadDims), std::end(kHeadDims), dim) != std::end(kHeadDims);
 }
 
 // The shared tables; f32 cases become bf16.
@@ -126,7 +129,6 @@ inline std::vector<AttentionCase> special_cases() {
     const auto both = [&](const char* name, auto change) {
       add((prefix + name).c_str(), 2600, 4, 2, 128, fill, change);
     };
-    both("suffix", [](AttentionCase& c) { c.shape.seqlen_q = 1111; });
     both("batch3", [](AttentionCase& c) { c.shape.batch = 3; });
     both("batch2_layer_bhsd", [](AttentionCase& c) {
       c.shape.batch = 2;
@@ -141,6 +143,27 @@ inline std::vector<AttentionCase> special_cases() {
       c.select.arithmetic = Arithmetic::kReferenceRounding;
     });
   }
+  // Chunks that answer their kept rows: of many tokens before, of few, beginning inside a block and
+  // inside the sinks.
+  for (int64_t queries : {1111, 512, 130, 2590, 2599}) {
+    add(("part_of_" + std::to_string(queries)).c_str(), 2600, 4, 2, 128, Fill::kLocal,
+        [queries](AttentionCase& c) { c.shape.seqlen_q = queries; });
+  }
+  add("part_layer_d64", 5003, 8, 2, 64, Fill::kLocal, [](AttentionCase& c) {
+    c.select.share = Share::kLayer;
+    c.select.budget = BudgetPolicy::kKeepRatio;
+    c.shape.seqlen_q = 1024;
+  });
+  add("part_kv_d256_batch", 3000, 4, 2, 256, Fill::kLocal, [](AttentionCase& c) {
+    c.select.share = Share::kKv;
+    c.shape.seqlen_q = 700;
+    c.shape.batch = 2;
+  });
+  add("part_softcap_sinks", 2600, 4, 2, 128, Fill::kLocal, [](AttentionCase& c) {
+    c.shape.seqlen_q = 800;
+    c.shape.softcap = 20.0f;
+    c.sinks = true;
+  });
   add("chunk", 3000, 4, 2, 128, Fill::kZero, [](AttentionCase& c) {
     c.select.queries = Queries::kAll;
     c.shape.seqlen_q = 700;

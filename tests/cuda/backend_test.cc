@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
-#include <sstream>
 
 #include "cuda/backend_cases.h"
 #include "cuda/device_case.h"
@@ -22,13 +21,6 @@ constexpr double kMinOverlap = 0.998;  // of kept sets with the oracle's
 double tolerance(const AttentionCase& c) { return c.shape.dtype == DType::kBF16 ? 5e-3 : 1e-3; }
 
 std::string text_of(const Status& status) { return status.ok() ? "" : status.message(); }
-
-template <typename... Parts>
-std::string text(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
-}
 
 class CaseTest {
  public:
@@ -80,7 +72,8 @@ class CaseTest {
     // Counts that no set can have run dense.
     const std::vector<uint16_t> out = device_.out_bits();
     sets_.kept.back().assign(plan_.num_sets, {0, 1, 2});
-    for (const int64_t count : {int64_t{3}, int64_t{-1}, c_.shape.seqlen_kv - 1, int64_t{1} << 40}) {
+    for (const int64_t count :
+         {int64_t{3}, int64_t{-1}, c_.shape.seqlen_kv - 1, int64_t{1} << 40}) {
       sets_.count.back() = count;
       check("bad_count", text_of(device_.run_given(sets_)));
       check("bad_count_bits", device_.out_bits() == out ? "" : text(count, " is not dense"));

@@ -1,9 +1,13 @@
-// GPU tests of the backend through the public API.
+// GPU tests: of the stages as a call launches them, and of the backend through the public API.
 #pragma once
 
 #include "cuda/runner.h"
 
 namespace tokensieve::cuda::test {
+
+// Score, select, compact and scatter, over a table of shapes and settings (stages_cases.h) and
+// crafted scores.
+void test_stages(Runner& runner);
 
 // Every case of backend_cases.h: kept sets and attention against the oracle, reruns, compact and
 // scatter. `filter`: only cases whose name contains it. Runs several cases at once on streams of

@@ -47,11 +47,6 @@ void test_plan_errors(Runner& runner) {
   refuse("mixed", "the same", [](AttentionCase& c) { c.shape.kv_dtype = DType::kF16; });
   refuse("head_dim", "64, 128, 256", [](AttentionCase& c) { c.shape.head_dim = 96; });
   refuse("not_causal", "causal", [](AttentionCase& c) { c.shape.causal = false; });
-  refuse("packed_chunk", "packed", [](AttentionCase& c) {
-    c.shape.packed = true;
-    c.shape.seqlen_q = 512;
-    c.select.queries = Queries::kAll;
-  });
 }
 
 void test_run_errors(Runner& runner) {
@@ -203,24 +198,33 @@ TensorView rows_of(const TensorView& x, int64_t begin, int64_t rows) {
   return view;
 }
 
-// Packed sequences against the same sequences one by one.
-void test_packed(Runner& runner, const SelectConfig& select, const char* name) {
-  const std::vector<int32_t> lengths = {1500, 257, 100, 2048, 1};
+// Begins of packed sequences.
+std::vector<int32_t> cu_seqlens_of(const std::vector<int32_t>& lengths) {
   std::vector<int32_t> cu = {0};
   for (int32_t length : lengths) cu.push_back(cu.back() + length);
-  AttentionCase all = small_case(Fill::kZero, cu.back());
+  return cu;
+}
+
+// Packed sequences against the same sequences one by one: `queries` of `tokens` each.
+void test_packed(Runner& runner, const SelectConfig& select, const char* name,
+                 const std::vector<int32_t>& queries, const std::vector<int32_t>& tokens) {
+  const std::vector<int32_t> cu_q = cu_seqlens_of(queries), cu_kv = cu_seqlens_of(tokens);
+  AttentionCase all = small_case(Fill::kZero, cu_kv.back());
+  all.shape.seqlen_q = cu_q.back();
   CaseData data = make_data(all, 21);
   AttentionShape shape = all.shape;
   shape.packed = true;
-  shape.batch = static_cast<int64_t>(lengths.size());
-  shape.seqlen_q = shape.seqlen_kv = 2048;
+  shape.batch = static_cast<int64_t>(tokens.size());
+  shape.seqlen_q = *std::max_element(queries.begin(), queries.end());
+  shape.seqlen_kv = *std::max_element(tokens.begin(), tokens.end());
   const Result<Plan> plan = make_plan(shape, select, {.backend = Backend::kCuda});
   const std::string label = std::string("packed/") + name;
   if (!plan.ok()) return runner.check(label, plan.status().message());
   DeviceCase device(*plan, data);
-  const DeviceBuffer cu_seqlens(cu);
+  const DeviceBuffer cu_q_device(cu_q), cu_kv_device(cu_kv);
   AttentionInputs in = device.inputs();
-  in.cu_seqlens_q = in.cu_seqlens_kv = cu_seqlens.as<int32_t>();
+  in.cu_seqlens_q = cu_q_device.as<int32_t>();
+  in.cu_seqlens_kv = cu_kv_device.as<int32_t>();
   device.poison(0xff);
   Status status = tokensieve::run(*plan, in, device.outputs(), device.workspace(),
                                   {.stream = device.stream()});
@@ -234,30 +238,43 @@ void test_packed(Runner& runner, const SelectConfig& select, const char* name) {
                                               &report).message());
 
   device.poison(0xff);
-  const int64_t total = cu.back();
+  const int64_t total = cu_q.back();
+  int64_t kept = 0;
   std::vector<double> lse, expected_lse;
-  for (size_t b = 0; b < lengths.size() && status.ok(); ++b) {
+  for (size_t b = 0; b < tokens.size() && status.ok(); ++b) {
+    if (queries[b] == 0) continue;
     AttentionShape one = all.shape;
-    one.seqlen_q = one.seqlen_kv = lengths[b];
-    const Plan single = make_plan(one, select, {.backend = Backend::kCuda}).value();
-    const DeviceBuffer workspace(workspace_bytes(single)), own_lse(size_t{4} * 4 * lengths[b]);
+    one.seqlen_q = queries[b];
+    one.seqlen_kv = tokens[b];
+    SelectConfig own = select;
+    const bool kept_rows = select.queries == Queries::kKept;
+    if (select.fill == Fill::kZero && kept_rows && queries[b] < tokens[b]) own.enabled = false;
+    const Plan single = make_plan(one, own, {.backend = Backend::kCuda}).value();
+    const DeviceBuffer workspace(workspace_bytes(single)), own_lse(size_t{4} * 4 * queries[b]);
     AttentionInputs from = device.inputs();
-    for (TensorView* view : {&from.q, &from.k, &from.v}) {
-      *view = rows_of(*view, cu[b], lengths[b]);
-    }
+    from.q = rows_of(from.q, cu_q[b], queries[b]);
+    for (TensorView* view : {&from.k, &from.v}) *view = rows_of(*view, cu_kv[b], tokens[b]);
+    const std::span<std::byte> memory = {workspace.data(), workspace.bytes()};
     status = tokensieve::run(single, from,
-                             {.out = rows_of(device.outputs().out, cu[b], lengths[b]),
+                             {.out = rows_of(device.outputs().out, cu_q[b], queries[b]),
                               .lse = own_lse.as<float>()},
-                             {workspace.data(), workspace.bytes()}, {.stream = device.stream()});
+                             memory, {.stream = device.stream()});
     if (status.ok()) status = device.wait();
+    RunReport own_report;
+    if (status.ok()) status = read_report(single, memory, device.stream(), &own_report);
+    kept += own_report.keep_count;
     const std::vector<float> values = own_lse.read<float>();
     for (int h = 0; h < 4; ++h) {
-      for (int64_t i = 0; i < lengths[b]; ++i) {
-        lse.push_back(packed_lse[h * total + cu[b] + i]);
-        expected_lse.push_back(values[h * lengths[b] + i]);
+      for (int64_t i = 0; i < queries[b]; ++i) {
+        lse.push_back(packed_lse[h * total + cu_q[b] + i]);
+        expected_lse.push_back(values[h * queries[b] + i]);
       }
     }
   }
+  runner.check(label + "/kept", report.keep_count == kept
+                                    ? ""
+                                    : "keeps " + std::to_string(report.keep_count) + ", not " +
+                                          std::to_string(kept));
   device.fetch();
   runner.check(label + "/single", status.message());
   const auto same = tokensieve::test::close(packed, data.out_values(), 5e-3,
@@ -265,6 +282,28 @@ void test_packed(Runner& runner, const SelectConfig& select, const char* name) {
   runner.check(label + "/out", same ? "" : same.message());
   const auto same_lse = tokensieve::test::close(lse, expected_lse, 1e-3, {4 * total}, 0.02);
   runner.check(label + "/lse", same_lse ? "" : same_lse.message());
+}
+
+void test_packed_kinds(Runner& runner) {
+  const std::vector<int32_t> whole = {1500, 257, 100, 2048, 1};
+  // Chunks, one without rows, one of few, one token, and a prompt's first chunk.
+  const std::vector<int32_t> queries = {700, 0, 100, 512, 1, 900};
+  const std::vector<int32_t> tokens = {1500, 257, 1700, 2048, 900, 900};
+  SelectConfig zero = matrix_select(Fill::kZero, Share::kHead, BudgetPolicy::kTau, 0.05);
+  const SelectConfig local =
+      matrix_select(Fill::kLocal, Share::kLayer, BudgetPolicy::kKeepRatio, 0.3);
+  test_packed(runner, {.enabled = false}, "dense", whole, whole);
+  test_packed(runner, {.enabled = false}, "dense_chunks", queries, tokens);
+  test_packed(runner, zero, "zero", whole, whole);
+  test_packed(runner, zero, "zero_chunks", queries, tokens);
+  test_packed(runner, local, "local", whole, whole);
+  test_packed(runner, local, "local_chunks", queries, tokens);
+  zero.queries = Queries::kAll;
+  test_packed(runner, zero, "all", whole, whole);
+  test_packed(runner, zero, "all_chunks", queries, tokens);
+  zero.budget = BudgetPolicy::kKeepRatio;
+  zero.share = Share::kKv;
+  test_packed(runner, zero, "all_chunks_kv", queries, tokens);
 }
 
 // The C ABI on device memory gives the bits of the C++ surface.
@@ -362,10 +401,7 @@ void test_behaviour(Runner& runner) {
   for (Fill fill : {Fill::kZero, Fill::kLocal}) test_graph(runner, fill);
   test_given_graph(runner);
   test_streams(runner);
-  test_packed(runner, {.enabled = false}, "dense");
-  test_packed(runner, matrix_select(Fill::kZero, Share::kHead, BudgetPolicy::kTau, 0.05), "zero");
-  test_packed(runner, matrix_select(Fill::kLocal, Share::kLayer, BudgetPolicy::kKeepRatio, 0.3),
-              "local");
+  test_packed_kinds(runner);
   test_c_abi(runner);
   test_plans(runner);
 }

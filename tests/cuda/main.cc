@@ -15,7 +15,6 @@
 #include "bench_cuda.h"
 #include "cuda/backend_test.h"
 #include "cuda/device_case.h"
-#include "cuda/stages_test.h"
 #include "tokensieve/attention.h"
 
 namespace {
@@ -66,9 +65,8 @@ int main(int argc, char** argv) {
   }
   cuda::test::Runner runner;
   if (stages && filter == nullptr) {
-    const cuda::test::TestCounts counts = cuda::test::test_stages();
-    runner.add(counts.passed, counts.failed);
-    std::printf("stages: %d passed, %d failed\n", counts.passed, counts.failed);
+    cuda::test::test_stages(runner);
+    std::printf("stages: %d passed, %d failed\n", runner.passed(), runner.failed());
     std::fflush(stdout);
   }
   cuda::test::test_cases(runner, threads < 1 ? 1 : threads, filter);

@@ -3,9 +3,18 @@
 
 #include <cstdio>
 #include <mutex>
+#include <sstream>
 #include <string>
 
 namespace tokensieve::cuda::test {
+
+// Everything, printed one behind the other.
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
 
 class Runner {
  public:
@@ -19,10 +28,6 @@ class Runner {
     ++failed_;
     std::printf("FAILED %s: %s\n", name.c_str(), problem.c_str());
     std::fflush(stdout);
-  }
-  void add(int passed, int failed) {
-    passed_ += passed;
-    failed_ += failed;
   }
   int passed() const { return passed_; }
   int failed() const { return failed_; }

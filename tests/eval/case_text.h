@@ -6,7 +6,7 @@
 
 #include "eval/case.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 inline nlohmann::ordered_json question_json(const Question& question) {
   nlohmann::ordered_json json = {{"text", question.text}, {"expected", question.expected}};
@@ -28,4 +28,4 @@ inline std::string case_text(const Case& item) {
   return json.dump();
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -14,7 +14,7 @@
 #include "case_text.h"
 #include "tokens.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using testing::HasSubstr;
@@ -269,4 +269,4 @@ TEST(Cases, AreTheSameEverywhere) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

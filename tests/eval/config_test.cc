@@ -9,7 +9,7 @@
 #include "eval/command_text.h"
 #include "eval/equal_work.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 Profile model_profile() {
@@ -212,7 +212,8 @@ double counted_work(const SelectConfig& select, int64_t tokens, int64_t kept, in
     }
     const bool local = select.fill == Fill::kLocal;
     const int64_t begin =
-        local ? std::max<int64_t>(0, row / kLocalBlock * kLocalBlock - select.local_window) : row + 1;
+        local ? std::max<int64_t>(0, row / kLocalBlock * kLocalBlock - select.local_window)
+              : row + 1;
     const int64_t sinks = local ? std::min<int64_t>(select.sinks, begin) : 0;
     if (local) pairs += static_cast<double>(row + 1 - begin + sinks);
     if (!is_kept(row)) continue;
@@ -274,4 +275,4 @@ TEST(EvalCommand, KeepsNoFolders) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -12,7 +12,7 @@
 #include "common/files.h"
 #include "tokens.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using testing::ElementsAre;
@@ -120,4 +120,4 @@ TEST(Corpus, VocabularyHasWholeLowerCaseWordsOnce) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 TEST(EvalMetrics, KnownDistributions) {
@@ -35,4 +35,4 @@ TEST(EvalMetrics, UnlikelyTokensCostNothing) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

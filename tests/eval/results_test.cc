@@ -8,7 +8,7 @@
 #include <fstream>
 #include <sstream>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 namespace fs = std::filesystem;
@@ -23,8 +23,14 @@ class EvalResults : public testing::Test {
   ~EvalResults() override { fs::remove_all(folder_); }
 
   static Json header() {
-    return {{"type", "run"},  {"format", 1},         {"date", "today"},
-            {"model", {{"name", "m"}}}, {"seed", 1},      {"tasks", {"qa"}},     {"lengths", {1024}}, {"cases", 2},
+    return {{"type", "run"},
+            {"format", 1},
+            {"date", "today"},
+            {"model", {{"name", "m"}}},
+            {"seed", 1},
+            {"tasks", {"qa"}},
+            {"lengths", {1024}},
+            {"cases", 2},
             {"configs", {{{"name", "dense"}, {"profile", {{"tau", 0.005}}}}}}};
   }
   static Json result(int32_t index) {
@@ -93,7 +99,8 @@ TEST_F(EvalResults, AnotherRunIsRefused) {
 }
 
 TEST_F(EvalResults, OtherFilesAreRefused) {
-  for (const char* other : {"hello\n", "hello", "{\"tokensieve_profile\":1}", "[1]\n", "ELF"}) {
+  for (const char* other : {"hello\n", "hello", "{\"tokensieve_profile\":1}", "[1]\n", "ELF",
+                            "{\"type\":5}\n", "{\"type\":[]}\n"}) {
     write(other);
     EXPECT_NE(error(header()).find("not a results file"), std::string::npos) << other;
   }
@@ -107,6 +114,21 @@ TEST_F(EvalResults, DamagedLinesAreNamed) {
   EXPECT_NE(error(header()).find("two runs were mixed"), std::string::npos);
   write(start + R"({"type":"result","task":"qa"})" + "\n");
   EXPECT_NE(error(header()).find("run.jsonl:2: "), std::string::npos);
+  write(start + std::string(100000, '[') + std::string(100000, ']') + "\n");
+  EXPECT_NE(error(header()).find("run.jsonl:2: the line nests values more than 64 levels deep"),
+            std::string::npos);
+}
+
+// Another run's header may hold anything.
+TEST_F(EvalResults, StrangeHeadersAreAnotherRun) {
+  for (const char* configs : {"[{}]", "[{\"name\":5}]", "[{\"name\":[]},3]", "7"}) {
+    Json other = header();
+    other["configs"] = Json::parse(configs);
+    write(other.dump() + "\n");
+    EXPECT_NE(error(header()).find("holds another run"), std::string::npos) << configs;
+  }
+  write(R"({"type":"run","model":)" + std::string(100000, '[') + std::string(100000, ']') + "}\n");
+  EXPECT_NE(error(header()).find("not a results file"), std::string::npos);
 }
 
 TEST_F(EvalResults, PathsThatCannotBeWritten) {
@@ -135,4 +157,4 @@ TEST_F(EvalResults, TextThatIsNotUtf8IsStillALine) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

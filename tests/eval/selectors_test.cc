@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 struct Choice {
@@ -116,4 +116,4 @@ TEST(EvalSelectors, InspectingSeesWhatRuns) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

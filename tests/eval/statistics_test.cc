@@ -8,7 +8,7 @@
 
 #include "eval/random.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 using testing::ElementsAre;
@@ -153,4 +153,4 @@ TEST(Loss, WithNothingSolvedClaimsNothing) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

@@ -7,7 +7,7 @@
 
 #include "eval/case.h"
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 
 inline constexpr int32_t kTemplateTokens = 30;
 
@@ -34,4 +34,4 @@ inline int32_t count_prompt(std::string_view document, const Question& question)
          count_pieces(question.answer_prefix);
 }
 
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

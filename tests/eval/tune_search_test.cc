@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-namespace tokensieve::cli::eval {
+namespace tokensieve::eval {
 namespace {
 
 // Layer l alone costs 0.001 * l on rung 0 (keeps more) and twice that on rung 1; harms add up.
@@ -88,4 +88,4 @@ TEST(EvalTuneSearch, AFailedMeasurementEndsIt) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::eval
+}  // namespace tokensieve::eval

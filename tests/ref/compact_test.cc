@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "support/tensors.h"
+#include "support/kept_sets.h"
 
 namespace tokensieve {
 namespace {
@@ -13,21 +13,7 @@ namespace {
 using test::Layout;
 using test::Tensor;
 
-// Two sequences of 40 tokens, 4 query heads on 2 kv heads, one set a kv head; the second is dense.
-class RefCompact : public testing::Test {
- protected:
-  RefCompact() {
-    plan_.shape = {.batch = 2, .seqlen_q = 40, .seqlen_kv = 40, .num_q_heads = 4,
-                   .num_kv_heads = 2, .head_dim = 16};
-    plan_.num_sets = 2;
-  }
-  KeepSet keep() { return {indices_.data(), 5, count_.data()}; }
-
-  Plan plan_;
-  std::vector<int32_t> indices_ = {0, 7, 38, 39, -1, 2, 3, 4, 39, -1,        // sequence 0
-                                   -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};  // sequence 1
-  std::vector<int64_t> count_ = {4, 40};
-};
+class RefCompact : public test::HandMadeSets {};
 
 TEST_F(RefCompact, GathersRowsAndRepeatsKvHeads) {
   Tensor k(DType::kBF16, Layout::kPadded, 2, 40, 2, 16);

@@ -35,7 +35,7 @@ class Browser:
     requests : every address that the page asked for
     """
 
-    def __init__(self, program, timeout=60):
+    def __init__(self, program, timeout=300):
         self.timeout = timeout
         self.problems, self.requests = [], []
         self._loaded = False

@@ -8,7 +8,7 @@
 #include "eval/report/page_data.h"
 #include "eval/report/profile_text.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 using testing::HasSubstr;
@@ -117,4 +117,4 @@ TEST(ProfileText, ABudgetAndAllElse) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

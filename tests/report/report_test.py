@@ -43,7 +43,7 @@ class ProgramTest(unittest.TestCase):
             [PROGRAM, "report", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             stdin=subprocess.DEVNULL,
             cwd=self.folder,
         )
@@ -70,7 +70,7 @@ class ProgramTest(unittest.TestCase):
     def test_reads_standard_input(self):
         result = subprocess.run(
             [PROGRAM, "report", "-", "-o", self.page],
-            timeout=60,
+            timeout=300,
             input=self.run_file.read_bytes(),
             capture_output=True,
         )
@@ -108,7 +108,7 @@ class ProgramTest(unittest.TestCase):
         self.expect(1, bad, says=["bad.jsonl is empty"])
         lines = self.run_file.read_text().splitlines(keepends=True)
         bad.write_text("".join([*lines[:4], "{oops\n", *lines[4:]]))
-        self.expect(1, bad, says=["bad.jsonl:5: not JSON"])
+        self.expect(1, bad, says=["bad.jsonl:5 is not valid JSON"])
         bad.write_text(lines[0])
         self.expect(1, bad, says=["bad.jsonl holds a header but no finished case"])
         bad.write_text(lines[0].replace('"format":1', '"format":9'))
@@ -200,7 +200,8 @@ class PageTest(unittest.TestCase):
                 d.passive ? [] : chart.getDatasetMeta(i).data);
             const drawn = marks.filter((mark) => {
                 const {x, y} = mark.getCenterPoint();
-                const [column, row] = [x, y].map((v) => Math.floor(v * chart.currentDevicePixelRatio));
+                const ratio = chart.currentDevicePixelRatio;
+                const [column, row] = [x, y].map((v) => Math.floor(v * ratio));
                 const [r, g, b] = pixels.slice(4 * (row * canvas.width + column));
                 probe.fillStyle = mark.options.backgroundColor;
                 return probe.fillStyle ===
@@ -238,7 +239,8 @@ class PageTest(unittest.TestCase):
         loss = row.split()[2]
         shown = self.evaluate(
             """[...document.querySelectorAll('#headline tbody tr')]
-            .find((tr) => tr.cells[0].textContent.startsWith('keep-0.1')).cells[2].firstChild.textContent"""
+            .find((tr) => tr.cells[0].textContent.startsWith('keep-0.1'))
+            .cells[2].firstChild.textContent"""
         )
         self.assertEqual(shown.replace("\N{MINUS SIGN}", "-"), loss)
 
@@ -260,7 +262,8 @@ class PageTest(unittest.TestCase):
         self.assertIn(
             "Attention work",
             self.evaluate(
-                "Chart.getChart(document.querySelector('#frontier canvas')).options.scales.x.title.text"
+                "Chart.getChart(document.querySelector('#frontier canvas'))"
+                ".options.scales.x.title.text"
             ),
         )
 

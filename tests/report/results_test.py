@@ -1,9 +1,9 @@
 """The tables of docs/evaluation.md, recomputed from results/: equal to the digit.
 
-results_test.py PROGRAM [--write]. What is expected is tests/data/results_tables.txt; --write replaces it.
-The tables of single files are those of `tokensieve report` at commit bb88872, which published them. The
-pooled ones (last two) have the means and counts of the script that was used then; its intervals came from
-another random generator.
+results_test.py PROGRAM [--write]. What is expected is tests/data/results_tables.txt; --write
+replaces it. The tables of single files are those of `tokensieve report` at commit bb88872, which
+published them. The pooled ones (last two) have the means and counts of the script that was used
+then; its intervals came from another random generator.
 """
 
 import json

@@ -6,7 +6,7 @@
 
 #include "report/runs.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 using testing::ElementsAre;
@@ -56,7 +56,8 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
       "\n"
       R"({"type":"drift","layers":[0.75,0.25]})"
       "\n"
-      R"({"type":"tune","step":0,"layers":[1,2],"thin":{"layers":[2],"select":{"keep_ratio":0.1}},"work":0.5,"kl":0.01,"chosen":true})"
+      R"({"type":"tune","step":0,"layers":[1,2],"thin":{"layers":[2],)"
+      R"("select":{"keep_ratio":0.1}},"work":0.5,"kl":0.01,"chosen":true})"
       "\n");
   EXPECT_THAT(run.kept.at(0).layers.at(0).sets,
               ElementsAre(ElementsAre(Pair(0, 1)), ElementsAre(Pair(0, 0), Pair(2, 2))));
@@ -68,7 +69,8 @@ TEST(RunFile, ReadsKeptDriftAndTune) {
 
 TEST(RunFile, APromptThatRanDenseIsNotInspected) {
   const std::string start =
-      R"({"type":"kept","task":"qa","length":4,"case":0,"config":"sparse","tokens":["a"],"layers":)";
+      R"({"type":"kept","task":"qa","length":4,"case":0,"config":"sparse","tokens":["a"],)"
+      R"("layers":)";
   EXPECT_TRUE(parsed(std::string(kHeader) + start + "[]}\n").kept.empty());
   EXPECT_TRUE(parsed(kHeader + start + R"([{"layer":1,"kept":[]}]})" + "\n").kept.empty());
 }
@@ -90,7 +92,7 @@ TEST(RunFile, AnInterruptedLastLineIsOnlyAWarning) {
   // With its line break it was written whole, and is damaged.
   EXPECT_THAT(error_of(good + R"({"type":"result","task":"q)"
                               "\n"),
-              HasSubstr("run.jsonl:3: not JSON"));
+              HasSubstr("run.jsonl:3 is not valid JSON"));
 }
 
 TEST(RunFile, SaysHowMuchIsMissing) {
@@ -124,8 +126,8 @@ TEST(RunFile, PartsOfOneRunBecomeOne) {
 TEST(RunFile, ErrorsNameFileAndLine) {
   const std::string header = kHeader;
   EXPECT_THAT(error_of("\n \n"), HasSubstr("run.jsonl: holds no run"));
-  EXPECT_THAT(error_of("nonsense"), HasSubstr("run.jsonl:1: not JSON"));
-  EXPECT_THAT(error_of("[1]\n"), HasSubstr("run.jsonl:1: a value that should be an object"));
+  EXPECT_THAT(error_of("nonsense"), HasSubstr("run.jsonl:1 is not valid JSON"));
+  EXPECT_THAT(error_of("[1]\n"), HasSubstr("run.jsonl:1: is not a JSON object: [1]"));
   EXPECT_THAT(error_of("{\"type\":\"result\"}\n"),
               HasSubstr("run.jsonl:1: the first line is not the header"));
   EXPECT_THAT(error_of(header + header), HasSubstr("run.jsonl:2: a second header"));
@@ -135,11 +137,44 @@ TEST(RunFile, ErrorsNameFileAndLine) {
   EXPECT_THAT(error_of(header + result("qa", 1, 0, "other", R"("score":1)")),
               HasSubstr("run.jsonl:2: config \"other\" is not one of the header's"));
   EXPECT_THAT(error_of(header + "\n" + result("qa", 1, 0, "dense", R"("score":"full")")),
-              HasSubstr("run.jsonl:3: \"score\" is \"full\"; allowed: a finite number"));
+              HasSubstr("run.jsonl:3: score is \"full\"; allowed: a finite number"));
   EXPECT_THAT(error_of(header + R"({"type":"result","task":"qa","length":1,"config":"dense"})"),
-              HasSubstr("\"case\" is missing"));
+              HasSubstr("run.jsonl:2: case is missing"));
   EXPECT_THAT(error_of(header + result("qa", 1, 0, "dense", R"("layers":[3])")),
-              HasSubstr("object is 3"));
+              HasSubstr("run.jsonl:2: layers: is not a JSON object: 3"));
+}
+
+TEST(RunFile, DeepNestingIsAnErrorThatNamesTheLine) {
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& text :
+       {deep + "\n", kHeader + deep + "\n", kHeader + deep,
+        kHeader + result("qa", 1, 0, "dense", R"("layers":)" + deep)}) {
+    EXPECT_THAT(error_of(text), HasSubstr(" nests values more than 64 levels deep"));
+    EXPECT_THAT(error_of(text), HasSubstr(text.starts_with("[") ? "run.jsonl:1" : "run.jsonl:2"));
+  }
+}
+
+// Every byte, replaced by what changes a member's type or breaks the line.
+TEST(RunFile, DamagedFilesAreErrorsOrRead) {
+  const std::string whole =
+      kHeader +
+      result("qa", 10, 3, "sparse",
+             R"("depth":0.25,"score":0.5,"expected":["a"],"answer":"a","follow_ups":[{"score":1}],)"
+             R"("layers":[{"layer":2,"reason":"r"}],"metrics":{"kl":0,"top1":1,"nll":2,)"
+             R"("nll_dense":1})") +
+      R"({"type":"kept","task":"qa","length":4,"case":0,"config":"sparse","tokens":["a","b"],)"
+      R"("layers":[{"layer":1,"sets":1,"kept":[[[0,1]]]}]})"
+      "\n";
+  ASSERT_EQ(parsed(whole).kept.size(), 1u);
+  size_t errors = 0;
+  for (const char damage : {'"', '{', ']', '0', '-', 'e', ',', '\\', '\xff', '\0'}) {
+    for (size_t at = 0; at < whole.size(); ++at) {
+      std::string text = whole;
+      text[at] = damage;
+      errors += parse_run(text, "run.jsonl").ok() ? 0 : 1;
+    }
+  }
+  EXPECT_GT(errors, 5 * whole.size());
 }
 
 TEST(RunFile, KeptRangesLieWithinThePrompt) {
@@ -188,7 +223,7 @@ Json without_empty(const Json& json) {
 template <typename Line>
 Json rewritten(const Json& json) {
   Line line;
-  EXPECT_EQ(eval::read_line(json, line), "");
+  EXPECT_STREQ(eval::read_line(json, "a line", line).message(), "");
   return eval::to_json(line);
 }
 
@@ -230,4 +265,4 @@ TEST(RunFile, MissingFile) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

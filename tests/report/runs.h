@@ -7,11 +7,11 @@
 
 #include "eval/report/run_file.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 
 inline constexpr const char* kHeader =
-    R"({"type":"run","format":1,"model":{"name":"tiny"},"configs":[{"name":"stock","kind":"stock"},)"
-    R"({"name":"dense","kind":"dense"},{"name":"sparse","kind":"sparse"}]})"
+    R"({"type":"run","format":1,"model":{"name":"tiny"},"configs":[)"
+    R"({"name":"stock","kind":"stock"},{"name":"dense","kind":"dense"},{"name":"sparse","kind":"sparse"}]})"
     "\n";
 
 inline std::string result(const std::string& task, int length, int index, const std::string& config,
@@ -26,4 +26,4 @@ inline EvalRun parsed(const std::string& text) {
   return run.ok() ? std::move(run.value()) : EvalRun();
 }
 
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

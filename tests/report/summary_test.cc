@@ -8,7 +8,7 @@
 
 #include "report/runs.h"
 
-namespace tokensieve::cli::report {
+namespace tokensieve::eval::report {
 namespace {
 
 using testing::ElementsAre;
@@ -117,4 +117,4 @@ TEST(Summary, TableSaysWhatDoesNotCount) {
 }
 
 }  // namespace
-}  // namespace tokensieve::cli::report
+}  // namespace tokensieve::eval::report

@@ -145,6 +145,18 @@ TEST_F(FastWeights, YarnGoesIntoTheMetadata) {
   EXPECT_EQ(ggml_get_tensor(out.tensors, kMatrix)->type, GGML_TYPE_Q8_0);
 }
 
+TEST_F(FastWeights, TypesAreTakenInAnyCase) {
+  for (const char* type : {"Q8_0", "F16", "bF16"}) EXPECT_EQ(run(type), 0) << type << log();
+}
+
+TEST_F(FastWeights, AFullDiskIsAnError) {
+  ASSERT_EQ(run("f16"), 0);
+  const std::string command = std::string(TOKENSIEVE_FAST_WEIGHTS) + " " + path("base") +
+                              " /dev/full f16 > " + path("log") + " 2>&1";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << log();
+  EXPECT_NE(log().find("cannot write /dev/full"), std::string::npos) << log();
+}
+
 TEST_F(FastWeights, RefusesAnAdapterOfAnotherModel) {
   add_lora("blk.7.attn_q.weight", kRows);
   EXPECT_EQ(run("f16 --lora " + path("lora")), 1);

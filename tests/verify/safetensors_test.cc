@@ -47,6 +47,14 @@ struct Bad {
 
 class BadSafeTensors : public testing::TestWithParam<Bad> {};
 
+TEST(SafeTensors, DeepNestingIsAnError) {
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& header : {deep, R"({"x":)" + deep + "}"}) {
+    EXPECT_THAT(parse(header, 0).status().message(),
+                HasSubstr("the header nests values more than 64 levels deep"));
+  }
+}
+
 TEST_P(BadSafeTensors, IsAnErrorThatSaysWhy) {
   const Result<SafeTensors> file = parse(GetParam().header, GetParam().data_bytes);
   ASSERT_FALSE(file.ok());
@@ -58,9 +66,9 @@ TEST_P(BadSafeTensors, IsAnErrorThatSaysWhy) {
 INSTANTIATE_TEST_SUITE_P(
     Files, BadSafeTensors,
     testing::Values(
-        Bad{"no_json", "{", 0, "not a JSON object"}, Bad{"list", "[]", 0, "not a JSON object"},
+        Bad{"no_json", "{", 0, "not valid JSON"}, Bad{"list", "[]", 0, "not a JSON object"},
         Bad{"number", "7", 0, "not a JSON object"},
-        Bad{"not_utf8", "{\"\xff\":1}", 0, "not a JSON object"},
+        Bad{"not_utf8", "{\"\xff\":1}", 0, "not valid JSON"},
         Bad{"twice",
             R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
             R"("x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",

@@ -1,7 +1,6 @@
 """tokensieve.attention and select_tokens against float64 NumPy."""
 
 import concurrent.futures
-import ctypes
 import dataclasses
 import json
 import pathlib
@@ -137,7 +136,7 @@ def test_calls_of_one_shape_do_not_share_data():
 def test_overhead_benchmark():
     script = pathlib.Path(__file__).parents[3] / "bench/python_overhead.py"
     done = subprocess.run([sys.executable, script, "--json", "--rounds", "5"], check=True,
-                          text=True, capture_output=True, timeout=60)
+                          text=True, capture_output=True, timeout=600)
     overhead = json.loads(done.stdout)["overhead_us"]
     assert 0 < overhead["torch tensors"] < 150  # 15 on an idle machine; tests share theirs
 
@@ -240,17 +239,6 @@ def test_select_config_travels():
     assert copy == config and hash(copy) == hash(config) and copy != SelectConfig()
 
 
-def test_structs_have_the_library_s_sizes_and_defaults():
-    for kind in set(_abi.INITS) - {_abi.Select}:
-        assert _abi.new(kind).struct_size == ctypes.sizeof(kind), kind.__name__
-    assert _abi.new(_abi.Select).struct_size <= ctypes.sizeof(_abi.Select)
-    tensor = _abi.Tensor()
-    ones = [_abi.I64(1)] * 4
-    _abi.library().tokensieve_tensor_init_bshd(ctypes.byref(tensor), None, 0, *ones)
-    assert tensor.struct_size == ctypes.sizeof(_abi.Tensor)
-    assert SelectConfig._from_c(_abi.new(_abi.Select)) == SelectConfig()
-
-
 def test_profiles(tmp_path):
     profile = tokensieve.Profile.load("smollm2")
     assert profile.sparse_layers == tuple(range(2, 30)) and profile.select.fill == "local"
@@ -300,8 +288,10 @@ def test_profiles_choose():
     assert (select.budget, select.keep_ratio, select.share, select.fill) == (
         "keep_ratio", 0.2, "layer", "local")
     assert profile.choose(5, 5000, 5000) == tokensieve.LayerChoice(select, "", 0)
-    chunk = profile.choose(5, 512, 5000).select
-    assert chunk == dataclasses.replace(select, queries="all", protect_first=4)
+    assert profile.choose(5, 512, 5000).select == select
+    zero = profile.map_select(lambda of_layer: dataclasses.replace(of_layer, fill="zero"))
+    assert zero.choose(5, 512, 5000).select == dataclasses.replace(
+        select, fill="zero", queries="all", protect_first=4)
     for call, reason in [((3, 5000, 5000), "layer not in the profile"),
                          ((5, 511, 5000), "few rows"),
                          ((5, 4000, 4000), "prompt shorter than min_tokens")]:
@@ -345,7 +335,7 @@ if child == 0:
     os._exit(0 if same else 1)
 assert os.waitpid(child, 0)[1] == 0 and same
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_imports_without_torch():

@@ -139,12 +139,16 @@ def test_a_run_and_its_resumption(tmp_path, capsys, monkeypatch):
 
 
 def test_bad_files(tmp_path, capsys):
-    for content in ("", "no JSON\n", '{"type": "run"}\n'):
+    deep = "[" * 100_000 + "]" * 100_000
+    cases = '{"type": "cases", "format": 1}\n'
+    for content in ("", "no JSON\n", '{"type": "run"}\n', "[1]\n", cases + deep + "\n",
+                    cases + '{"type": "resolved"}\n', cases + "\x00\n",
+                    '{"type": "cases", "format": 1, "configs": 3}\n'):
         (tmp_path / "cases.jsonl").write_text(content)
         with pytest.raises(SystemExit):
             evaluate.main([str(tmp_path / "cases.jsonl")])
         assert "is not a file of cases" in capsys.readouterr().err
-    (tmp_path / "cases.jsonl").write_text('{"type": "cases", "format": 1}\n')
+    (tmp_path / "cases.jsonl").write_text("\ufeff" + cases)  # a byte order mark
     with pytest.raises(SystemExit):
         evaluate.main([str(tmp_path / "cases.jsonl")])
     assert "has no configurations" in capsys.readouterr().err
@@ -153,3 +157,9 @@ def test_bad_files(tmp_path, capsys):
     with pytest.raises(tokensieve.ArgumentError, match="not a results file"):
         Results(str(output), {"type": "run"})
     assert output.read_text() == "something else"
+    for damaged in (deep, "[1]", '{"type": "result"}', '{"type": "result", "task": []}'):
+        text = '{"type": "run"}\n' + damaged + "\n" + "torn"
+        output.write_text(text)
+        with pytest.raises(tokensieve.ArgumentError, match="name another file with -o"):
+            Results(str(output), {"type": "run"})
+        assert output.read_text() == text

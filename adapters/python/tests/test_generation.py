@@ -60,7 +60,7 @@ def test_pipeline(model, tokenizer):
 
 
 def test_streamer_in_a_thread(model, tokenizer):
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=600)
     inputs = tokenizer(text(300, 1), return_tensors="pt")
     more = dict(max_new_tokens=NEW, do_sample=False)
     thread = threading.Thread(target=model.generate,

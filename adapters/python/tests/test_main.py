@@ -13,7 +13,7 @@ PROGRAM = pathlib.Path(tokensieve.__file__).parent / "bin" / "tokensieve"
 
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", "tokensieve", *arguments], capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=600)
 
 
 @pytest.mark.skipif(not PROGRAM.exists(), reason="built without CLI11 or fmt")

@@ -33,7 +33,8 @@ Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("
                           ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32),
                           ("sm_scale", F32), ("softcap", F32), ("packed", I32),
                           ("reserved", I32)])
-# Opaque: settings go in and come out by name, as JSON. The library's struct is smaller.
+# Opaque: settings go in and come out by name, as JSON. The library's struct is smaller: to it, this
+# is a newer program's, whose other fields are 0.
 Select = _struct("Select", [("fields", C.c_uint32 * 127)])
 Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
                               ("num_ranks", I32), ("rank", I32)])
@@ -61,7 +62,7 @@ LayerCall = _struct("LayerCall", [("layer", I32), ("seqlen_q", I64), ("seqlen_kv
 
 _STATUS_SIZE = C.sizeof(Status)
 
-# The _init function of each struct, without tokensieve_ and _init.
+# The _init_sized function of each struct, without tokensieve_ and _init_sized.
 INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
          Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
          Report: "report", RunOptions: "run_options", KeepSet: "keep_set",
@@ -117,7 +118,8 @@ def library() -> C.CDLL:
 @functools.lru_cache(maxsize=None)
 def _defaults(kind: type[C.Structure]) -> bytes:
     value = kind()
-    getattr(library(), f"tokensieve_{INITS[kind]}_init")(C.byref(value))
+    size = C.c_size_t(C.sizeof(kind))
+    getattr(library(), f"tokensieve_{INITS[kind]}_init_sized")(C.byref(value), size)
     return bytes(value)
 
 

@@ -23,41 +23,59 @@ class Resolved:
     profile: Profile | None = None  # None: dense
     dense_rows: int = 0  # so many last rows see everything
     work: float | None = None  # of a sparse layer, where dense rows count
+    chunk: int = 0  # tokens of a prompt that are read at once; 0: all
 
     @staticmethod
     def parse(line: Json) -> Resolved:
         """From a "resolved" line of a file of cases."""
+        chunk = line.get("chunk", 0)
         if line.get("profile") is None:
-            return Resolved()
+            return Resolved(chunk=chunk)
         profile = Profile.parse(json.dumps(line["profile"]), line["config"])
         if line.get("always_sparse"):
             profile = profile.map_select(
                 lambda select: dataclasses.replace(select, dense_policy="never"))
-        return Resolved(profile, line.get("dense_rows", 0), line.get("work"))
+        return Resolved(profile, line.get("dense_rows", 0), line.get("work"), chunk)
+
+
+def _read_lines(path: str, text: bytes, remedy: str) -> list[Json]:
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as problem:
+            raise ArgumentError(f"{path}:{number} is not valid JSON ({problem}); {remedy}") from None
+        if not isinstance(value, dict):
+            raise ArgumentError(f"{path}:{number} is not a JSON object; {remedy}")
+        lines.append(value)
+    return lines
 
 
 class Cases:
     """A file that `tokensieve eval --write-cases` made."""
 
     def __init__(self, path: str) -> None:
-        try:
-            with open(path, encoding="utf-8") as file:
-                lines = [json.loads(line) for line in file if line.strip()]
-        except ValueError as problem:
-            raise ArgumentError(f"{path} is not a file of cases: {problem}") from None
+        remedy = ("it is not a file of cases of this version: write it again with `tokensieve eval "
+                  "--write-cases`")
+        with open(path, "rb") as file:
+            lines = _read_lines(path, file.read(), remedy)
         if not lines or lines[0].get("type") != "cases" or lines[0].get("format") != 1:
             raise ArgumentError(f"{path} is not a file of cases, format 1 (tokensieve eval "
                                 "--write-cases)")
         self.header = lines[0]
         self.cases = [line for line in lines[1:] if line.get("type") == "case"]
-        self.resolved = {(line["config"], line["tokens"]): Resolved.parse(line)
-                         for line in lines[1:] if line.get("type") == "resolved"}
-        found = {name for name, _ in self.resolved}
-        self.names = [config["name"] for config in self.header.get("configs", ())
-                      if config["name"] in found]
+        try:
+            self.resolved = {(line["config"], line["tokens"]): Resolved.parse(line)
+                             for line in lines[1:] if line.get("type") == "resolved"}
+            found = {name for name, _ in self.resolved}
+            self.names = [config["name"] for config in self.header.get("configs", ())
+                          if config["name"] in found]
+        except (KeyError, TypeError) as problem:
+            raise ArgumentError(f"{path} is damaged ({problem!r}); {remedy}") from None
         if "dense" not in self.names:
-            raise ArgumentError(f"{path} has no configurations: write it again with `tokensieve "
-                                "eval --write-cases` of this version")
+            raise ArgumentError(f"{path} has no configurations; {remedy}")
 
     def choose(self, names: list[str] | None) -> list[str]:
         """The configurations of these names, or all; dense is always there, and first."""
@@ -97,19 +115,20 @@ class Results:
         self._file.seek(0)
         text = self._file.read()
         whole = text[:text.rfind(b"\n") + 1]
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as problem:
-            raise ArgumentError(f"{path} is damaged ({problem}); name another file with -o") \
-                from None
+        lines = _read_lines(path, whole, "name another file with -o")
         if not lines and text and not text.startswith(b'{"type": "run"'):
             raise ArgumentError(f"{path} is not a results file; name another one with -o")
         for key in _IDENTITY if lines else ():
             if lines[0].get(key) != json.loads(json.dumps(header.get(key))):
                 raise ArgumentError(f"{path} holds another run ({key} differs); name another "
                                     "file with -o")
+        try:
+            self.done = {key_of(line, line["config"]) for line in lines
+                         if line.get("type") == "result"}
+        except (KeyError, TypeError) as problem:
+            raise ArgumentError(f"{path} is damaged ({problem!r}); name another file with -o") \
+                from None
         self._file.truncate(len(whole))
-        self.done = {key_of(line, line["config"]) for line in lines if line.get("type") == "result"}
         if not lines:
             self._write(header)
 

@@ -78,7 +78,9 @@ class Runner:
         cache = DynamicCache(config=self.model.config)
         begin = time.perf_counter()
         with torch.no_grad(), tokensieve.hf.measure() as measured, self._as(resolved):
-            logits = self._feed(prompt, cache)[-1:]
+            chunk = resolved.chunk or len(prompt)
+            for at in range(0, len(prompt), chunk):
+                logits = self._feed(prompt[at:at + chunk], cache)[-1:]
             first = int(logits[0].argmax())  # waits for the device
             prefill = time.perf_counter() - begin
         line = {"prompt_tokens": len(prompt), "prefill_ms": prefill * 1e3,

@@ -1,10 +1,7 @@
 // What every command shares: exit codes and how an error reaches the user.
 #pragma once
 
-#include <fmt/format.h>
-
-#include <cstdio>
-
+#include "common/output.h"
 #include "common/signals.h"
 #include "tokensieve/status.h"
 
@@ -17,10 +14,10 @@ inline constexpr int kExitUsage = 2;
 // Prints the error and returns the exit code that it deserves.
 inline int fail(const Status& status) {
   if (status.code() == StatusCode::kCancelled) {
-    fmt::print(stderr, "tokensieve: cancelled\n");
+    print_err("tokensieve: cancelled\n");
     return kExitInterrupted;
   }
-  fmt::print(stderr, "tokensieve: {}\n", status.message());
+  print_err("tokensieve: {}\n", status.message());
   return kExitFailure;
 }
 

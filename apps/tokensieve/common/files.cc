@@ -34,6 +34,49 @@ size_t sequence_length(std::string_view s) {
   return 0;
 }
 
+// Where a path leads.
+struct Target {
+  std::string path;
+  bool in_place = false;  // a device or a pipe: nothing may take its place
+};
+
+Result<Target> target_of(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (std::filesystem::is_directory(status)) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "cannot write %s: it is a folder; name a file in it", path.c_str());
+  }
+  if (!std::filesystem::exists(status)) return Target{path};
+  if (!std::filesystem::is_regular_file(status)) return Target{path, true};
+  const std::filesystem::path real = std::filesystem::canonical(path, error);
+  return Target{error ? path : real.string()};  // a link stays a link
+}
+
+// By errno.
+Status cannot_write(const std::string& path) {
+  return Status::error(StatusCode::kInternal, "cannot write %s: %s; nothing was changed",
+                       path.c_str(), std::strerror(errno));
+}
+
+std::string temporary_beside(const std::string& path) {
+  return path + ".tmp-" + std::to_string(::getpid());
+}
+
+int create(const std::string& path) {
+  return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+}
+
+bool write_all(int fd, const std::string& content) {
+  for (size_t done = 0; done < content.size();) {
+    const ssize_t n = ::write(fd, content.data() + done, content.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
 }  // namespace
 
 size_t first_invalid_utf8(std::string_view text) {
@@ -62,6 +105,8 @@ Result<std::string> read_text(const std::string& path) {
     }
     text.assign(std::istreambuf_iterator<char>(file), {});
   }
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // says "UTF-8", and is no text
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   if (text.empty()) {
     return Status::error(StatusCode::kDataError, "%s is empty; a document needs some text",
                          path.c_str());
@@ -75,27 +120,38 @@ Result<std::string> read_text(const std::string& path) {
   return text;
 }
 
+Status check_writable(const std::string& path) {
+  const Result<Target> target = target_of(path);
+  if (!target.ok()) return target.status();
+  if (target->in_place) return ::access(path.c_str(), W_OK) == 0 ? Status() : cannot_write(path);
+  const std::string temporary = temporary_beside(target->path);
+  const int fd = create(temporary);
+  if (fd < 0) return cannot_write(path);
+  ::close(fd);
+  ::unlink(temporary.c_str());
+  return {};
+}
+
 Status write_atomically(const std::string& path, const std::string& content) {
-  const std::string temporary = path + ".tmp-" + std::to_string(::getpid());
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  bool ok = fd >= 0;
-  for (size_t done = 0; ok && done < content.size();) {
-    const ssize_t n = ::write(fd, content.data() + done, content.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    ok = n > 0;
-    if (ok) done += static_cast<size_t>(n);
+  const Result<Target> target = target_of(path);
+  if (!target.ok()) return target.status();
+  const std::string temporary = temporary_beside(target->path);
+  const int fd = target->in_place ? ::open(path.c_str(), O_WRONLY | O_CLOEXEC) : create(temporary);
+  if (fd < 0) return cannot_write(path);
+  bool ok = write_all(fd, content) && (target->in_place || ::fsync(fd) == 0);
+  Status error = cannot_write(path);
+  if (::close(fd) != 0 && ok) {
+    error = cannot_write(path);
+    ok = false;
   }
-  ok = ok && ::fsync(fd) == 0;
-  int error = errno;
-  if (fd >= 0) ::close(fd);
-  if (ok && ::rename(temporary.c_str(), path.c_str()) != 0) {
-    error = errno;
+  if (target->in_place) return ok ? Status() : error;
+  if (ok && ::rename(temporary.c_str(), target->path.c_str()) != 0) {
+    error = cannot_write(path);
     ok = false;
   }
   if (ok) return {};
-  if (fd >= 0) ::unlink(temporary.c_str());
-  return Status::error(StatusCode::kInternal, "cannot write %s: %s; nothing was changed",
-                       path.c_str(), std::strerror(error));
+  ::unlink(temporary.c_str());
+  return error;
 }
 
 }  // namespace tokensieve::cli

@@ -50,7 +50,8 @@ Result<Plugin> Plugin::load() {
   return plugin;
 }
 
-Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile, const PluginHook& hook) {
+Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile,
+                         const PluginHook& hook) {
   const std::string json = profile != nullptr ? profile_to_json(*profile) : "";
   tokensieve_ggml_config config = {};
   config.struct_size = sizeof(config);

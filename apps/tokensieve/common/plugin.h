@@ -19,6 +19,8 @@ struct LayerStats {
   double work = 1;
   double attention_ms = 0;
   std::string dense_reason;
+
+  bool ran_sparse() const { return sparse_nodes > 0; }
 };
 
 // Who sees what sparse layers keep.

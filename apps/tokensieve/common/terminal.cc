@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/output.h"
+
 namespace tokensieve::cli {
 namespace {
 
@@ -178,7 +180,7 @@ void Progress::draw(double fraction) {
   std::string line = fmt::format("{} {} {}", label_, detail_, state);
   if (detail_.empty() || !fits(line)) line = fmt::format("{} {}", label_, state);
   if (!fits(line)) line = fmt::format("{} {:.0f} %", label_, fraction * 100);
-  fmt::print(stderr, "\r\033[K{}", line);
+  print_err("\r\033[K{}", line);
   std::fflush(stderr);
   drawn_ = true;
 }
@@ -186,13 +188,13 @@ void Progress::draw(double fraction) {
 void Progress::finish() {
   const double elapsed = elapsed_ms();
   clear();
-  fmt::print(stderr, "{}: {} {} in {}{}\n", label_, format_count(total_), unit_,
-             format_duration(elapsed), rate(total_, elapsed));
+  print_err("{}: {} {} in {}{}\n", label_, format_count(total_), unit_,
+            format_duration(elapsed), rate(total_, elapsed));
 }
 
 void Progress::clear() {
   if (!drawn_) return;
-  fmt::print(stderr, "\r\033[K");
+  write_err("\r\033[K");
   std::fflush(stderr);
   drawn_ = false;
 }

@@ -67,7 +67,7 @@ const errorBars = {
     dataset.data.forEach((point, i) => {
       if (point?.high === undefined || point.low === point.high) return;
       const x = meta.data[i].x;
-      const [low, high] = [scales.y.getPixelForValue(point.low), scales.y.getPixelForValue(point.high)];
+      const [low, high] = [point.low, point.high].map((y) => scales.y.getPixelForValue(y));
       ctx.moveTo(x, low);
       ctx.lineTo(x, high);
       for (const y of [low, high]) {
@@ -133,7 +133,8 @@ function applyChartTheme() {
 function axis(title, {format = (value) => value, ...options} = {}) {
   return {title: {display: true, text: title}, border: {color: themeColor("--line-strong")},
     grid: {tickLength: 4}, ...options,
-    ticks: {maxRotation: 0, autoSkipPadding: 12, callback: (value) => format(value), ...options.ticks}};
+    ticks: {
+      maxRotation: 0, autoSkipPadding: 12, callback: (value) => format(value), ...options.ticks}};
 }
 
 // A log axis with room around `values`, and ticks at 1, 2 and 5.
@@ -190,7 +191,8 @@ function drawChart(host, spec) {
   const [width, height] = printing ? kPaper[spec.wide ? "wide" : "narrow"] : [];
   const canvas = el("canvas", {width, height, role: "img", tabindex: "0", "aria-label":
     `${spec.title}. ${spec.description} Arrow keys step through the points; a table follows.`});
-  const figure = el("figure", {}, el("figcaption", {}, el("h3", {}, spec.title), spec.controls ?? []),
+  const figure = el("figure", {},
+    el("figcaption", {}, el("h3", {}, spec.title), spec.controls ?? []),
     el("div", {class: spec.wide ? "canvas wide" : "canvas"}, canvas),
     spec.legend ? legend(spec.legend) : [], dataTable(spec.columns, spec.rows));
   host.append(figure);

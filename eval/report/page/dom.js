@@ -10,7 +10,9 @@ function el(tag, attributes = {}, ...children) {
     else node.setAttribute(name, value === true ? "" : value);
   }
   // One by one: a prompt has more tokens than a call may have arguments.
-  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
+  for (const child of children.flat()) {
+    if (child !== null && child !== undefined) node.append(child);
+  }
   return node;
 }
 
@@ -20,7 +22,8 @@ const uniqueId = (stem) => `${stem}-${++nextId}`;
 // `options`: [value, label] pairs.
 function select(label, options, value, onChange) {
   const box = el("select", {onchange: () => onChange(box.value)},
-    options.map(([v, text]) => el("option", {value: v, selected: String(v) === String(value)}, text)));
+    options.map(([v, text]) =>
+      el("option", {value: v, selected: String(v) === String(value)}, text)));
   return el("label", {class: "choice"}, el("span", {}, label), box);
 }
 

@@ -25,7 +25,8 @@ function frontierPoints(view) {
     const isDense = c.config === view.run.dense;
     const value = c[damage] ?? (isDense ? {mean: 0, low: 0, high: 0, count: 0} : null);
     const drawable = value && (damage !== "kl" || value.mean > 0);  // a log axis has no zero
-    return drawable && c[cost] !== null ? {...value, x: c[cost], y: value.mean, name: c.config} : null;
+    if (!drawable || c[cost] === null) return null;
+    return {...value, x: c[cost], y: value.mean, name: c.config};
   }).filter(Boolean);
 }
 
@@ -53,7 +54,8 @@ function drawFrontier(view, host) {
     datasets: [
       ...all.map((p) => ({label: p.name, data: [p], named: true,
         ...lineStyle(view.styles.get(p.name)), pointRadius: 6, pointHoverRadius: 8})),
-      {label: "frontier", data: front, showLine: true, stepped: "before", pointRadius: 0, passive: true,
+      {label: "frontier", data: front, showLine: true, stepped: "before", pointRadius: 0,
+        passive: true,
         borderColor: themeColor("--line-strong"), borderWidth: 1.5, borderDash: [3, 3]},
     ].map((d) => d.passive ? {...d, data: d.data.map(({x, y}) => ({x, y}))} : d),
     scales: {x: axis(costName, {grace: "12%", format: costFormat}),
@@ -71,7 +73,8 @@ function drawFrontier(view, host) {
 
 function frontier(view) {
   const configs = summaryOf(view).configs;
-  const first = (choices) => Object.keys(choices).find((key) => configs.some((c) => c[key] !== null));
+  const first = (choices) =>
+    Object.keys(choices).find((key) => configs.some((c) => c[key] !== null));
   const has = (choices, key) => key && configs.some((c) => c[key] !== null);
   if (!has(kCosts, frontierChoice.cost)) frontierChoice.cost = first(kCosts);
   if (!has(kDamages, frontierChoice.damage)) frontierChoice.damage = first(kDamages);
@@ -92,7 +95,8 @@ function tuneSection(view) {
   const settings = (select, besides = {}) => Object.entries(select ?? {})
     .filter(([key, value]) => besides[key] !== value)
     .map(([key, value]) => `${key} ${value}`).join(", ");
-  const describe = ({layers, select, thin}) => `${layers.length} sparse layers, ${settings(select)}${
+  const describe = ({layers, select, thin}) =>
+    `${layers.length} sparse layers, ${settings(select)}${
     thin ? `; of these ${thin.layers.join(", ")}: ${settings(thin.select, select)}` : ""}`;
   return {
     id: "tune", name: "Search", title: "What did the search try?",
@@ -101,19 +105,22 @@ function tuneSection(view) {
       title: "Candidates of tune", wide: true, type: "scatter",
       description: `KL over attention work of ${tune.length} candidates.`,
       datasets: [
-        {label: "chosen", data: tune.filter((s) => s.chosen).map((s) => ({x: s.work, y: s.kl, step: s,
+        {label: "chosen", data: tune.filter((s) => s.chosen).map((s) => ({
+          x: s.work, y: s.kl, step: s,
           name: "chosen"})), named: true, borderColor: on, backgroundColor: on, pointRadius: 8},
         {label: "candidates", data: tune.filter((s) => !s.chosen).map((s) => ({x: s.work, y: s.kl,
           step: s})), borderColor: off, backgroundColor: off, pointRadius: 4},
         {label: "frontier", passive: true, showLine: true, stepped: "before", pointRadius: 0,
-          borderColor: off, borderWidth: 1.5, borderDash: [3, 3], data: front.map(({x, y}) => ({x, y}))},
+          borderColor: off, borderWidth: 1.5, borderDash: [3, 3],
+          data: front.map(({x, y}) => ({x, y}))},
       ],
       scales: {x: axis("Attention work", {format: percent}), y: axis("KL to dense", {format: kl,
         beginAtZero: true})},
       tooltip: ({raw}) => [describe(raw.step), `work ${percent(raw.x)}, KL ${kl(raw.y)}, loss
         ${points(100 * raw.step.loss)} points`],
       columns: ["Sparse layers", "Settings", "Work", "Loss in points", "KL", "Chosen"],
-      rows: tune.map((s) => [s.layers.join(", "), describe(s), percent(s.work), points(100 * s.loss),
+      rows: tune.map((s) => [
+        s.layers.join(", "), describe(s), percent(s.work), points(100 * s.loss),
         kl(s.kl), s.chosen ? "yes" : ""]),
     }),
   };

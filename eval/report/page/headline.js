@@ -1,6 +1,6 @@
-// A section of the page is a function like headline(): it takes the view and returns {id, name, title,
-// intro, draw(host)}, or null when the run has nothing for it. `view`: run, length ("all" or a number),
-// shown (names of configurations), styles, redraw(id).
+// A section of the page is a function like headline(): it takes the view and returns {id, name,
+// title, intro, draw(host)}, or null when the run has nothing for it. `view`: run, length ("all" or
+// a number), shown (names of configurations), styles, redraw(id).
 
 const summaryOf = (view) => view.run.summaries[view.length] ?? view.run.summaries.all;
 const shownSummaries = (view) => summaryOf(view).configs.filter((c) => view.shown.has(c.config));
@@ -35,12 +35,14 @@ function tiles(view, summary) {
     el("h3", {}, swatch(view.styles.get(subject.config)), `${subject.config}, ${lengthName(view)}`),
     el("dl", {class: "tiles"},
       tile("Loss in points", points(meanOf(subject.loss)),
-        [interval(subject.loss, points), brokenText(subject)].filter(Boolean).join(", ") || "not measured"),
+        [interval(subject.loss, points), brokenText(subject)].filter(Boolean).join(", ") ||
+          "not measured"),
       tile("KL to dense", kl(meanOf(subject.kl)),
         subject.kl ? `same best token ${percent(meanOf(subject.top1))}` : "not measured"),
       tile("Attention work", percent(subject.work), "of the causal query-key pairs"),
       tile("Prefill", duration(subject.prefill_ms), subject.speedup
-        ? `${times(subject.speedup)} as fast as ${summary.speed_reference}` : "no reference to compare")),
+        ? `${times(subject.speedup)} as fast as ${summary.speed_reference}`
+        : "no reference to compare")),
   ];
 }
 
@@ -52,7 +54,8 @@ function headlineRow(view, c) {
     estimateCell(c.kl, kl), estimateCell(c.top1, percent),
     isDense ? el("td", {class: "soft"}, "reference") : estimateCell(c.follow_up_loss, points),
     el("td", {}, percent(c.work), c.work === null ? null
-      : el("span", {class: "meter", "aria-hidden": "true"}, el("i", {"--share": cssShare(c.work)}))),
+      : el("span", {class: "meter", "aria-hidden": "true"},
+        el("i", {"--share": cssShare(c.work)}))),
     duration(c.prefill_ms), times(c.speedup),
   ];
 }
@@ -65,12 +68,12 @@ function headline(view) {
     summary.speed_reference ? `Speed-up over ${summary.speed_reference}` : "Speed-up"];
   return {
     id: "headline", name: "Headline", title: "Does it answer the same, and how much faster?",
-    intro: `Scores and losses are points of 100, on what dense attention solves (a mean score of 50 or
-      more): ${summary.solved} of ${summary.solved + summary.unsolved.length} combinations of task and
-      length. Below each stands its 95 % bootstrap interval. A loss compares the same cases with
-      and without the method; lost are those that dense answers in full and the configuration does
-      not. Follow-up questions are asked about the same document after it was read for the first
-      question.`,
+    intro: `Scores and losses are points of 100, on what dense attention solves (a mean score of 50
+      or more): ${summary.solved} of ${summary.solved + summary.unsolved.length} combinations of
+      task and length. Below each stands its 95 % bootstrap interval. A loss compares the same cases
+      with and without the method; lost are those that dense answers in full and the configuration
+      does not. Follow-up questions are asked about the same document after it was read for the
+      first question.`,
     draw(host) {
       const configs = shownSummaries(view);
       host.append(...view.run.warnings.map((text) => el("p", {class: "note"}, text)),
@@ -79,7 +82,8 @@ function headline(view) {
           {className: "headline", caption: `${view.run.model}, ${lengthName(view)}`}),
         "Headline table"));
       if (summary.unsolved.length) {
-        host.append(el("p", {class: "note"}, "Dense attention itself fails these, so they say nothing " +
+        host.append(el("p", {class: "note"},
+          "Dense attention itself fails these, so they say nothing " +
           `about a loss and do not count: ${summary.unsolved.map(taskName).join(", ")}.`));
       }
     },

@@ -32,9 +32,11 @@ function answerTokens(prompt) {
   }
   const found = new Set();
   for (const expected of prompt.expected) {
-    for (let at = expected ? text.indexOf(expected) : -1; at >= 0; at = text.indexOf(expected, at + 1)) {
+    const next = (from) => (expected ? text.indexOf(expected, from) : -1);
+    for (let at = next(0); at >= 0; at = next(at + 1)) {
       starts.forEach((start, token) => {
-        if (start < at + expected.length && start + prompt.tokens[token].length > at) found.add(token);
+        const end = start + prompt.tokens[token].length;
+        if (start < at + expected.length && end > at) found.add(token);
       });
     }
   }
@@ -90,7 +92,8 @@ class Inspector {
       mark("prompt", select("Prompt", run.prompts.map((p, i) =>
         [i, `${taskName(p.task)}, ${tokens(p.length)}, case ${p.case}`]), state.prompt,
         (value) => change("prompt")(Number(value)))),
-      mark("config", select("Configuration", prompt.kept.map((k) => [k.config, k.config]), state.config,
+      mark("config", select("Configuration", prompt.kept.map((k) => [k.config, k.config]),
+        state.config,
         change("config"))),
       el("button", {type: "button", onclick: () => this.choose(null, null)}, "All layers"),
       this.answer.size ? el("button", {type: "button", onclick: () => this.showAnswer()},
@@ -117,7 +120,8 @@ class Inspector {
     if (token === undefined) {
       const where = state.layer === null ? `all ${kept.layers.length} sparse layers`
         : `layer ${state.layer}${state.set === null ? "" : `, set ${state.set}`}`;
-      const share = this.counts.reduce((sum, n) => sum + n, 0) / (this.total * prompt.tokens.length);
+      const all = this.total * prompt.tokens.length;
+      const share = this.counts.reduce((sum, n) => sum + n, 0) / all;
       const found = [...this.answer].reduce((sum, i) => sum + this.counts[i], 0);
       this.status.textContent = `${kept.config}, ${where}: keeps ${percent(share)} of ` +
         `${tokens(prompt.tokens.length)}` +
@@ -156,11 +160,13 @@ class Inspector {
       const focusable = state.layer === null ? l === kept.layers[0] && set === 0
         : l.layer === state.layer && set === (state.set ?? 0);
       const name = `layer ${l.layer}, set ${set}: keeps ${percent(share)}`;
-      return el("button", {type: "button", role: "gridcell", "--value": cssShare(share), title: name,
+      return el("button", {
+        type: "button", role: "gridcell", "--value": cssShare(share), title: name,
         "aria-label": name, "aria-selected": String(chosen), tabindex: focusable ? "0" : "-1",
         onclick: () => this.choose(l.layer, set)});
     };
-    const header = el("div", {role: "row"}, el("span", {class: "name", role: "columnheader"}, "layer"),
+    const header = el("div", {role: "row"},
+      el("span", {class: "name", role: "columnheader"}, "layer"),
       kept.layers.map((l) => el("span", {class: "number", role: "columnheader"}, String(l.layer))));
     this.map.replaceChildren(header, ...Array.from({length: rows}, (_, set) =>
       el("div", {role: "row"}, el("span", {class: "name", role: "rowheader"},
@@ -218,8 +224,8 @@ function inspector(view) {
   if (!view.run.prompts.length) return null;
   return {
     id: "inspector", name: "Inspector", title: "Which tokens were kept?",
-    intro: `Each square is a layer (and a set of heads, where heads keep their own); darker keeps more.
-      Choose one to see its tokens, or all layers to see how many keep each token.`,
+    intro: `Each square is a layer (and a set of heads, where heads keep their own); darker keeps
+      more. Choose one to see its tokens, or all layers to see how many keep each token.`,
     draw: (host) => { host.inspector = new Inspector(view.run, host); },
   };
 }

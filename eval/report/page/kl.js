@@ -1,7 +1,8 @@
 // KL divergence by prompt length and by budget.
 
 // `lines`: [name, [[x, estimate], ...]].
-const intervalEnds = (lines) => lines.flatMap(([, line]) => line.flatMap(([, e]) => [e.low, e.high]));
+const intervalEnds = (lines) =>
+  lines.flatMap(([, line]) => line.flatMap(([, e]) => [e.low, e.high]));
 
 // Of a run with one length only.
 function drawKlBars(view, host, lines, length) {
@@ -47,7 +48,8 @@ function drawKlByLength(view, host) {
     tooltip: ({dataset, raw}) => [dataset.label, `${tokens(raw.x)}: KL ${withInterval(raw, kl)}`],
     legend: lines.map(([name]) => [name, view.styles.get(name)]),
     columns: ["Configuration", ...measured.map(tokens)],
-    rows: names.map((name) => [name, ...measured.map((length) => withInterval(of(name, length), kl))]),
+    rows: names.map((name) =>
+      [name, ...measured.map((length) => withInterval(of(name, length), kl))]),
   });
 }
 
@@ -73,7 +75,8 @@ function drawKlByBudget(view, host, configs) {
   const budget = configs[0].budget.name;
   const of = (config, length) =>
     summaries[length].configs.find((c) => c.config === config.name)?.kl ?? null;
-  const lines = lengths.map((length) => [length, configs.map((config) => [config, of(config, length)])
+  const lines = lengths.map((length) => [
+    length, configs.map((config) => [config, of(config, length)])
     .filter(([, e]) => e && e.mean > 0)]).filter(([, line]) => line.length);
   if (!lines.length) return;
   const colors = kColors[isDark() ? "dark" : "light"].sparse;
@@ -83,7 +86,8 @@ function drawKlByBudget(view, host, configs) {
   drawChart(host, {
     title: budget === "tau" ? "KL by tau" : "KL by keep ratio", type: "line",
     description: `${configs[0].family}. One line per prompt length, log scale.`,
-    datasets: lines.map(([length, line]) => ({label: tokens(length), ...lineStyle(styles.get(length)),
+    datasets: lines.map(([length, line]) => ({
+      label: tokens(length), ...lineStyle(styles.get(length)),
       data: line.map(([config, e]) => ({...e, x: config.budget.value, y: e.mean,
         name: config.name}))})),
     scales: {x: axis(kBudgetNames[budget], {type: "logarithmic", min: values[0] / 1.2,

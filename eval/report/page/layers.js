@@ -10,7 +10,8 @@ function drawLayers(view, host) {
   const [name, format] = kLayerMeasures[measure];
   const numbers = [...new Set(layers.flatMap((l) => l.layers.map((layer) => layer.layer)))]
     .sort((a, b) => a - b);
-  const value = (own, number) => own.layers.find((layer) => layer.layer === number)?.[measure] ?? null;
+  const value = (own, number) =>
+    own.layers.find((layer) => layer.layer === number)?.[measure] ?? null;
   drawChart(host, {
     title: `${name} by layer`, type: "line", labels: numbers,
     description: `One line per configuration over ${numbers.length} layers, ${lengthName(view)}.`,
@@ -30,7 +31,8 @@ function drawLayers(view, host) {
     },
     legend: layers.map((own) => [own.config, view.styles.get(own.config)]),
     columns: ["Layer", ...layers.map((own) => own.config)],
-    rows: numbers.map((number) => [String(number), ...layers.map((own) => format(value(own, number)))]),
+    rows: numbers.map((number) =>
+      [String(number), ...layers.map((own) => format(value(own, number)))]),
   });
 }
 
@@ -62,8 +64,8 @@ function layersSection(view) {
   if (!hasLayers && !view.run.drift.length) return null;
   return {
     id: "layers", name: "Layers", title: "What does each layer keep?",
-    intro: `Means over the cases. A layer at 100 % runs dense: it is not in the profile, or a prompt is
-      too short. How much each head keeps of one prompt is in the inspector below.`,
+    intro: `Means over the cases. A layer at 100 % runs dense: it is not in the profile, or a prompt
+      is too short. How much each head keeps of one prompt is in the inspector below.`,
     draw(host) {
       const grid = el("div", {class: "charts"});
       host.append(grid);

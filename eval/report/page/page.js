@@ -1,7 +1,7 @@
 // The page: its state, the controls at the top, and drawing the sections.
 
-const kSections = [headline, frontier, tasks, needles, klSection, layersSection, tuneSection, inspector,
-  about];
+const kSections = [headline, frontier, tasks, needles, klSection, layersSection, tuneSection,
+  inspector, about];
 const kThemes = ["", "light", "dark"];
 const data = JSON.parse(document.getElementById("data").textContent);
 const page = {run: 0, length: "all", hidden: new Set()};
@@ -97,9 +97,11 @@ function overview() {
       c.config === run.dense ? "reference" : withInterval(c.loss, points), kl(meanOf(c.kl)),
       percent(c.work), duration(c.prefill_ms), times(c.speedup)]));
   return [el("section", {id: "runs"}, el("h2", {}, "All runs"),
-    el("p", {class: "intro"}, "All lengths of each run. The sections below show the run chosen above."),
+    el("p", {class: "intro"},
+      "All lengths of each run. The sections below show the run chosen above."),
     scrolling(table(["Run", el("th", {scope: "col", class: "text"}, "Configuration"),
-      "Loss in points", "KL to dense", "Attention work", "Prefill", "Speed-up"], rows), "All runs"))];
+      "Loss in points", "KL to dense", "Attention work", "Prefill", "Speed-up"], rows),
+      "All runs"))];
 }
 
 function makeSection(section) {
@@ -119,7 +121,8 @@ function drawSections() {
   const sections = kSections.map((make) => make(view)).filter(Boolean);
   const nodes = sections.map(makeSection);
   const runs = overview();
-  const links = [...(runs.length ? [["runs", "All runs"]] : []), ...sections.map((s) => [s.id, s.name])];
+  const links = [
+    ...(runs.length ? [["runs", "All runs"]] : []), ...sections.map((s) => [s.id, s.name])];
   main.replaceChildren(el("nav", {class: "contents", "aria-label": "Sections"},
     links.map(([id, title]) => el("a", {href: `#${id}`}, title))), ...runs, ...nodes);
   sections.forEach((section, i) => section.draw(nodes[i].host));
@@ -178,8 +181,9 @@ function startPrint() {
 const lead = (runs) => {
   const results = runs.reduce((sum, run) => sum + run.results, 0);
   const models = [...new Set(runs.map((run) => run.model))].join(" and ");
-  return `${count(results)} results of ${models}. Token sparse attention reads a long prompt with ` +
-    "fewer tokens in each layer; this page shows what that does to the answers, beside what it saves.";
+  return `${count(results)} results of ${models}. Token sparse attention reads a long prompt ` +
+    "with fewer tokens in each layer; this page shows what that does to the answers, beside what " +
+    "it saves.";
 };
 
 document.getElementById("lead").textContent = lead(data.runs);

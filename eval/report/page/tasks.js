@@ -26,8 +26,8 @@ function tasks(view) {
     .filter((name) => view.shown.has(name) && rows.some((row) => row.scores[name]));
   return {
     id: "tasks", name: "Tasks", title: "Which tasks suffer?",
-    intro: `Mean score of every task, and the change against dense. Hatched rows are tasks that dense
-      attention fails too: their scores are shown, and count for nothing above.`,
+    intro: `Mean score of every task, and the change against dense. Hatched rows are tasks that
+      dense attention fails too: their scores are shown, and count for nothing above.`,
     draw: (host) => host.append(scrolling(table(["Task", ...names],
       rows.map((row) => taskRow(view, row, names)), {className: "tasks"}), "Scores by task")),
   };

@@ -44,6 +44,7 @@ __device__ __forceinline__ CompactRows compact_rows(const CompactParams& params,
 template <int kLanes>
 __device__ __forceinline__ void push_word(const CompactParams& params, const Sequence& where,
                                           int batch, int kv_head, int word) {
+  static_assert(32 % kLanes == 0, "a warp moves whole rows: other lanes would need to be idle");
   constexpr int kRows = 32 / kLanes;  // rows that a warp moves at once
   constexpr int kSteps = kRows < 8 ? 4 : 2;
   const int lane = threadIdx.x % 32;

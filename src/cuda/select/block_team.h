@@ -1,4 +1,4 @@
-// The threads of a cluster as a Team (select/threshold.h).
+// The threads of a cluster as a Team (select/bins.h).
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Scores as integers: their sums do not depend on the order of threads.
 //
-// This and its neighbours (threshold.h, words.h, rule.h, steps.h) are written so that the host runs
-// the same source (tests/cuda/select_host_test.cc).
+// This and its neighbours (bins.h, threshold.h, words.h, rule.h, steps.h) are written so that the
+// host runs the same source (tests/cuda/select_host_test.cc).
 #pragma once
 
 #include <bit>

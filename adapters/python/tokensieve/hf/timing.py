@@ -28,7 +28,7 @@ class LayerMeasure:
     keep_ratio : float or None
         Kept tokens / tokens, mean over the sparse calls; None: none was sparse.
     work : float
-        Computed (query, key) pairs / causal pairs, mean over all calls; 1 where dense.
+        Computed (query, key) pairs / causal pairs, of all calls together; 1 where dense.
     """
 
     calls: int
@@ -40,6 +40,7 @@ class LayerMeasure:
 @dataclasses.dataclass
 class _Call:
     layer: int
+    pairs: int  # of a causal sequence
     seconds: Callable[[], float]
     reports: list[Any]
 
@@ -70,15 +71,17 @@ def measure() -> Iterator[dict[int, LayerMeasure]]:
 
 
 def _timed(function: Callable[..., Any], calls: list[_Call], module: Any, query: torch.Tensor,
-           *args: Any, **kwargs: Any) -> Any:
+           key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     reports: list[Any] = []
     token = _context.reports.set(reports)
     stop = _start(query.device)
     try:
-        return function(module, query, *args, **kwargs)
+        return function(module, query, key, *args, **kwargs)
     finally:
         _context.reports.reset(token)
-        calls.append(_Call(getattr(module, "layer_idx", -1), stop(), reports))
+        queries, keys = query.shape[2], key.shape[2]
+        pairs = queries * keys - queries * (queries - 1) // 2
+        calls.append(_Call(getattr(module, "layer_idx", -1), pairs, stop(), reports))
 
 
 def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
@@ -107,7 +110,8 @@ def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
 def _layer(calls: list[_Call]) -> LayerMeasure:
     kept = [report.keep_ratio for call in calls for report in call.reports
             if report.path == "sparse"]
-    pairs = [fmean(report.work for report in call.reports) if call.reports else 1.0
-             for call in calls]
+    computed = sum(call.pairs * (fmean(report.work for report in call.reports)
+                                 if call.reports else 1.0) for call in calls)
     return LayerMeasure(len(calls), sum(call.seconds() for call in calls),
-                        fmean(kept) if kept else None, fmean(pairs))
+                        fmean(kept) if kept else None,
+                        computed / sum(call.pairs for call in calls))

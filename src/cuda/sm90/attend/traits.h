@@ -32,6 +32,9 @@ struct Traits {
   static constexpr int kConsumerRegisters = 224;
 
   static constexpr int kRowChunks = kHeadDim * sizeof(Element) / 16;  // of 16 bytes
+  static_assert(kHeadDim % 64 == 0, "tiles are panels of 64 columns");
+  static_assert(32 % kRowChunks == 0, "a warp moves whole rows: producer.h and epilogue.h would "
+                                      "need idle lanes");
   static constexpr int kLoaderThreads = 96;
   static constexpr int kConsumerThreads = 256;
 };

@@ -22,6 +22,7 @@ struct ScoreTraits {
   static constexpr int kTileQ = 128;                          // window rows of a Q tile
   static constexpr int kQTiles = kHeadDim == 256 ? 2 : 4;     // Q tiles that a CTA keeps
   static constexpr int kRowChunks = kHeadDim * sizeof(Element) / 16;  // of 16 bytes
+  static_assert(kHeadDim % 64 == 0, "tiles are panels of 64 columns");
   // Keys of a tile in pass 1: 256 columns leave room for 64 only, softcap at 64 columns registers.
   static constexpr int kStatsTileK =
       kHeadDim == 256 || (kHeadDim == 64 && kSoftcap) ? 64 : 128;
@@ -94,7 +95,8 @@ __device__ __forceinline__ ScoreWork score_work(const ScoreParams& params, const
   work.first_head = work.kv_head * group_size + first;
   work.heads = min(rows.heads, group_size - first);
   work.first_query = work.where.seqlen_q - params.obs_window;
-  const int keys = work.where.seqlen_kv - (prefix_only ? params.suffix : 0);
+  const int keys =
+      work.where.seqlen_kv - (prefix_only ? suffix_of(params.suffix, work.where) : 0);
   const int64_t tiles = keys > 0 ? (keys + tile_keys - 1) / tile_keys : 0;
   work.tile_begin = static_cast<int>(tiles * work.split / params.splits);
   work.tile_end = static_cast<int>(tiles * (work.split + 1) / params.splits);

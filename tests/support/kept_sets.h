@@ -1,4 +1,5 @@
-// The sets that the CPU backend selects for a row of the case tables.
+// Sets of kept tokens for the tests of compact and scatter: written by hand, or selected by the CPU
+// backend for a row of the case tables.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,6 +11,23 @@
 
 namespace tokensieve::test {
 
+// Two sequences of 40 tokens, 4 query heads on 2 kv heads, one set a kv head; the second is dense.
+class HandMadeSets : public testing::Test {
+ protected:
+  HandMadeSets() {
+    plan_.shape = {.batch = 2, .seqlen_q = 40, .seqlen_kv = 40, .num_q_heads = 4,
+                   .num_kv_heads = 2, .head_dim = 16};
+    plan_.num_sets = 2;
+  }
+  KeepSet keep() { return {indices_.data(), 5, count_.data()}; }
+
+  Plan plan_;
+  std::vector<int32_t> indices_ = {0, 7, 38, 39, -1, 2, 3, 4, 39, -1,        // sequence 0
+                                   -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};  // sequence 1
+  std::vector<int64_t> count_ = {4, 40};
+};
+
+// What the CPU backend selects.
 struct Kept {
   Kept(const AttentionCase& c, const CaseData& data, Isa isa, int64_t room = 0)
       : plan(make_plan(c.shape, c.select, {.backend = Backend::kCpu, .isa = isa}).value()),
@@ -46,5 +64,20 @@ inline AttentionCase partly_dense_case() {
          })
       .at(0);
 }
+
+// Its sets, in memory larger than they need: sequence 0 has no indices, whatever the capacity.
+class PartlyDense : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(kept_.count[0], shape_.seqlen_kv);
+    ASSERT_LT(kept_.count[1], shape_.seqlen_kv);
+  }
+  const AttentionCase case_ = partly_dense_case();
+  const AttentionShape& shape_ = case_.shape;
+  const CaseData data_ = make_data(case_, 5);
+  Kept kept_{case_, data_, Isa::kAuto, /*room=*/9};
+  Tensor rows_{shape_.dtype,   case_.layout,       shape_.batch,
+               kept_.capacity, shape_.num_q_heads, shape_.head_dim};
+};
 
 }  // namespace tokensieve::test
