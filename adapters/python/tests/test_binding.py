@@ -150,6 +150,20 @@ def test_dense_with_a_reason():
     assert chosen.reason == report.reason and list(chosen.count) == [100]
 
 
+def test_expanded_tensors():
+    """Rows that are there once: as torch's expand makes them."""
+    q, k, v = (torch.from_numpy(x) for x in tensors(4))
+    select = SelectConfig(fill="local", **SPARSE)
+    batch, heads = 2, k.shape[2]
+    q = q[:1].expand(batch, -1, -1, -1)
+    k, v = (x[:1, :, :1].expand(batch, -1, heads, -1) for x in (k, v))
+    out = tokensieve.attention(q, k, v, select=select)
+    expected = tokensieve.attention(*(x.contiguous() for x in (q, k, v)), select=select)
+    assert 0 in q.stride() and 0 in k.stride() and torch.equal(out, expected)
+    with pytest.raises(tokensieve.ArgumentError, match="its rows overlap"):
+        tokensieve.attention(q, k, v, out=torch.empty_like(q[:1].contiguous()).expand_as(q))
+
+
 def test_errors_name_the_value():
     q, k, v = tensors(7, seq_q=20, seq_kv=20)
     cases = [

@@ -40,9 +40,9 @@ def keys():
         "llama.block_count": LAYERS, "llama.attention.head_count": 2,
         "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": HIDDEN // 2,
         "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 1e4,
-        "llama.context_length": 64, "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.model": "gpt2",
+        "llama.context_length": 64, "tokenizer.ggml.bos_token_id": 5,
+        "tokenizer.ggml.eos_token_id": 4, "tokenizer.ggml.padding_token_id": 6,
+        "tokenizer.ggml.unknown_token_id": 6, "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.tokens": [*"abcdefg", "ab"],
         "tokenizer.ggml.token_type": [1] * 6 + [3, 1], "tokenizer.ggml.merges": ["a b"],
         "tokenizer.chat_template": "{{ messages }}"}

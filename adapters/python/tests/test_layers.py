@@ -139,5 +139,20 @@ def test_sparse_by_name_on_a_short_prompt_says_so_once(model, caplog):
     with tokensieve.sparse(min_tokens=250):  # who says so knows
         logits(model, tokens(200))
     (record,) = caplog.records
-    assert "shorter than min_tokens (300) runs dense, also inside tokensieve.sparse" in record.message
+    assert "shorter than min_tokens (300) runs dense, also inside tokensieve.spar" in record.message
     assert reasons(model)[2] == {SHORT: 4}
+
+
+def test_values_that_differ_between_layers_match_any_profile():
+    """Gemma 4: longer heads in full layers."""
+    config = transformers.Gemma4TextConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=64, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, global_head_dim=32,
+        hidden_size_per_layer_input=16, vocab_size_per_layer_input=256, pad_token_id=0)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="tokensieve").eval()
+    assert tokensieve.hf.fingerprint(config) == tokensieve.Fingerprint("gemma4_text", 6, 4, 2, 0)
+    profile = tokensieve.hf.profile(model, [tokens(64)[0]], select=SPARSE, min_tokens=100)
+    tokensieve.hf.configure(model, profile, layers=[5])
+    logits(model, tokens(200))
+    assert tokensieve.hf.stats(model)[5].sparse == 1

@@ -41,33 +41,34 @@ _FIELDS = {name: value for value, names in {
 }.items() for name in names.split()} | dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
 
 # By type: what the above does not tell.
-_ALTERNATE = ["sliding_attention", "full_attention"] * 2
+_SLIDING = dict(layer_types=["sliding_attention", "full_attention"] * 2)
+_HYBRID = dict(layer_types=["linear_attention", "full_attention"] * 2)
 _MAMBA2 = dict(mamba_n_heads=8, mamba_d_head=16)
+_ZAMBA = dict(attention_hidden_size=128, attention_head_dim=32,
+              layers_block_type=["linear_attention", "hybrid"] * 2)
 _TYPES = dict(
-    mamba2=dict(num_heads=8, head_dim=16),
+    bamba=_MAMBA2 | dict(attn_layer_indices=[1, 3]),
     cohere_compass_text=dict(rope_parameters={
-        kind: dict(rope_type="default", rope_theta=1e4)
-        for kind in ("full_attention", "sliding_attention")}),
+        kind: dict(rope_type="default", rope_theta=1e4) for kind in set(_SLIDING["layer_types"])}),
     dbrx=dict(attn_config=dict(kv_n_heads=2, rope_theta=1e4, clip_qkv=8.0)),
-    gemma3n_text=dict(num_kv_shared_layers=2, layer_types=_ALTERNATE),
-    gemma4_text=dict(num_kv_shared_layers=2, layer_types=_ALTERNATE),
-    gemma4_unified_text=dict(layer_types=_ALTERNATE),
-    hrm_text=dict(num_hidden_layers=16), longcat_flash=dict(qk_head_dim=48),
-    qwen4_exp_text=dict(indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=32,
-                        indexer_compress_ratio=4),
+    deepseek_v2=dict(num_experts_per_tok=2),
+    dots1=dict(n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1),
+    falcon_h1=_MAMBA2 | dict(mamba_d_ssm=128),
+    gemma3n_text=dict(num_kv_shared_layers=2) | _SLIDING,
+    gemma4_text=dict(num_kv_shared_layers=2) | _SLIDING, gemma4_unified_text=_SLIDING,
+    granitemoehybrid=_MAMBA2 | _HYBRID, hrm_text=dict(num_hidden_layers=16),
+    hunyuan_v1_dense=dict(head_dim=16), hunyuan_v1_moe=dict(head_dim=16),
+    lfm2_moe=dict(layer_types=["conv", "full_attention"] * 2), longcat_flash=dict(qk_head_dim=48),
+    mamba2=dict(num_heads=8, head_dim=16), mimo_v2_flash=dict(num_key_value_heads=2),
     minimax_m3_vl_text=dict(layer_types=["full_attention", "minimax_m3_sparse"] * 2),
-    mimo_v2_flash=dict(num_key_value_heads=2),
-    zamba=dict(attention_hidden_size=128, attention_head_dim=32, layers_block_type=["linear_attention", "hybrid"] * 2), xlstm=dict(qk_dim_factor=1.0),
-    lfm2_moe=dict(layer_types=["conv", "full_attention"] * 2),
-    musicgen_decoder=dict(num_codebooks=1), musicgen_melody_decoder=dict(num_codebooks=1),
-    zamba2=dict(mamba_headdim=32, hybrid_layer_ids=[1, 3], layers_block_type=["mamba", "hybrid"] * 2, attention_hidden_size=128, attention_head_dim=32),
-    bamba=_MAMBA2 | dict(attn_layer_indices=[1, 3]), falcon_h1=_MAMBA2 | dict(mamba_d_ssm=128),
-    granitemoehybrid=_MAMBA2 | dict(layer_types=["linear_attention", "full_attention"] * 2),
-    deepseek_v2=dict(num_experts_per_tok=2), dots1=dict(
-        n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1),
-    hunyuan_v1_dense=dict(head_dim=16), hunyuan_v1_moe=dict(head_dim=16), ministral=dict(head_dim=16),
-    nemotron=dict(num_key_value_heads=2), reformer=dict(is_decoder=True, axial_pos_embds=False),
-    xmod=dict(default_language="en_XX"), zaya=dict(num_experts_per_tok=1),
+    ministral=dict(head_dim=16), musicgen_decoder=dict(num_codebooks=1),
+    musicgen_melody_decoder=dict(num_codebooks=1), nemotron=dict(num_key_value_heads=2),
+    qwen4_exp_text=dict(indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=16,
+                        indexer_budget=32, indexer_compress_ratio=4),
+    reformer=dict(is_decoder=True, axial_pos_embds=False), xlstm=dict(qk_dim_factor=1.0),
+    xmod=dict(default_language="en_XX"), zamba=_ZAMBA,
+    zamba2=_ZAMBA | dict(mamba_headdim=32, hybrid_layer_ids=[1, 3]),
+    zaya=dict(num_experts_per_tok=1),
 )
 
 

@@ -123,8 +123,8 @@ class Gguf:
         block, decode = _DECODERS[kind]
         count, rest = divmod(math.prod(shape), 1 if block.fields is None else _BLOCK)
         if rest:
-            raise ArgumentError(f"{name} in {self.path} has shape {list(shape)}, which are no whole "
-                                f"blocks of {_BLOCK}; fetch it again")
+            raise ArgumentError(f"{name} in {self.path} has shape {list(shape)}, which are no "
+                                f"whole blocks of {_BLOCK}; fetch it again")
         begin = self._data + offset
         raw = self._bytes[begin:begin + count * block.itemsize]
         if raw.size < count * block.itemsize:
@@ -156,7 +156,8 @@ def config(file: Gguf) -> LlamaConfig:
     """The model's configuration."""
     meta = {key.removeprefix("llama."): value for key, value in file.metadata.items()}
     if meta["general.architecture"] != "llama":
-        raise ArgumentError(f"{file.path} is a {meta['general.architecture']} model; allowed: llama")
+        raise ArgumentError(f"{file.path} is a {meta['general.architecture']} model; allowed: "
+                            "llama")
     return LlamaConfig(
         vocab_size=meta["vocab_size"], hidden_size=meta["embedding_length"],
         intermediate_size=meta["feed_forward_length"], num_hidden_layers=meta["block_count"],

@@ -1,5 +1,6 @@
-"""Which classes of models can run with attn_implementation="tokensieve". Others are refused by name
-when they are made: their own code would add our masks to its scores, and causality would be lost."""
+"""Which classes of models can run with attn_implementation="tokensieve". Others are
+refused by name when they are made: their own code would add our masks to its scores, and causality
+would be lost."""
 
 from __future__ import annotations
 

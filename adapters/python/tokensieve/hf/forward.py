@@ -143,8 +143,9 @@ def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override |
 
 def _say_short(profile: Profile, override: _context.Override) -> None:
     if override.min_tokens is None:
-        layer.say_once(f"tokensieve: a prompt shorter than min_tokens ({profile.min_tokens}) runs "
-                       "dense, also inside tokensieve.sparse(...); sparse(min_tokens=...) changes it")
+        layer.say_once(
+            f"tokensieve: a prompt shorter than min_tokens ({profile.min_tokens}) runs dense, also "
+            "inside tokensieve.sparse(...); tokensieve.sparse(min_tokens=...) changes it")
 
 
 def _goes_to_the_library(choice: LayerChoice) -> bool:

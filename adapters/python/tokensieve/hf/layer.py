@@ -21,7 +21,7 @@ from tokensieve import _context, _ranks
 from tokensieve._abi import UnsupportedError
 from tokensieve._config import Fingerprint, Profile
 from tokensieve._results import Report
-from tokensieve.hf.drift import fingerprint
+from tokensieve.hf.drift import fingerprint, of_all_layers
 
 # Older torch cannot call Python code with a module while it traces (2.11 fails, 2.13 does not).
 NAMES_WHILE_TRACING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -181,7 +181,7 @@ def _overridden(profile: Profile, override: _context.Override) -> Profile:
 def group_of(module: nn.Module, heads: int) -> Any:
     """The ranks that share the layer's heads, of which `heads` are here; None: all are."""
     layer = _of(module)
-    total = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    total = of_all_layers(getattr(module, "config", None), "num_attention_heads")
     if layer.group is None:
         split = isinstance(total, int) and heads < total and torch.distributed.is_initialized()
         if not split:

@@ -10,10 +10,13 @@ a long prompt would fill the memory.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 
@@ -22,6 +25,23 @@ class VisibleKeys(NamedTuple):
 
     count: int  # type: ignore[assignment]
     spans: tuple[tuple[int, int], ...] = ()  # [begin, end) of each sequence's tokens; (): all
+
+
+class _Unmade(torch.Tensor):
+    """A mask that is made when somebody computes with it, which seldom happens: the whole one of a
+    long prompt would fill the memory."""
+
+    @staticmethod
+    def __new__(cls, make: Callable[[], Any], shape: tuple[int, ...], device: Any) -> Any:
+        self: Any = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
+        self.make = make
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (),  # type: ignore[override]
+                           kwargs: Any = None) -> Any:
+        made = functools.partial(tree_map_only, cls, lambda mask: mask.make())
+        return function(*made(args), **made(kwargs or {}))
 
 
 def make(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -38,8 +58,12 @@ def make(*args: Any, **kwargs: Any) -> Tensor | None:
     bidirectional = kwargs.get("allow_is_bidirectional_skip", False)
     if mask is None and not bidirectional and 1 < queries < kwargs["kv_length"]:
         # SDPA's causality is aligned top left: the rest of a static cache is not seen.
-        mask = sdpa_mask(**{**kwargs, "allow_is_causal_skip": False})
-    if mask is None or queries == 1 or not _is_plain(kwargs) or int(kwargs.get("kv_offset", 0)) != 0:
+        mask = _Unmade(lambda: sdpa_mask(**{**kwargs, "allow_is_causal_skip": False}),
+                       (kwargs["batch_size"], 1, queries, kwargs["kv_length"]),
+                       kwargs.get("device", "cpu"))
+    if mask is None or queries == 1 or not _is_plain(kwargs):
+        return mask
+    if int(kwargs.get("kv_offset", 0)) != 0:
         return mask
     keys = _visible(kwargs.get("attention_mask"), int(first) + queries)
     if keys is not None and keys.count <= kwargs["kv_length"]:
