@@ -62,9 +62,12 @@ typedef struct tokensieve_ggml_layer_stats {
   int64_t nodes;         /* attention nodes computed */
   int64_t sparse_nodes;  /* of which at least one run was sparse */
   double keep_ratio;     /* mean over sparse nodes of kept tokens / tokens; 1 if none */
-  double work;     /* computed (query, key) pairs / causal pairs, over all nodes */
+  double work;           /* computed (query, key) pairs / pairs of the masks, over all nodes */
   double attention_ms;   /* wall time */
   char reason[64];       /* why the last dense node was dense; "" if none was */
+  /* Of `nodes`: with rows that no settings make sparse, for their mask (sliding windows) or logits
+   * (softcap, sinks, ALiBi). */
+  int64_t never_sparse_nodes;
 } tokensieve_ggml_layer_stats;
 
 /* Writes up to `capacity` layers, ascending; returns how many there are. stats may be NULL. */

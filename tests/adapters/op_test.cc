@@ -397,6 +397,32 @@ TEST_F(Plugin, SparseOnlyWhereTheProfileSaysSo) {
   EXPECT_EQ(stats()[0].sparse_nodes, 0);
 }
 
+// The first rows of a window and of a chunk look like a prompt of their own.
+TEST_F(Plugin, WindowsAndChunksOfAttentionAreDenseInEveryMode) {
+  const auto window = [](int64_t, int64_t i, int64_t j) {
+    return j <= i && j > i - 1200 ? 0.0f : kHidden;
+  };
+  const auto chunks = [](int64_t, int64_t i, int64_t j) {
+    return j <= i && j / 1100 == i / 1100 ? 0.0f : kHidden;
+  };
+  for (const OpCase& c : {OpCase{.name = "window", .queries = 1400, .cells = 1536, .mask = window},
+                          OpCase{.name = "chunks", .queries = 1400, .cells = 1536,
+                                 .mask = chunks}}) {
+    OpGraph graph(c);
+    for (const int mode : {TOKENSIEVE_GGML_CHUNK, TOKENSIEVE_GGML_WHOLE}) {
+      SCOPED_TRACE(c.name + " in mode " + std::to_string(mode));
+      configure(mode, kProfile);
+      reset_stats();
+      ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+      EXPECT_LT(worst_error(graph.result(), graph.expected()), 2e-5);
+      EXPECT_EQ(stats()[0].sparse_nodes, 0);
+      EXPECT_EQ(stats()[0].never_sparse_nodes, 1);
+      EXPECT_EQ(stats()[0].work, 1.0);
+      EXPECT_STREQ(stats()[0].reason, "mask is not plain causal");
+    }
+  }
+}
+
 // ---- the host's hook ----------------------------------------------------------------------------
 
 // What one node chose, and what the host did about it.

@@ -29,7 +29,7 @@ Node node_of_layer(int32_t layer) {
 }
 
 MaskSegment causal(int64_t rows, int64_t cells) {
-  return {.causal = true, .num_rows = rows, .num_cells = cells};
+  return {.causal = true, .plain = true, .num_rows = rows, .num_cells = cells};
 }
 
 std::string reason(const Settings& s, const Node& n, const MaskSegment& m) {
@@ -80,8 +80,11 @@ TEST(Policy, EveryDoubtfulCaseIsDense) {
   EXPECT_EQ(reason(chunk, node_of_layer(kUnknownLayer), good), "layer number not found");
   EXPECT_EQ(reason(chunk, node_of_layer(0), good), "layer not in the profile");
   EXPECT_EQ(reason(chunk, node_of_layer(3), good), "layer not in the profile");
-  EXPECT_EQ(reason(chunk, node, {.num_rows = 2048, .num_cells = 8192}),
-            "attention is not plainly causal");
+  MaskSegment masked = good;
+  masked.plain = false;
+  for (const Settings& settings : {chunk, whole, sparse_settings(TOKENSIEVE_GGML_DENSE)}) {
+    EXPECT_EQ(reason(settings, node, masked), "mask is not plain causal");
+  }
   // The first chunk of a longer prompt looks like a whole prompt.
   EXPECT_EQ(reason(chunk, node, causal(8192, 8192)), "first chunk");
   EXPECT_EQ(reason(whole, node, causal(4095, 4095)), "prompt shorter than min_tokens");
