@@ -15,6 +15,7 @@
 #include "common/files.h"
 #include "common/profiles.h"
 #include "common/session.h"
+#include "common/sparse_layers.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -237,6 +238,24 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   return plan;
 }
 
+// What layers that never run sparse would keep is no property of a configuration.
+Status leave_out_dense_layers(const LlamaModel& model, Plugin& plugin, EvalPlan& plan) {
+  const auto selects = [](const Config& config) { return config.method->selects(); };
+  if (std::none_of(plan.configs.begin(), plan.configs.end(), selects)) return {};
+  const Result<SparseLayers> layers = find_sparse_layers(model, plugin);
+  if (!layers.ok()) return layers.status();
+  if (layers->dense.empty()) return {};
+  fmt::print(stderr, "always dense: {}\n", always_dense(*layers));
+  for (Config& config : plan.configs) {
+    if (!selects(config)) continue;
+    keep_only(*layers, config.profile);
+    const auto filter =
+        std::lower_bound(layers->layers.begin(), layers->layers.end(), config.filter_layer);
+    config.filter_layer = filter != layers->layers.end() ? *filter : layers->layers.back();
+  }
+  return {};
+}
+
 // What each configuration that other engines can run does to a prompt of so many tokens.
 std::string resolved_lines(const EvalPlan& plan, size_t tokens) {
   std::string lines;
@@ -289,8 +308,10 @@ Status evaluate(const EvalOptions& options) {
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
   const std::string system = options.system.value_or(model.source().system_prompt);
-  const Result<EvalPlan> plan = make_plan(options, model);
+  Result<EvalPlan> plan = make_plan(options, model);
   if (!plan.ok()) return plan.status();
+  TOKENSIEVE_RETURN_IF_ERROR(
+      leave_out_dense_layers(model, *session.value().plugin, plan.value()));
   if (!options.write_cases.empty()) return write_cases(options, *plan, model, system);
 
   const HeaderLine header = header_line(*plan, model, system);

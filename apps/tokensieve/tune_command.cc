@@ -13,6 +13,7 @@
 #include "common/files.h"
 #include "common/profiles.h"
 #include "common/session.h"
+#include "common/sparse_layers.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -29,6 +30,7 @@ struct Setup {
   int32_t cases;
   std::vector<Config> rungs;
   double budget;  // points
+  SparseLayers layers;
 };
 
 Json select_json(const Config& rung) { return Json::parse(profile_to_json(rung.profile))["select"]; }
@@ -85,7 +87,8 @@ class Tuner {
   }
 
   Result<TuneOutcome> find_candidates() {
-    TuneProblem problem{.num_layers = model_.num_layers(),
+    TuneProblem problem{.layers = setup_.layers.layers,
+                        .num_layers = setup_.layers.with_attention,
                         .rungs = setup_.rungs.size(),
                         .base_rung = setup_.rungs.size() / 2,
                         .max_kl = options_.max_kl,
@@ -233,7 +236,8 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   Setup setup{.lengths = options.lengths,
               .cases = options.cases > 0 ? options.cases : options.quick ? 1 : 2,
               .rungs = {},
-              .budget = std::stod(options.budget)};
+              .budget = std::stod(options.budget),
+              .layers = {}};
   const int32_t most = model.max_context() - Runner::kReserve;
   if (setup.lengths.empty()) setup.lengths = {std::min(options.quick ? 1024 : 4096, most)};
   std::sort(setup.lengths.begin(), setup.lengths.end());
@@ -335,8 +339,14 @@ Status tune(const TuneOptions& options) {
   Result<Session> session = start_session(options.model, options.verbose);
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
-  const Result<Setup> setup = make_setup(options, model);
+  Result<Setup> setup = make_setup(options, model);
   if (!setup.ok()) return setup.status();
+  Result<SparseLayers> layers = find_sparse_layers(model, *session.value().plugin);
+  if (!layers.ok()) return layers.status();
+  setup.value().layers = std::move(layers.value());
+  if (const std::string dense = always_dense(setup->layers); !dense.empty()) {
+    fmt::print(stderr, "always dense: {}\n", dense);
+  }
   const std::string system = options.system.value_or(model.source().system_prompt);
   const HeaderLine header = tune_header(options, *setup, model, system);
   const std::string path =

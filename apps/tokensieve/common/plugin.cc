@@ -72,8 +72,13 @@ std::vector<LayerStats> Plugin::stats() const {
   stats_(raw.data(), count);
   std::vector<LayerStats> layers;
   for (const auto& r : raw) {
-    layers.push_back(
-        {r.layer, r.sparse_nodes, r.keep_ratio, r.work, r.attention_ms, r.reason});
+    layers.push_back({.layer = r.layer,
+                      .sparse_nodes = r.sparse_nodes,
+                      .never_sparse_nodes = r.never_sparse_nodes,
+                      .keep_ratio = r.keep_ratio,
+                      .work = r.work,
+                      .attention_ms = r.attention_ms,
+                      .dense_reason = r.reason});
   }
   return layers;
 }

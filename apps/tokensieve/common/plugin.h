@@ -15,6 +15,7 @@ namespace tokensieve::cli {
 struct LayerStats {
   int32_t layer = 0;
   int64_t sparse_nodes = 0;
+  int64_t never_sparse_nodes = 0;  // of windows and the like
   double keep_ratio = 1;
   double work = 1;
   double attention_ms = 0;
