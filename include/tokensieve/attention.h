@@ -92,12 +92,13 @@ struct TOKENSIEVE_API Plan {
   // kSparse: selection will be tried. kDense: every run of this plan is dense, for `reason`.
   Path path = Path::kDense;
   DenseReason reason = DenseReason::kDisabled;
-  int64_t prefix_len = 0;  // tokens that may be dropped
+  int64_t prefix_len = 0;  // tokens that may be dropped; packed: at most, of any sequence
   int64_t max_keep = 0;    // most prefix tokens of a set that runs sparse
   int32_t num_sets = 0;    // index sets per sequence: num_q_heads, num_kv_heads or 1
   size_t workspace = 0;    // bytes
 
-  // Tokens after the prefix, which are always kept.
+  // Tokens after the prefix, which are always kept; packed: at least, of any sequence. Those of a
+  // sequence are its newest obs_window, with queries = all its queries.
   int64_t suffix_len() const;
   // Most tokens of a set: what KeepSet::capacity must hold.
   int64_t keep_capacity() const;

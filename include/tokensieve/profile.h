@@ -58,7 +58,7 @@ TOKENSIEVE_API Profile default_profile(const ModelFingerprint& model);
 // What an engine knows about one attention call of one layer.
 struct LayerCall {
   int32_t layer = -1;
-  // Equal: the call holds the whole prompt, whose queries may be dropped. Fewer queries: a chunk.
+  // Equal: the call holds the prompt from its start. Fewer queries: a later chunk.
   int64_t seqlen_q = 0;
   int64_t seqlen_kv = 0;
   bool plain_causal = true;  // no bias, window or other mask that selection does not know

@@ -10,13 +10,20 @@ namespace {
 // exact part outweighs what selection saves.
 constexpr int64_t kWindowsPerChunk = 4;
 
-// Chunks always keep the first tokens: attention sinks live there (docs/method.md).
+// Chunks with all queries always keep the first tokens: attention sinks live there
+// (docs/method.md). Local fill shows them to every row.
 constexpr int32_t kProtectFirst = 4;
 
-// A chunk of a prompt: the only place that decides that it runs dense, or what it selects.
+// A chunk of a prompt: the only place that decides that it runs dense, or what it selects. Rows
+// with local fill serve later chunks as those of a whole prompt do; zeros would lose what the later
+// chunks ask for, so zero fill answers every query (docs/chunks.md).
 DenseReason choose_chunk(const LayerCall& call, SelectConfig& select) {
   if (call.seqlen_q < kWindowsPerChunk * select.obs_window) return DenseReason::kFewRows;
-  select.queries = Queries::kAll;  // later chunks may ask anything
+  if (select.fill == Fill::kLocal) {
+    select.queries = Queries::kKept;
+    return DenseReason::kNone;
+  }
+  select.queries = Queries::kAll;
   select.protect_first = std::max(select.protect_first, kProtectFirst);
   return DenseReason::kNone;
 }

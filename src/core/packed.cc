@@ -21,9 +21,9 @@ TensorView rows_of(const TensorView& x, int64_t begin, int64_t end) {
 constexpr int64_t kChooses = -1;  // the library chooses the kept tokens
 
 // Kept prefix tokens of the sets that the caller gives for sequence b.
-int64_t given_prefix(const Plan& packed, const KeepSet& keep, int64_t b) {
+int64_t given_prefix(const Plan& packed, const KeepSet& keep, int64_t b, int64_t seqlen_q) {
   if (keep.indices == nullptr) return kChooses;
-  return keep.count[b] - packed.suffix_len();
+  return keep.count[b] - suffix_of(packed.select, seqlen_q);
 }
 
 // The plan of one sequence: what the packed plan decided for all stays decided. `given`: kept
@@ -84,7 +84,7 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
     const int64_t kv = inputs.cu_seqlens_kv[b], kv_end = inputs.cu_seqlens_kv[b + 1];
     if (q == q_end) continue;
     const Result<Plan> sequence = plan_of_sequence(plan, q_end - q, kv_end - kv,
-                                                   given_prefix(plan, inputs.keep, b));
+                                                   given_prefix(plan, inputs.keep, b, q_end - q));
     if (!sequence.ok()) return sequence.status();
     AttentionInputs in = inputs;
     in.q = rows_of(inputs.q, q, q_end);

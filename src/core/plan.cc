@@ -43,6 +43,31 @@ DenseReason dense_at_plan_time(const Plan& plan) {
   return dense_after_budget(plan, keep_count(c, plan.prefix_len, drop));
 }
 
+// Sequences of a packed plan differ in what follows their prefix if that is the chunk. The plan is
+// made for the one that gains most, whose chunk is as long as what lies before it.
+Plan best_sequence(const Plan& plan) {
+  Plan one = plan;
+  if (!plan.shape.packed || plan.select.queries == Queries::kKept) return one;
+  const int64_t q = plan.shape.seqlen_q;
+  one.shape.seqlen_q = std::clamp(plan.shape.seqlen_kv / 2,
+                                  std::min<int64_t>(q, plan.select.obs_window), q);
+  one.prefix_len = plan.shape.seqlen_kv - one.shape.seqlen_q;
+  return one;
+}
+
+// The most prefix tokens of a sequence that runs sparse.
+int64_t most_kept(const Plan& plan, const Plan& best, const BackendOps& ops) {
+  if (plan.select.budget != BudgetPolicy::kTau) return keep_count(plan.select, plan.prefix_len, 0);
+  // Packed sequences that run one by one have a limit each.
+  if (plan.shape.packed && !ops.packed) return plan.prefix_len;
+  // What the budget keeps at least runs sparse, or the path would be dense.
+  const int64_t least = keep_count(best.select, best.prefix_len, best.prefix_len);
+  const int64_t most = max_sparse_keep(best, least, best.prefix_len);
+  if (best.prefix_len == plan.prefix_len) return most;
+  return static_cast<int64_t>(static_cast<double>(most) / static_cast<double>(best.prefix_len) *
+                              static_cast<double>(plan.prefix_len));
+}
+
 }  // namespace
 
 SetHeads set_heads(const Plan& plan) {
@@ -111,6 +136,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                        const PlanOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(validate_shape(shape));
   TOKENSIEVE_RETURN_IF_ERROR(validate_select(select));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_queries(shape, select));
   TOKENSIEVE_RETURN_IF_ERROR(validate_options(shape, options));
 
   Plan plan;
@@ -132,21 +158,19 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
   }
 
-  plan.prefix_len = select.queries == Queries::kAll ? shape.seqlen_kv - shape.seqlen_q
-                                                    : shape.seqlen_kv - select.obs_window;
+  plan.prefix_len =
+      shape.seqlen_kv - (shape.packed ? select.obs_window : suffix_of(select, shape.seqlen_q));
   plan.num_sets = select.share == Share::kHead ? shape.num_q_heads
                   : select.share == Share::kKv ? shape.num_kv_heads
                                                : 1;
-  plan.reason = dense_at_plan_time(plan);
+  const Plan best = best_sequence(plan);
+  plan.reason = dense_at_plan_time(best);
   plan.path = plan.reason == DenseReason::kNone ? Path::kSparse : Path::kDense;
   if (plan.path == Path::kDense) {
     plan.prefix_len = 0;
     plan.num_sets = 0;
   } else {
-    // What the budget keeps at least runs sparse, or the path would be dense.
-    const bool tau = select.budget == BudgetPolicy::kTau;
-    const int64_t least = keep_count(plan.select, plan.prefix_len, tau ? plan.prefix_len : 0);
-    plan.max_keep = tau ? max_sparse_keep(plan, least, plan.prefix_len) : least;
+    plan.max_keep = most_kept(plan, best, *ops);
   }
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);

@@ -13,6 +13,12 @@ inline int64_t first_head(const Plan& plan) {
   return int64_t{plan.shape.num_q_heads} * plan.options.rank;
 }
 
+// Tokens after the prefix of a sparse sequence with so many queries: the window that scores, or the
+// chunk.
+inline int64_t suffix_of(const SelectConfig& select, int64_t seqlen_q) {
+  return select.queries == Queries::kAll ? seqlen_q : select.obs_window;
+}
+
 // Heads whose smoothed scores a set averages, out of the layer's: set s takes heads_per_set from
 // first + s * heads_per_set on.
 struct SetHeads {

@@ -82,6 +82,19 @@ Status validate_select(const SelectConfig& c) {
   return status;
 }
 
+Status validate_queries(const AttentionShape& s, const SelectConfig& c) {
+  const bool selects = c.enabled && s.causal && !s.packed && s.seqlen_q >= c.obs_window;
+  if (!selects || s.seqlen_q == s.seqlen_kv || c.fill == Fill::kLocal ||
+      c.queries == Queries::kAll) {
+    return {};
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "queries = kept with fill = zero takes whole prompts, and the call has %lld "
+                       "queries of %lld tokens: later chunks would read zeros; use fill = local, "
+                       "or queries = all",
+                       (long long)s.seqlen_q, (long long)s.seqlen_kv);
+}
+
 Status validate_options(const AttentionShape& shape, const PlanOptions& o) {
   if (o.num_threads < 1 || o.num_threads > 4096) {
     return invalid("num_threads", o.num_threads, "1..4096");

@@ -10,6 +10,8 @@ namespace tokensieve {
 
 Status validate_shape(const AttentionShape& shape);
 Status validate_select(const SelectConfig& select);
+// Whether `select` is defined for the queries of a call; of a packed one: sequence by sequence.
+Status validate_queries(const AttentionShape& shape, const SelectConfig& select);
 Status validate_options(const AttentionShape& shape, const PlanOptions& options);
 
 // The pointers, shapes, dtypes, strides and overlaps of a run.

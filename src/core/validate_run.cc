@@ -99,6 +99,11 @@ Status check_packed(const Plan& plan, const AttentionInputs& in) {
                            "tokens of the keys",
                            (long long)b, (long long)q, (long long)kv);
     }
+    AttentionShape sequence = s;
+    sequence.packed = false;
+    sequence.seqlen_q = q;
+    sequence.seqlen_kv = kv;
+    TOKENSIEVE_RETURN_IF_ERROR(validate_queries(sequence, plan.select));
   }
   return {};
 }

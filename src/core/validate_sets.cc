@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/backend_table.h"
+#include "core/plan.h"
 #include "core/validate.h"
 #include "core/validate_parts.h"
 #include "tokensieve/names.h"
@@ -46,11 +47,12 @@ Status check_keep_contents(const Plan& plan, const KeepSet& keep) {
 }
 
 // Sets of sequence b that the caller gives: they end with everything after the prefix.
-Status check_given_sets(const Plan& plan, const KeepSet& keep, int64_t b, int64_t seqlen) {
+Status check_given_sets(const Plan& plan, const KeepSet& keep, int64_t b, int64_t seqlen_q,
+                        int64_t seqlen) {
   const int64_t count = keep.count[b];
   if (count == seqlen) return {};  // runs dense: no indices
-  const int64_t suffix = plan.suffix_len();
-  const int64_t most = std::min({plan.keep_capacity(), keep.capacity, seqlen});
+  const int64_t suffix = suffix_of(plan.select, seqlen_q);
+  const int64_t most = std::min({plan.max_keep + suffix, keep.capacity, seqlen});
   if (count < suffix || count > most) {
     return Status::error(StatusCode::kInvalidArgument,
                          "keep.count[%lld] is %lld; allowed: %lld (what follows the prefix is "
@@ -144,17 +146,15 @@ Status check_given(const Plan& plan, const AttentionInputs& in) {
                          dense_reason_text(plan.reason));
   }
   const AttentionShape& s = plan.shape;
-  if (s.packed && plan.select.queries == Queries::kAll) {
-    return Status::error(StatusCode::kUnsupported,
-                         "keep does not go with packed sequences and queries = all; run the "
-                         "sequences one by one");
-  }
   TOKENSIEVE_RETURN_IF_ERROR(check_keep_memory(plan, keep, 1));
   if (on_device(plan)) return {};
   for (int64_t b = 0; b < s.batch; ++b) {
-    const int64_t seqlen =
-        s.packed ? int64_t{in.cu_seqlens_kv[b + 1]} - in.cu_seqlens_kv[b] : s.seqlen_kv;
-    TOKENSIEVE_RETURN_IF_ERROR(check_given_sets(plan, keep, b, seqlen));
+    const auto length = [&](const int32_t* cu_seqlens, int64_t all) {
+      return s.packed ? int64_t{cu_seqlens[b + 1]} - cu_seqlens[b] : all;
+    };
+    TOKENSIEVE_RETURN_IF_ERROR(check_given_sets(plan, keep, b,
+                                                length(in.cu_seqlens_q, s.seqlen_q),
+                                                length(in.cu_seqlens_kv, s.seqlen_kv)));
   }
   return {};
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/budget.h"
+#include "core/plan.h"
 
 namespace tokensieve {
 namespace {
@@ -91,7 +92,9 @@ SparsePairs sparse_pairs(const Plan& plan, int64_t keep) {
 
 int64_t Plan::suffix_len() const { return shape.seqlen_kv - prefix_len; }
 
-int64_t Plan::keep_capacity() const { return max_keep + suffix_len(); }
+int64_t Plan::keep_capacity() const {
+  return path == Path::kSparse ? max_keep + suffix_of(select, shape.seqlen_q) : suffix_len();
+}
 
 double work_of(const Plan& plan, int64_t keep) {
   if (plan.path == Path::kDense || keep >= plan.prefix_len) return 1.0;

@@ -15,9 +15,11 @@ PanelGroup Attender::group(const Pass& pass, int64_t slot) const {
 }
 
 template <typename F>
-void Attender::pack(const Pass& pass, int64_t keys, F&& target) {
+void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target) {
   constexpr int64_t kPanelsPerTask = 8;
-  const int64_t num_panels = divide_up(keys, kPanelKeys);
+  const int64_t skip_begin = divide_up(skip.begin, kPanelKeys);
+  const int64_t skipped = std::max<int64_t>(0, skip.end / kPanelKeys - skip_begin);
+  const int64_t num_panels = divide_up(keys, kPanelKeys) - skipped;
   const int64_t tasks = divide_up(num_panels, kPanelsPerTask);
   c_.parallel(Stage::kCompact, pass.count * tasks, [&](int64_t i, int) {
     const int64_t slot = i / tasks;
@@ -29,7 +31,7 @@ void Attender::pack(const Pass& pass, int64_t keys, F&& target) {
     k.cells = v.cells = cells_;
     const int64_t begin = i % tasks * kPanelsPerTask;
     for (int64_t p = begin; p < std::min(num_panels, begin + kPanelsPerTask); ++p) {
-      const int64_t first = p * kPanelKeys;
+      const int64_t first = (p < skip_begin ? p : p + skipped) * kPanelKeys;
       const int count = static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first));
       c_.kernels.pack_panel(k, v, first, count, dim(), panels.kt + first * dim(),
                             panels.v + first * dim());
@@ -37,14 +39,14 @@ void Attender::pack(const Pass& pass, int64_t keys, F&& target) {
   });
 }
 
-void Attender::pack_all(const Pass& pass, int64_t keys) {
-  pack(pass, keys, [&](const PanelGroup&, int64_t slot) {
+void Attender::pack_all(const Pass& pass, KeyRange skip) {
+  pack(pass, skip, shape().seqlen_kv, [&](const PanelGroup&, int64_t slot) {
     return std::pair<Panels, const int32_t*>(identity(slot), nullptr);
   });
 }
 
 void Attender::pack_kept(const Pass& pass, int64_t keys) {
-  pack(pass, keys, [&](const PanelGroup& g, int64_t slot) {
+  pack(pass, {}, keys, [&](const PanelGroup& g, int64_t slot) {
     return std::pair<Panels, const int32_t*>(compacted(slot), indices(g.set));
   });
 }
@@ -113,7 +115,7 @@ void Attender::dense() {
   const int64_t keys = shape().seqlen_kv;
   const int64_t tiles = divide_up(shape().seqlen_q, kTileRows);
   for_passes(/*sets=*/false, [&](const Pass& pass) {
-    pack_all(pass, keys);
+    pack_all(pass);
     for_tiles(pass, tiles, [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile,
                                int thread) {
       const int64_t row = tile * kTileRows;
@@ -170,7 +172,7 @@ void Attender::chunk(int64_t keep) {
   const int64_t exact_rows = c_.plan.select.obs_window;
   const int64_t sparse_rows = shape().seqlen_q - exact_rows;
   for_passes(/*sets=*/false, [&](const Pass& pass) {
-    pack_all(pass, all_keys);
+    pack_all(pass);
     for_tiles(pass, divide_up(exact_rows, kTileRows),
               [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
                 const int64_t row = tile * kTileRows;

@@ -94,11 +94,12 @@ class Attender {
     });
   }
 
-  // Packs keys for every group of the pass: the first `keys` tokens, or kept ones.
-  void pack_all(const Pass& pass, int64_t keys);
+  // Packs keys for every group of the pass: those of all tokens but whole panels of `skip`, or the
+  // first `keys` kept ones.
+  void pack_all(const Pass& pass, KeyRange skip = {});
   void pack_kept(const Pass& pass, int64_t keys);
   template <typename F>
-  void pack(const Pass& pass, int64_t keys, F&& target);
+  void pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target);
 
   // Starts a tile with rows [first, first + rows) of q, or of the queries that a list of tokens
   // gives.

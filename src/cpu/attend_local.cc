@@ -102,10 +102,14 @@ void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, i
 }
 
 void Attender::local_fill(int64_t keep) {
+  const SelectConfig& select = c_.plan.select;
+  // A chunk's rows see of the tokens before the first window the sinks and kept ones only.
+  const int64_t first_window = c_.q_offset() / kLocalBlock * kLocalBlock - select.local_window;
+  const KeyRange unseen = {select.sinks, std::max<int64_t>(select.sinks, first_window)};
   int64_t spans = 0;
   c_.parallel(Stage::kSelect, 1, [&](int64_t, int) { spans = plan_spans(keep); });
   for_passes(/*sets=*/true, [&](const Pass& pass) {
-    pack_all(pass, shape().seqlen_kv);
+    pack_all(pass, unseen);
     pack_kept(pass, kept(keep));
     for_tiles(pass, spans, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t span,
                                int thread) { local_span(g, slot, head, keep, span, thread); });

@@ -170,16 +170,19 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
                                plan.shape.head_dim * 2, static_cast<cudaStream_t>(options.stream)));
 }
 
-// Counts of a finished run.
+// Counts of a finished run; packed: cu_seqlens_q, then cu_seqlens_kv.
 RunReport full_report(const Plan& plan, const std::vector<int32_t>& count,
-                      const std::vector<int32_t>& cu_seqlens_kv) {
+                      const std::vector<int32_t>& cu_seqlens) {
   ReportSum sum;
   for (size_t b = 0; b < count.size(); ++b) {
     Plan one = plan;
     if (plan.shape.packed) {
-      one.shape.seqlen_kv = cu_seqlens_kv[b + 1] - cu_seqlens_kv[b];
-      one.shape.seqlen_q = std::min(plan.shape.seqlen_q, one.shape.seqlen_kv);
-      one.prefix_len = one.shape.seqlen_kv - plan.suffix_len();
+      const int32_t* q = &cu_seqlens[b];
+      const int32_t* kv = q + count.size() + 1;
+      if (q[1] == q[0]) continue;
+      one.shape.seqlen_q = q[1] - q[0];
+      one.shape.seqlen_kv = kv[1] - kv[0];
+      one.prefix_len = one.shape.seqlen_kv - suffix_of(plan.select, one.shape.seqlen_q);
     }
     const bool dense = count[b] == one.shape.seqlen_kv;
     sum.add(one, count[b] - one.suffix_len(),
@@ -197,7 +200,7 @@ Status read_report(const Plan& plan, std::span<std::byte> workspace, void* strea
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
   const auto queue = static_cast<cudaStream_t>(stream);
-  std::vector<int32_t> count, cu_seqlens_kv;
+  std::vector<int32_t> count, cu_seqlens;
   const auto fetch = [&](const int32_t* from, int64_t size, std::vector<int32_t>& to) {
     to.resize(static_cast<size_t>(size));
     return launched("read of counts", cudaMemcpyAsync(to.data(), from, to.size() * sizeof(int32_t),
@@ -206,12 +209,12 @@ Status read_report(const Plan& plan, std::span<std::byte> workspace, void* strea
   if (plan.path == Path::kSparse) {
     TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.count, plan.shape.batch, count));
     if (plan.shape.packed) {
-      TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.cu_seqlens_kv, plan.shape.batch + 1, cu_seqlens_kv));
+      TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.cu_seqlens, 2 * (plan.shape.batch + 1), cu_seqlens));
     }
   }
   TOKENSIEVE_RETURN_IF_ERROR(launched("run", cudaStreamSynchronize(queue)));
   report =
-      plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens_kv) : early_report(plan);
+      plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens) : early_report(plan);
   return {};
 }
 

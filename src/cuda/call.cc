@@ -17,7 +17,7 @@ Status Call::score() {
                               .q = tensor_of(in_.q),
                               .k = tensor_of(in_.k),
                               .obs_window = plan_.select.obs_window,
-                              .suffix = static_cast<int32_t>(plan_.suffix_len()),
+                              .suffix = select_params(plan_).suffix,
                               .token_score = own_scores(),
                               .prefix_stride = layout_.prefix_stride,
                               .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,
@@ -46,13 +46,15 @@ Status Call::gather_scores(const RunOptions& options) {
 }
 
 Status Call::take_given(const Selection& selection) {
-  const int64_t suffix = plan_.suffix_len();
+  const SelectParams rule = select_params(plan_);
   const GivenParams params = {.sequences = sequences(),
                               .indices = in_.keep.indices,
                               .count = in_.keep.count,
                               .capacity = in_.keep.capacity,
-                              .suffix = static_cast<int32_t>(suffix),
-                              .max_count = static_cast<int32_t>(plan_.keep_capacity()),
+                              .suffix = rule.suffix,
+                              .min_queries = rule.min_queries,
+                              .whole_only = rule.whole_only,
+                              .max_keep = static_cast<int32_t>(plan_.max_keep),
                               .selection = selection,
                               .tile_counters = layout_.tile_counters};
   return launched("given sets", cuda::take_given(params, stream_));
@@ -92,7 +94,7 @@ Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
     // The chunk against the kept past; then its newest rows against everything.
     TOKENSIEVE_RETURN_IF_ERROR(attend_pass(params, Keys::kCausal, kFirstPass));
     params.selection = {};
-    params.first_query = static_cast<int32_t>(plan_.shape.seqlen_q - plan_.select.obs_window);
+    params.newest_only = plan_.select.obs_window;
     return attend_pass(params, Keys::kCausal, kSecondPass);
   }
   if (plan_.select.fill == Fill::kZero) return attend_pass(params, Keys::kCausal, kFirstPass);
@@ -121,10 +123,14 @@ Selection Call::own_selection() const {
 
 Status Call::keep_lengths() {
   if (!plan_.shape.packed) return {};
-  const size_t bytes = static_cast<size_t>(plan_.shape.batch + 1) * sizeof(int32_t);
-  return launched("copy of cu_seqlens_kv",
-                  cudaMemcpyAsync(layout_.cu_seqlens_kv, in_.cu_seqlens_kv, bytes,
-                                  cudaMemcpyDeviceToDevice, stream_));
+  const int64_t entries = plan_.shape.batch + 1;
+  const auto keep = [&](const int32_t* from, int32_t* to) {
+    return launched("copy of cu_seqlens",
+                    cudaMemcpyAsync(to, from, static_cast<size_t>(entries) * sizeof(int32_t),
+                                    cudaMemcpyDeviceToDevice, stream_));
+  };
+  TOKENSIEVE_RETURN_IF_ERROR(keep(in_.cu_seqlens_q, layout_.cu_seqlens));
+  return keep(in_.cu_seqlens_kv, layout_.cu_seqlens + entries);
 }
 
 // [batch, capacity, compact_heads, head_dim], the rows of a head adjacent.

@@ -120,11 +120,6 @@ Status check_plan(const Plan& plan, const Arch& arch) {
                          "backend cpu",
                          (long long)layer_heads(plan), kMaxLayerHeads);
   }
-  if (s.packed && plan.path == Path::kSparse && plan.select.queries == Queries::kAll) {
-    return Status::error(StatusCode::kUnsupported,
-                         "queries = all does not go with packed sequences on backend cuda; run the "
-                         "sequences one by one");
-  }
   return {};
 }
 

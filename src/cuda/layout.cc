@@ -72,7 +72,10 @@ SelectParams select_params(const Plan& plan) {
           .layer_heads = static_cast<int32_t>(layer_heads(plan)),
           .first_head = static_cast<int32_t>(set.first),
           .heads_per_set = static_cast<int32_t>(set.heads_per_set),
-          .suffix = static_cast<int32_t>(plan.suffix_len()),
+          .longest_prefix = static_cast<int32_t>(plan.prefix_len),
+          .suffix = c.queries == Queries::kAll ? kChunkSuffix : c.obs_window,
+          .min_queries = c.obs_window,
+          .whole_only = c.queries == Queries::kKept && c.fill == Fill::kZero,
           // keep_limit: half a token more, so that rounding down gives max_keep exactly.
           .rule = {.budget = c.budget,
                    .keep_ratio = c.keep_ratio,
@@ -95,7 +98,7 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   Arena arena(begin);
   layout.tile_counters = arena.take<int32_t>(kTileCounters);
   layout.count = arena.take<int32_t>(s.batch);
-  if (s.packed) layout.cu_seqlens_kv = arena.take<int32_t>(s.batch + 1);
+  if (s.packed) layout.cu_seqlens = arena.take<int32_t>(2 * (s.batch + 1));
   if (plan.path == Path::kSparse) {
     layout.capacity =
         static_cast<int32_t>(round_up(plan.keep_capacity(), kTileKv));

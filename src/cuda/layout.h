@@ -24,7 +24,7 @@ struct Layout {
 
   int32_t* tile_counters = nullptr;  // [kTileCounters]
   int32_t* count = nullptr;          // [batch]
-  int32_t* cu_seqlens_kv = nullptr;  // [batch + 1] packed: a copy for read_report
+  int32_t* cu_seqlens = nullptr;     // [2, batch + 1] packed: of q, of kv; copies for read_report
   int32_t* indices = nullptr;        // [batch, num_sets, capacity]
   uint32_t* mask = nullptr;          // [batch, num_sets, words]
   uint32_t* rank = nullptr;          // [batch, num_sets, words]

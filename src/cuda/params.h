@@ -66,7 +66,7 @@ struct ScoreParams {
   Tensor q;            // [batch, seqlen_q, num_q_heads, head_dim]
   Tensor k;            // [batch, kv_rows, num_kv_heads, head_dim]
   int32_t obs_window;  // the last obs_window queries score, <= seqlen_q
-  int32_t suffix;      // newest tokens that are always kept; prefix_len = seqlen_kv - suffix
+  int32_t suffix;      // as in SelectParams
   float* token_score;  // [batch, num_q_heads, prefix_stride] mean attention from the window;
                        // batch entries lie score_batch_stride apart
   int64_t prefix_stride;       // >= longest prefix_len
@@ -88,7 +88,11 @@ struct SelectParams {
   int32_t heads_per_set;
   const float* token_score;  // [batch, layer_heads, prefix_stride]
   int64_t prefix_stride;
+  int32_t longest_prefix;  // of all sequences
+  // Newest tokens that are always kept, or kChunkSuffix; prefix_len = seqlen_kv - suffix.
   int32_t suffix;
+  int32_t min_queries;  // sequences with fewer run dense, as do
+  int32_t whole_only;   // those with fewer queries than tokens
   // A sequence whose budget keeps more than rule.keep_limit * prefix_len (rounded down) or more
   // than rule.capacity rows runs dense, as does one with a NaN or infinite score.
   BudgetRule rule;
@@ -103,6 +107,7 @@ struct SelectParams {
   int32_t* tile_counters; // cleared for attend: kTileCounters entries, or null
   int32_t num_multiprocessors;  // of the device
 };
+inline constexpr int32_t kChunkSuffix = -1;  // all queries of each sequence
 inline constexpr int kTileCounters = 8;
 inline constexpr int kMaxLayerHeads = 384;  // smoothed tiles of all heads in shared memory
 
@@ -112,8 +117,11 @@ struct GivenParams {
   const int32_t* indices;  // [batch, num_sets, capacity] ascending
   const int64_t* count;    // [batch]; the sequence's length: dense
   int64_t capacity;
+  // As in SelectParams.
   int32_t suffix;
-  int32_t max_count;       // of a set of the plan
+  int32_t min_queries;
+  int32_t whole_only;
+  int32_t max_keep;        // prefix tokens of a set of the plan
   Selection selection;     // filled
   int32_t* tile_counters;  // cleared for attend
 };
@@ -157,7 +165,7 @@ struct AttendParams {
   Selection selection;   // indices null: every sequence is dense
   int32_t compact_heads;
   Local local;
-  int32_t first_query;   // rows before this query of each sequence are left alone (0: none)
+  int32_t newest_only;   // each sequence's newest queries that are answered (0: all)
   int32_t* tile_counter; // [1] zero before the launch, zero after it
   int32_t num_ctas;      // persistent grid: multiprocessors of the device
 };

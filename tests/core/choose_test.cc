@@ -8,18 +8,21 @@
 namespace tokensieve {
 namespace {
 
-// Layers 2 and 5 of eight are sparse, 5 with settings of its own; 4,096 tokens at least.
+// Layers 2, 5 and 6 of eight are sparse, 5 with settings of its own, 6 with local fill; 4,096 tokens
+// at least.
 Profile profile() {
   Profile profile;
   profile.fingerprint = {"llama", 8, 9, 3, 64};
-  profile.sparse_layers = {2, 5};
+  profile.sparse_layers = {2, 5, 6};
   profile.min_tokens = 4096;
   profile.select.obs_window = 128;
   SelectConfig apart = profile.select;
   apart.tau = 0.02;
   apart.obs_window = 256;
   apart.protect_first = 16;
-  profile.layer_select = {{{5}, apart}};
+  SelectConfig local = profile.select;
+  local.fill = Fill::kLocal;
+  profile.layer_select = {{{5}, apart}, {{6}, local}};
   return profile;
 }
 
@@ -48,12 +51,16 @@ const Case kCases[] = {
     {"layer_beyond_the_model", {8, 8192, 8192}, DenseReason::kLayerNotListed},
     {"mask", {2, 8192, 8192, false}, DenseReason::kNotSparsifiable},
     {"mask_of_a_chunk", {2, 2048, 8192, false}, DenseReason::kNotSparsifiable},
-    // Chunks: all queries, the first tokens, four observation windows.
+    // Chunks: four observation windows; zero fill with all queries and the first tokens.
     {"chunk", {2, 2048, 8192}, kSparse, Queries::kAll, 4},
     {"chunk_of_four_windows", {2, 512, 8192}, kSparse, Queries::kAll, 4},
+    {"chunk_that_reaches_min_tokens", {2, 1024, 4096}, kSparse, Queries::kAll, 4},
     {"chunk_of_fewer", {2, 511, 8192}, DenseReason::kFewRows},
     {"decode", {2, 1, 8192}, DenseReason::kFewRows},
     {"chunk_set_apart", {5, 1024, 8192}, kSparse, Queries::kAll, 16, 0.02},
+    {"chunk_local", {6, 1024, 8192}, kSparse, Queries::kKept},
+    {"chunk_local_of_fewer", {6, 511, 8192}, DenseReason::kFewRows},
+    {"whole_prompt_local", {6, 8192, 8192}, kSparse, Queries::kKept},
     {"chunk_set_apart_of_fewer", {5, 1023, 8192}, DenseReason::kFewRows},
 };
 

@@ -268,15 +268,20 @@ INSTANTIATE_TEST_SUITE_P(Backends, BadGivenSets, testing::Values(Backend::kRef, 
 
 // ---- packed: every sequence with its own sets, one of them dense
 
-TEST(PackedGivenSets, EqualTheSequencesOneByOne) {
-  const std::vector<int32_t> cu_q = {0, 200, 260, 500}, cu_kv = {0, 230, 290, 600};
-  const SelectConfig select = takes_up_to(60);
-  const AttentionCase rows = {"packed", test::suffix_attention(500, 600, 4, 2, 64)};
+class PackedGivenSets : public testing::TestWithParam<Queries> {};
+
+// Two chunks and a dense sequence between them.
+TEST_P(PackedGivenSets, EqualTheSequencesOneByOne) {
+  const std::vector<int32_t> cu_q = {0, 150, 210, 410}, cu_kv = {0, 230, 290, 600};
+  SelectConfig select = takes_up_to(60);
+  select.queries = GetParam();
+  if (select.queries == Queries::kKept) select.fill = Fill::kLocal;
+  const AttentionCase rows = {"packed", test::suffix_attention(410, 600, 4, 2, 64)};
   CaseData data = test::make_data(rows, 2);
   AttentionShape shape = rows.shape;
   shape.packed = true;
   shape.batch = 3;
-  shape.seqlen_q = 240;
+  shape.seqlen_q = 200;
   shape.seqlen_kv = 310;
   const Plan plan = make_plan(shape, select, {.backend = Backend::kCpu}).value();
   Sets sets(plan);
@@ -334,28 +339,16 @@ TEST(PackedGivenSets, EqualTheSequencesOneByOne) {
   }
 
   sets.count[0] = 230 - 1;
+  const int64_t suffix = select.queries == Queries::kKept ? select.obs_window : 150;
   expect_error(run(plan, in, {.out = data.out.view()}, workspace.span()), kInvalid,
-               {"keep.count[0] is 229", "to 92", "230, all tokens"});
+               {"keep.count[0] is 229", "to " + std::to_string(60 + suffix), "230, all tokens"});
 }
 
-TEST(PackedGivenSets, RefuseChunks) {
-  AttentionShape shape = test::suffix_attention(100, 300, 4, 2, 64);
-  const AttentionCase rows = {"packed", shape};
-  CaseData data = test::make_data(rows, 2);
-  shape.packed = true;
-  SelectConfig select = takes_up_to(60);
-  select.queries = Queries::kAll;
-  const Plan plan = make_plan(shape, select, {.backend = Backend::kCpu}).value();
-  Sets sets(plan);
-  const int32_t cu_q[] = {0, 100}, cu_kv[] = {0, 300};
-  AttentionInputs in = data.inputs();
-  in.cu_seqlens_q = cu_q;
-  in.cu_seqlens_kv = cu_kv;
-  in.keep = sets.view();
-  test::GuardedBytes workspace(workspace_bytes(plan));
-  expect_error(run(plan, in, {.out = data.out.view()}, workspace.span()),
-               StatusCode::kUnsupported, {"packed", "queries = all"});
-}
+INSTANTIATE_TEST_SUITE_P(Queries, PackedGivenSets,
+                         testing::Values(Queries::kKept, Queries::kAll),
+                         [](const auto& info) {
+                           return info.param == Queries::kKept ? "kept" : "all";
+                         });
 
 }  // namespace
 }  // namespace tokensieve

@@ -22,7 +22,9 @@ struct Packed {
   std::vector<float> lse;
 
   explicit Packed(SelectConfig select) {
-    rows.shape = test::suffix_attention(300, 330, 4, 2, 64);
+    // Zero fill drops queries of whole prompts only.
+    if (select.fill == Fill::kZero && select.queries == Queries::kKept) cu_kv = cu_q;
+    rows.shape = test::suffix_attention(300, cu_kv.back(), 4, 2, 64);
     rows.select = select;
     data = test::make_data(rows, 5);
     shape = rows.shape;
@@ -67,8 +69,9 @@ struct Packed {
   }
 };
 
-SelectConfig keep_third(Fill fill) {
+SelectConfig keep_third(Fill fill, Queries queries = Queries::kKept) {
   SelectConfig select = test::small_select();
+  select.queries = queries;
   select.budget = BudgetPolicy::kKeepRatio;
   select.keep_ratio = 0.34;
   select.fill = fill;
@@ -110,6 +113,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(std::pair{Backend::kCpu, SelectConfig{.enabled = false}},
                     std::pair{Backend::kCpu, keep_third(Fill::kZero)},
                     std::pair{Backend::kCpu, keep_third(Fill::kLocal)},
+                    std::pair{Backend::kCpu, keep_third(Fill::kZero, Queries::kAll)},
                     std::pair{Backend::kRef, keep_third(Fill::kZero)}));
 
 TEST(Packed, RefusesBadSequences) {
@@ -124,28 +128,57 @@ TEST(Packed, RefusesBadSequences) {
   refuse([](Packed& p) { p.shape.seqlen_q = p.shape.seqlen_kv = 178; }, "longest");
 }
 
-// Shorter sequences may want more memory than the longest.
-TEST(Packed, WorkspaceIsEnoughForEverySequence) {
-  for (const bool sparse : {false, true}) {
-    SelectConfig select = keep_third(Fill::kLocal);
-    select.enabled = sparse;
-    AttentionShape shape = test::self_attention(30000, 4, 2, 64);
-    for (const int64_t longest : {30000, 9000, 700}) {
+TEST(Packed, RefusesZeroFillOfAChunk) {
+  Packed packed(keep_third(Fill::kZero));
+  packed.cu_q = {0, 90, 90, 91, 270};
+  packed.rows.shape = test::suffix_attention(270, 300, 4, 2, 64);
+  packed.data = test::make_data(packed.rows, 5);
+  test::expect_error(packed.run(Backend::kCpu), StatusCode::kInvalidArgument,
+                     {"90 queries of 120 tokens", "fill = local", "queries = all"});
+}
+
+// Shorter sequences, and longer chunks, may want more memory than the longest.
+class PackedWorkspace : public testing::TestWithParam<SelectConfig> {};
+
+TEST_P(PackedWorkspace, IsEnoughForEverySequence) {
+  const SelectConfig& select = GetParam();
+  AttentionShape shape = test::self_attention(30000, 4, 2, 64);
+  for (const int64_t longest : {30000, 9000, 700}) {
+    for (const int64_t longest_q : {longest, longest / 3}) {
       shape.packed = true;
       shape.batch = 2;
-      shape.seqlen_q = shape.seqlen_kv = longest;
+      shape.seqlen_kv = longest;
+      shape.seqlen_q = longest_q;
       const Plan packed = make_plan(shape, select, {.num_threads = 4}).value();
       AttentionShape one = shape;
       one.packed = false;
       one.batch = 1;
       for (one.seqlen_kv = 40; one.seqlen_kv <= longest; one.seqlen_kv += longest / 60) {
-        one.seqlen_q = one.seqlen_kv;
-        const Plan plan = make_plan(one, select, {.num_threads = 4}).value();
-        EXPECT_LE(plan.workspace, packed.workspace) << one.seqlen_kv << " of " << longest;
+        for (const int64_t q : {int64_t{1}, int64_t{40}, longest_q / 2, longest_q}) {
+          one.seqlen_q = std::min(q, one.seqlen_kv);
+          const Result<Plan> plan = make_plan(one, select, {.num_threads = 4});
+          if (!plan.ok()) continue;  // zero fill of a chunk
+          EXPECT_LE(plan->workspace, packed.workspace)
+              << one.seqlen_q << " of " << one.seqlen_kv << ", longest " << longest;
+        }
       }
     }
   }
 }
+
+SelectConfig tau_that_must_win(Fill fill, Queries queries) {
+  SelectConfig select = keep_third(fill, queries);
+  select.budget = BudgetPolicy::kTau;
+  select.dense_policy = DensePolicy::kBreakEven;
+  return select;
+}
+
+INSTANTIATE_TEST_SUITE_P(Selections, PackedWorkspace,
+                         testing::Values(SelectConfig{.enabled = false},
+                                         keep_third(Fill::kLocal), keep_third(Fill::kZero),
+                                         keep_third(Fill::kZero, Queries::kAll),
+                                         tau_that_must_win(Fill::kLocal, Queries::kKept),
+                                         tau_that_must_win(Fill::kZero, Queries::kAll)));
 
 TEST(Packed, SelectionStagesNeedPlainPlans) {
   Packed packed(keep_third(Fill::kZero));

@@ -92,13 +92,16 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes, Work,
     testing::Values(WorkCase{1000, 1000, 200, with(Fill::kZero, kKept, 32, 0, 0)},
                     WorkCase{777, 777, 1, with(Fill::kZero, kKept, 1, 0, 0)},
-                    WorkCase{1000, 300, 200, with(Fill::kZero, kKept, 32, 0, 0)},
                     WorkCase{2048, 2048, 400, with(Fill::kLocal, kKept, 128, 256, 4)},
                     WorkCase{2111, 2111, 500, with(Fill::kLocal, kKept, 33, 64, 64)},
                     WorkCase{2111, 2111, 1, with(Fill::kLocal, kKept, 33, 0, 0)},
                     WorkCase{500, 500, 100, with(Fill::kLocal, kKept, 300, 64, 4)},
                     WorkCase{300, 300, 60, with(Fill::kLocal, kKept, 16, 512, 4)},
                     WorkCase{1500, 400, 300, with(Fill::kLocal, kKept, 64, 128, 4)},
+                    WorkCase{4111, 1024, 800, with(Fill::kLocal, kKept, 64, 256, 4)},
+                    WorkCase{4111, 4000, 800, with(Fill::kLocal, kKept, 300, 256, 4)},
+                    WorkCase{700, 600, 100, with(Fill::kLocal, kKept, 32, 512, 4)},
+                    WorkCase{4096, 64, 500, with(Fill::kLocal, kKept, 64, 128, 4)},
                     WorkCase{1500, 401, 250, with(Fill::kLocal, kAll, 64, 128, 4)},
                     WorkCase{1500, 401, 250, with(Fill::kZero, kAll, 1, 0, 0)}));
 

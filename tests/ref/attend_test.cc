@@ -116,7 +116,7 @@ TEST_P(RefAttendTest, EveryRowIsSoftmaxOverItsTokens) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, RefAttendTest,
                          testing::Values("dense", "dense_suffix37of211", "zero_head", "zero_layer",
-                                         "zero_suffix", "local_head", "local_kv", "local_suffix",
+                                         "local_head", "local_kv", "local_suffix",
                                          "local_window0", "local_sinks0", "local_sinks64",
                                          "local_tau_window_odd_suffix", "chunk_head", "chunk_layer",
                                          "chunk_local_ignored", "chunk_is_window",

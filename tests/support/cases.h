@@ -170,20 +170,23 @@ inline std::vector<AttentionCase> dense_cases() {
   return cases;
 }
 
-// Sparse attention: fill x share x queries, then each feature crossed with them.
+// Sparse attention: fill x share x (whole prompts, chunks), then each feature crossed with them.
 inline std::vector<AttentionCase> sparse_cases() {
   using Case = AttentionCase;
   const Case zero = {"zero", self_attention(450, 4, 2, 64), small_select(), DenseReason::kNone};
   Case local = zero;
   local.select.fill = Fill::kLocal;
   local.select.budget = BudgetPolicy::kKeepRatio;
-  Case chunk = zero;  // chunked prefill: queries are the newest third
+  Case part = local;  // chunked prefill: the call has the newest third
+  part.shape.seqlen_q = 150;
+  Case chunk = zero;  // and keeps all queries
   chunk.select.queries = Queries::kAll;
   chunk.shape.seqlen_q = 150;
 
   std::vector<Case> cases;
   for (const auto& [kind, base] :
-       {std::pair<std::string, const Case&>{"zero", zero}, {"local", local}, {"chunk", chunk}}) {
+       {std::pair<std::string, const Case&>{"zero", zero}, {"local", local}, {"part", part},
+        {"chunk", chunk}}) {
     const auto add = [&, prefix = kind + "_", &from = base](const char* name, auto change) {
       cases.push_back(vary(from, prefix + name, change));
     };
@@ -281,8 +284,6 @@ inline std::vector<AttentionCase> sparse_cases() {
   }
   for (const auto& [kind, base] :
        {std::pair<std::string, const Case&>{"zero", zero}, {"local", local}}) {
-    cases.push_back(vary(base, kind + "_suffix", [](Case& c) { c.shape.seqlen_q = 210; }));
-    cases.push_back(vary(base, kind + "_suffix_is_window", [](Case& c) { c.shape.seqlen_q = 32; }));
     cases.push_back(vary(base, kind + "_long", [](Case& c) {
       c.shape = self_attention(1300, 2, 1, 64);
       c.select.share = Share::kLayer;
@@ -291,6 +292,8 @@ inline std::vector<AttentionCase> sparse_cases() {
   const auto add_local = [&](const char* name, auto change) {
     cases.push_back(vary(local, name, change));
   };
+  add_local("local_suffix", [](Case& c) { c.shape.seqlen_q = 210; });
+  add_local("local_suffix_is_window", [](Case& c) { c.shape.seqlen_q = 32; });
   add_local("local_window0", [](Case& c) { c.select.local_window = 0; });
   add_local("local_window_whole", [](Case& c) { c.select.local_window = 1 << 20; });
   add_local("local_sinks0", [](Case& c) { c.select.sinks = 0; });
@@ -300,6 +303,31 @@ inline std::vector<AttentionCase> sparse_cases() {
     c.select.budget = BudgetPolicy::kTau;
     c.select.obs_window = 45;
     c.shape.seqlen_q = 333;
+  });
+  // Rows of a chunk: beginning in a 64-row block, in the sinks, at a block; windows that reach past
+  // the chunk's start or the prompt's; no kept row but the newest; keys of many chunks before.
+  const auto add_part = [&](const std::string& name, auto change) {
+    cases.push_back(vary(part, name, change));
+  };
+  for (int64_t queries : {64, 130, 194, 386, 447, 449}) {
+    add_part("part_of_" + std::to_string(queries), [&](Case& c) { c.shape.seqlen_q = queries; });
+  }
+  add_part("part_window0", [](Case& c) { c.select.local_window = 0; });
+  add_part("part_window_whole", [](Case& c) { c.select.local_window = 1 << 20; });
+  add_part("part_window_and_sinks0", [](Case& c) { c.select.sinks = c.select.local_window = 0; });
+  add_part("part_begins_in_sinks", [](Case& c) {
+    c.shape.seqlen_q = 420;
+    c.select.sinks = 64;
+  });
+  add_part("part_keeps_one", [](Case& c) {
+    c.select.budget = BudgetPolicy::kKeepCount;
+    c.select.keep_count = 1;
+    c.select.min_keep = 0;
+  });
+  add_part("part_tau", [](Case& c) { c.select.budget = BudgetPolicy::kTau; });
+  add_part("part_long", [](Case& c) {
+    c.shape = suffix_attention(300, 1700, 4, 2, 64);
+    c.select.share = Share::kLayer;
   });
   cases.push_back(vary(chunk, "chunk_local_ignored", [](Case& c) {
     c.select.fill = Fill::kLocal;
@@ -357,6 +385,11 @@ inline std::vector<AttentionCase> corner_cases() {
     c.content = Content::kNanInK;
     c.shape.batch = 3;
     c.select.fill = Fill::kLocal;
+  });
+  add("corner_part_nan", kNonFiniteScore, [](Case& c) {
+    c.select.fill = Fill::kLocal;
+    c.shape.seqlen_q = 64;
+    c.content = Content::kNanInK;
   });
   add("corner_chunk_first", kShortPrompt, [](Case& c) { c.select.queries = Queries::kAll; });
   add("corner_chunk_nan", kNonFiniteScore, [](Case& c) {

@@ -20,6 +20,18 @@ __device__ __forceinline__ Sequence sequence(const Sequences& all, int batch) {
   return {all.cu_seqlens_q[batch + 1] - q, all.cu_seqlens_kv[batch + 1] - kv, q, kv, 0};
 }
 
+// Tokens of a sequence after its prefix.
+__device__ __forceinline__ int suffix_of(int suffix, const Sequence& where) {
+  return suffix == kChunkSuffix ? where.seqlen_q : suffix;
+}
+
+// Whether a sequence of these lengths can run sparse at all: packed ones may be too short.
+template <typename Params>  // SelectParams, GivenParams
+__device__ __forceinline__ bool selects(const Params& params, const Sequence& where) {
+  return where.seqlen_q >= params.min_queries &&
+         !(params.whole_only && where.seqlen_q < where.seqlen_kv);
+}
+
 // The set of one (batch, q head).
 struct TokenSet {
   const int* indices;

@@ -19,9 +19,10 @@ constexpr int kGivenThreads = 256;
 __device__ __forceinline__ int given_count(const GivenParams& params, const Sequence& where,
                                            int batch) {
   const int64_t count = params.count[batch];
-  const bool valid = count >= params.suffix && count <= params.max_count &&
+  const int suffix = suffix_of(params.suffix, where);
+  const bool valid = count >= suffix && count <= int64_t{params.max_keep} + suffix &&
                      count <= params.capacity && count < where.seqlen_kv &&
-                     where.seqlen_q >= params.suffix;
+                     selects(params, where);
   return valid ? static_cast<int>(count) : where.seqlen_kv;
 }
 

@@ -20,19 +20,14 @@ struct SelectScratch {
   uint32_t* nonfinite;    // [batch, num_chunks] a score is NaN or infinite
 };
 
-inline int64_t longest_prefix(const SelectParams& params) {
-  const int64_t prefix = static_cast<int64_t>(params.sequences.seqlen_kv) - params.suffix;
-  return prefix > 0 ? prefix : 0;
-}
-
 inline SelectScratch select_scratch(const SelectParams& params) {
   constexpr int kMaxChunks = 512;
-  const int64_t tiles = (longest_prefix(params) + kSmoothTile - 1) / kSmoothTile;
+  const int64_t tiles = (int64_t{params.longest_prefix} + kSmoothTile - 1) / kSmoothTile;
   const int64_t tiles_per_chunk = (tiles + kMaxChunks - 1) / kMaxChunks;
   SelectScratch scratch;
   scratch.chunk_tokens = static_cast<int>(tiles_per_chunk > 0 ? tiles_per_chunk : 1) * kSmoothTile;
   const int64_t chunks =
-      (longest_prefix(params) + scratch.chunk_tokens - 1) / scratch.chunk_tokens;
+      (int64_t{params.longest_prefix} + scratch.chunk_tokens - 1) / scratch.chunk_tokens;
   scratch.num_chunks = static_cast<int>(chunks > 0 ? chunks : 1);
   scratch.num_rows = params.selection.num_sets + 1;
   scratch.summaries = static_cast<RowSummary*>(params.scratch);

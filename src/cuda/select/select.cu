@@ -318,19 +318,19 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int batch = blockIdx.y;
   const int set = blockIdx.x / team.ranks();
   const Sequence where = sequence(params.sequences, batch);
-  const int prefix_len = where.seqlen_kv - params.suffix;
+  const int suffix = suffix_of(params.suffix, where);
+  const int prefix_len = where.seqlen_kv - suffix;
   const SetWork work = {batch, set, where.seqlen_kv, prefix_len,
                         params.arithmetic == Arithmetic::kReferenceRounding,
                         own_range(team.rank(), grid.words, where.seqlen_kv, prefix_len), cache};
   int turn = 0;
 
-  // A packed sequence may be shorter than what scores, or have fewer queries than that.
   const bool scored = !read_summaries(team, shared, scratch, batch, set) && prefix_len > 0 &&
-                      where.seqlen_q >= params.suffix;
+                      selects(params, where);
   const int64_t keep = kept_tokens(params, work, scored, team, shared, &turn);
-  const bool dense = runs_dense(params.rule, prefix_len, keep, params.suffix);
+  const bool dense = runs_dense(params.rule, prefix_len, keep, suffix);
   if (blockIdx.x == 0 && threadIdx.x == 0) {
-    const int count = dense ? where.seqlen_kv : static_cast<int>(keep) + params.suffix;
+    const int count = dense ? where.seqlen_kv : static_cast<int>(keep) + suffix;
     params.selection.count[batch] = count;
     if (params.public_count != nullptr) params.public_count[batch] = count;
   }

@@ -156,7 +156,8 @@ __device__ __forceinline__ Chunk chunk_of(const SelectParams& params,
                                           const SelectScratch& scratch) {
   const int64_t batch = blockIdx.y;
   Chunk chunk;
-  chunk.prefix_len = sequence(params.sequences, blockIdx.y).seqlen_kv - params.suffix;
+  const Sequence where = sequence(params.sequences, blockIdx.y);
+  chunk.prefix_len = where.seqlen_kv - suffix_of(params.suffix, where);
   chunk.begin = blockIdx.x * scratch.chunk_tokens;
   chunk.end = min(chunk.begin + scratch.chunk_tokens, chunk.prefix_len);
   chunk.score = params.token_score + batch * params.layer_heads * params.prefix_stride;

@@ -55,7 +55,9 @@ class TileScheduler {
     const int count =
         params_.selection.indices ? params_.selection.count[batch_] : sequence_.seqlen_kv;
     sparse_ = count != sequence_.seqlen_kv;
-    const int queries = sequence_.seqlen_q - params_.first_query;
+    first_query_ =
+        params_.newest_only ? max(0, sequence_.seqlen_q - params_.newest_only) : 0;
+    const int queries = sequence_.seqlen_q - first_query_;
     int rows = sparse_ ? min(count, queries) : queries;
     // A pass over whole K and V is for all rows of sparse sequences, dropped ones too, and no
     // others.
@@ -91,8 +93,8 @@ class TileScheduler {
       tile.first_key = first_token > 0 ? set.rank_of(first_token) : 0;
       tile.num_rows = count_ - tile.first_key;
     } else {
-      tile.first_key = first_token + params_.first_query;
-      tile.num_rows = sequence_.seqlen_q - params_.first_query;
+      tile.first_key = first_token + first_query_;
+      tile.num_rows = sequence_.seqlen_q - first_query_;
     }
     const int first = tile.first_key + tile.row;
     const int last = tile.first_key + min(tile.row + Traits::kTileQ, tile.num_rows) - 1;
@@ -110,6 +112,7 @@ class TileScheduler {
   int batch_ = 0;
   int first_ = 0;  // index of the sequence's first tile
   Sequence sequence_;
+  int first_query_;
   bool sparse_;
   int count_;
   int tiles_;    // of a head

@@ -55,7 +55,7 @@ __device__ __forceinline__ void mean_of_keys(const ScoreParams& params, const Sc
                                              const ScoreWork& work, Shared& shared, int slot,
                                              int key, const Logits<Traits>& logits) {
   const int lane = threadIdx.x % 32;
-  const int prefix_len = work.where.seqlen_kv - params.suffix;
+  const int prefix_len = work.where.seqlen_kv - suffix_of(params.suffix, work.where);
   const int q_tiles = work.heads * rows.row_tiles;
   float2 sum = {0.0f, 0.0f};
   for (int q_tile = 0; q_tile < q_tiles; ++q_tile) {

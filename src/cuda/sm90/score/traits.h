@@ -94,7 +94,8 @@ __device__ __forceinline__ ScoreWork score_work(const ScoreParams& params, const
   work.first_head = work.kv_head * group_size + first;
   work.heads = min(rows.heads, group_size - first);
   work.first_query = work.where.seqlen_q - params.obs_window;
-  const int keys = work.where.seqlen_kv - (prefix_only ? params.suffix : 0);
+  const int keys =
+      work.where.seqlen_kv - (prefix_only ? suffix_of(params.suffix, work.where) : 0);
   const int64_t tiles = keys > 0 ? (keys + tile_keys - 1) / tile_keys : 0;
   work.tile_begin = static_cast<int>(tiles * work.split / params.splits);
   work.tile_end = static_cast<int>(tiles * (work.split + 1) / params.splits);
