@@ -23,7 +23,7 @@ const char* never_sparse(const Node& node, const MaskSegment& segment) {
 
 Choice choose(const Settings& settings, const Node& node, const MaskSegment& segment) {
   if (const char* reason = never_sparse(node, segment)) return dense(reason);
-  if (settings.mode < TOKENSIEVE_GGML_CHUNK) return dense(kModeIsDense);
+  if (settings.mode < TOKENSIEVE_GGML_SPARSE) return dense(kModeIsDense);
   if (!settings.profile.has_value()) return dense(kNoProfile);
   if (node.layer == kUnknownLayer) return dense(kLayerUnknown);
   const LayerChoice of_profile = tokensieve::choose(*settings.profile,
@@ -35,8 +35,9 @@ Choice choose(const Settings& settings, const Node& node, const MaskSegment& seg
     reason = DenseReason::kFewRows;
   }
   if (reason != DenseReason::kNone) return dense(dense_reason_text(reason));
-  const bool whole = segment.num_rows == segment.num_cells;
-  if (whole && settings.mode == TOKENSIEVE_GGML_CHUNK) return dense(kFirstChunk);
+  // Zeros in rows that a later ubatch needs would lose answers.
+  const bool may_go_on = segment.num_rows == segment.num_cells && !settings.whole_prompts;
+  if (may_go_on && of_profile.select.fill == Fill::kZero) return dense(kFirstChunk);
   if (!is_for_model(*settings.profile, node)) return dense(kOtherModel);
   Choice choice{.sparse = true, .select = of_profile.select};
   if (settings.always_sparse) choice.select.dense_policy = DensePolicy::kNever;

@@ -14,7 +14,7 @@ inline constexpr const char* kLayerUnknown = "layer number not found";
 inline constexpr const char* kOtherModel = "profile is for another model";
 inline constexpr const char* kMasked = "mask is not plain causal";
 inline constexpr const char* kInLogits = "softcap, sinks or ALiBi";
-inline constexpr const char* kFirstChunk = "first chunk";
+inline constexpr const char* kFirstChunk = "zero fill in a first chunk";
 inline constexpr const char* kRunFailed = "sparse run failed";
 
 struct Choice {

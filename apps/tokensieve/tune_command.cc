@@ -78,7 +78,8 @@ class Tuner {
         model_(model),
         file_(file),
         system_(system),
-        runner_(model, plugin, setup.lengths.back()) {
+        reference_(dense_config(options.ubatch)),
+        runner_(model, plugin, setup.lengths.back(), setup.rungs) {
     for (const Json& line : file.earlier()) {
       TuneStep step;
       if (line["type"] != TuneStep::kType || !read_line(line, step).empty()) continue;
@@ -157,7 +158,7 @@ class Tuner {
 
   double layer_work(size_t rung) const {
     return eval::layer_work(model_.fingerprint(), setup_.rungs[rung].profile.select,
-                            setup_.lengths.back());
+                            setup_.lengths.back(), setup_.rungs[rung].chunk);
   }
 
   Result<double> measure(Candidate candidate, const std::function<void(double)>& on_progress) {
@@ -193,7 +194,7 @@ class Tuner {
       if (!made.ok()) return made.status();
       PreparedCase& input = made.value();
       if (!input.is_text()) input.continuation = right_answer(model_, input.source.question);
-      const Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
+      const Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
       if (!run.ok()) return run.status();
       dense_.push_back(run->predictions);
       prompts_.push_back(std::move(input));
@@ -205,7 +206,7 @@ class Tuner {
     const Case& c = input.source;
     const std::string key = result_key(c.task, c.length, c.index, "dense");
     if (const auto found = answers_.find(key); found != answers_.end()) return &found->second;
-    Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
+    Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
     if (!run.ok()) return run.status();
     return &answers_.emplace(key, std::move(run.value().result)).first->second;
   }
@@ -224,6 +225,7 @@ class Tuner {
   const LlamaModel& model_;
   ResultsFile& file_;
   const std::string& system_;
+  const Config reference_;
   Runner runner_;
   std::map<std::string, double> known_;  // KL by measurement_key
   std::map<std::string, CaseResult> answers_;
@@ -241,6 +243,11 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   const int32_t most = model.max_context() - Runner::kReserve;
   if (setup.lengths.empty()) setup.lengths = {std::min(options.quick ? 1024 : 4096, most)};
   std::sort(setup.lengths.begin(), setup.lengths.end());
+  if (options.ubatch > model.max_context()) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "--ubatch %d is beyond the model's context; allowed: 1 to %d",
+                         options.ubatch, model.max_context());
+  }
   if (setup.lengths.back() > most) {
     return Status::error(StatusCode::kInvalidArgument,
                          "--lengths %d: allowed: up to %d, the model's context less %d for answers",
@@ -250,14 +257,15 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   start.model = model.source().name;
   const std::string ladder = options.quick && options.ladder == TuneOptions().ladder
                                  ? "keep=.2/.4" : options.ladder;
-  Result<std::vector<Config>> configs = parse_configs({"forced:" + ladder}, start);
+  Result<std::vector<Config>> configs =
+      parse_configs({"forced:" + ladder}, start, options.ubatch);
   if (!configs.ok()) return configs.status();
   for (Config& config : configs.value()) {
     if (!config.method->selects()) continue;
-    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk) {
+    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk != options.ubatch) {
       return Status::error(StatusCode::kInvalidArgument,
                            "--ladder %s: tune compares savings that are known beforehand; allowed: "
-                           "keep=... or count=..., mode=whole",
+                           "keep=... or count=..., with local fill, and no chunk (see --ubatch)",
                            ladder.c_str());
     }
     if (!config.profile.layer_select.empty()) {
@@ -278,7 +286,7 @@ HeaderLine tune_header(const TuneOptions& options, const Setup& setup, const Lla
                 .cases = setup.cases,
                 .seed = options.seed,
                 .configs = setup.rungs};
-  plan.configs.insert(plan.configs.begin(), dense_config());
+  plan.configs.insert(plan.configs.begin(), dense_config(options.ubatch));
   HeaderLine header = header_line(plan, model, system);
   header.tune = {{"budget", setup.budget}, {"max_kl", options.max_kl}};
   return header;
@@ -347,6 +355,9 @@ Status tune(const TuneOptions& options) {
   if (const std::string dense = always_dense(setup->layers); !dense.empty()) {
     fmt::print(stderr, "always dense: {}\n", dense);
   }
+  Plugin& plugin = *session.value().plugin;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      Runner(model, plugin, setup->lengths.back(), setup->rungs).check());
   const std::string system = options.system.value_or(model.source().system_prompt);
   const HeaderLine header = tune_header(options, *setup, model, system);
   const std::string path =
@@ -355,7 +366,7 @@ Status tune(const TuneOptions& options) {
   if (!file.ok()) return file.status();
   fmt::print(stderr, "{} {}\n", file->resumed() ? "going on with" : "measurements:", path);
 
-  Tuner tuner(options, *setup, model, *session.value().plugin, file.value(), system);
+  Tuner tuner(options, *setup, model, plugin, file.value(), system);
   const Result<TuneOutcome> outcome = tuner.find_candidates();
   if (!outcome.ok()) return outcome.status();
   print_frontier(*setup, *outcome, options.max_kl);

@@ -50,7 +50,8 @@ Result<Plugin> Plugin::load() {
   return plugin;
 }
 
-Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile, const PluginHook& hook) {
+Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile,
+                         const PluginHook& hook) {
   const std::string json = profile != nullptr ? profile_to_json(*profile) : "";
   tokensieve_ggml_config config = {};
   config.struct_size = sizeof(config);
@@ -59,6 +60,7 @@ Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile, cons
   config.select = hook.select;
   config.select_user = hook.user;
   config.always_sparse = hook.always_sparse;
+  config.whole_prompts = hook.whole_prompts;
   char error[256] = {};
   if (configure_(&config, error, sizeof(error)) == 0) return {};
   return Status::error(StatusCode::kInvalidArgument, "the plug-in refused its settings: %s", error);

@@ -22,11 +22,12 @@ struct LayerStats {
   std::string dense_reason;
 };
 
-// Who sees what sparse layers keep.
+// Who sees what sparse layers keep, and what the plug-in cannot know.
 struct PluginHook {
   tokensieve_ggml_select_fn select = nullptr;  // null: nobody is asked
   void* user = nullptr;
   bool always_sparse = false;  // also where dense is predicted to be faster
+  bool whole_prompts = false;  // prompts are read in one ubatch: zero fill may drop queries
 };
 
 class Plugin {
