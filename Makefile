@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 DOCUMENT := examples/documents/observatory_handbook.md
 QUESTION := What is the access code for the archive room?
 
-.PHONY: help setup build demo test bench format clean
+.PHONY: help setup build demo test models bench format clean
 
 help:  ## list the targets
 	@echo "tokensieve: make TARGET [JOBS=N]"
@@ -31,6 +31,10 @@ test: build  ## build, then run all tests, sanitizer builds, AArch64 and a short
 	@setup/packages.sh --browser
 	@setup/packages.sh --aarch64
 	@JOBS=$(JOBS) setup/test.sh
+
+models: build  ## fetch Gemma 3 270M (240 MB, Google's terms) and run ask, eval, tune, perplexity
+	@model="$$(setup/fetch.py gemma3-270m)"; llama="$$(setup/llama.sh)"; \
+	tests/models/gemma3_test.py build/bin/tokensieve "$$llama" "$$model"
 
 bench: build  ## time every stage against llama.cpp's flash attention
 	@build/bin/tokensieve bench

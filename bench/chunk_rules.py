@@ -183,6 +183,7 @@ def main():
     parser.add_argument("--part", metavar="K/N", default="1/1", type=evaluate._part,
                         help="every N-th case, from the K-th on, for processes side by side")
     parser.add_argument("--file", help="the model's GGUF file")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("-o", "--output", default="chunk_rules.jsonl")
     options = parser.parse_args()
     cases = Cases(options.cases)
@@ -191,7 +192,8 @@ def main():
               if case["length"] in (options.lengths or [case["length"]])][first - 1::step]
     pairs = [(rule, chunk) for chunk in options.chunks for rule in RULES
              if rule in options.rules and (rule == "kept" or (rule == "none") != bool(chunk))]
-    model, tokenizer = tokensieve.hf.load("smollm2-128k", file=options.file, device="cuda")
+    model, tokenizer = tokensieve.hf.load("smollm2-128k", file=options.file,
+                                          device=options.device)
     header = copy.deepcopy(cases.header)
     base = {config["name"]: config for config in header["configs"]}
     header["configs"] = [base["dense"]] + [

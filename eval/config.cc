@@ -33,11 +33,18 @@ Status invalid(const Config& config, const char* what) {
 }  // namespace
 
 bool Config::runs_as_dense(int64_t tokens) const {
-  return method->prefill == Prefill::kSelect && method->selector == nullptr && !chunk &&
+  return method->prefill == Prefill::kSelect && method->selector == nullptr &&
          tokens < profile.min_tokens;
 }
 
-Config dense_config() { return {.name = "dense", .profile = {}}; }
+Config dense_config(int32_t chunk) { return {.name = "dense", .chunk = chunk, .profile = {}}; }
+
+int32_t default_chunk(const Config& config, int32_t chunk) {
+  const Method& method = *config.method;
+  if (method.prefill == Prefill::kStock) return cli::kStockUbatch;
+  if (method.selects() && (!method.chunks || config.profile.select.fill == Fill::kZero)) return 0;
+  return chunk;
+}
 
 Config make_config(const Method& method, const Profile& model_profile) {
   Config config{.method = &method, .profile = {}};
@@ -61,7 +68,7 @@ Status check_config(const Config& config) {
   const Result<Profile> valid = parse_profile(profile_to_json(config.profile), "the profile");
   if (!valid.ok()) return valid.status();
   const SelectConfig& select = config.profile.select;
-  if (config.chunk && !method.chunks) return invalid(config, "mode=whole");
+  if (config.chunk > 0 && !method.chunks) return invalid(config, "mode=whole");
   if ((method.needs_count || config.equal_work) && select.budget == BudgetPolicy::kTau) {
     return invalid(config, method.equal_work == EqualWork::kWindow
                                ? "a fixed number of tokens: keep=0.2 or count=1024, or window=1024"
@@ -75,8 +82,13 @@ Status check_config(const Config& config) {
 
 ConfigLine config_line(const Config& config) {
   ConfigLine line{.name = config.name, .kind = config.method->kind, .note = config.method->note};
-  if (!config.method->selects()) return line;
-  line.mode = config.chunk ? "chunk" : "whole";
+  if (!config.method->selects()) {  // not written before, so only what is unusual
+    const bool is_usual = config.chunk == default_chunk(config, cli::kChunkUbatch);
+    if (config.chunk > 0 && !is_usual) line.chunk = config.chunk;
+    return line;
+  }
+  line.mode = config.chunk > 0 ? "chunk" : "whole";
+  if (config.chunk > 0) line.chunk = config.chunk;
   line.gate = !config.always_sparse;
   if (config.method->prefill == Prefill::kEvict) line.filter_layer = config.filter_layer;
   if (config.equal_work) line.equal_work = true;

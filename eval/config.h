@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/chunks.h"
 #include "eval/methods.h"
 #include "eval/schema.h"
 #include "tokensieve/profile.h"
@@ -16,12 +17,13 @@ namespace tokensieve::eval {
 struct Config {
   std::string name;
   const Method* method = &dense_method();
-  bool chunk = false;          // feed the prompt in chunks instead of at once
+  int32_t chunk = 0;           // tokens that are read at a time; 0: the whole prompt at once
   bool always_sparse = false;  // also where dense is predicted to be faster
   // A baseline does as much work as selection with the same keys would. False when the user named
   // the window or the number of tokens.
   bool equal_work = false;
   Fill beside_fill = Fill::kLocal;  // what `profile.select` had before the baseline's own fill
+  int32_t beside_chunk = 0;         // how that selection is read
   int32_t filter_layer = 0;         // Prefill::kEvict: the layer that chooses
   Profile profile;                  // empty without selection
 
@@ -29,7 +31,11 @@ struct Config {
   bool runs_as_dense(int64_t tokens) const;
 };
 
-Config dense_config();
+Config dense_config(int32_t chunk = cli::kChunkUbatch);
+
+// The chunk of a configuration that names none: `chunk` for ours if the method can read so, with
+// its fill; llama.cpp's own for its own attention.
+int32_t default_chunk(const Config& config, int32_t chunk);
 
 // `method` with the settings that it has without any key.
 Config make_config(const Method& method, const Profile& model_profile);
@@ -44,8 +50,10 @@ std::string describe_configs();
 
 // `specs` are "METHOD" or "METHOD:key=value,key=value". A numeric value may be a list,
 // "keep=.1/.2": one configuration each. Dense is added if it is missing, and comes first: all are
-// measured against it. Errors name the value and what is allowed.
+// measured against it. `chunk` is for configurations that name none. Errors name the value and what
+// is allowed.
 Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
-                                          const Profile& model_profile);
+                                          const Profile& model_profile,
+                                          int32_t chunk = cli::kChunkUbatch);
 
 }  // namespace tokensieve::eval

@@ -15,6 +15,7 @@ namespace tokensieve::eval {
 namespace {
 
 constexpr int64_t kMostTokens = int64_t{1} << 30;
+constexpr int32_t kNoChunk = -1;  // no key has named one
 
 Status bad_value(const std::string& key, const std::string& value, const std::string& allowed) {
   return Status::error(StatusCode::kInvalidArgument, "%s=%s; allowed: %s", key.c_str(),
@@ -137,9 +138,17 @@ constexpr Key kKeys[] = {
        return set_integer(key, text, 0, kMostTokens,
                           [&](int64_t number) { c.profile.min_tokens = number; });
      }},
-    {"mode", "whole: the prompt at once; chunk: 2048 tokens at a time",
+    {"chunk", "tokens that are read at a time: 2048, stock 512",
      [](Config& c, const std::string& key, const std::string& text) {
-       return set_flag(c.chunk, key, text, "whole", "chunk");
+       return set_integer(key, text, 1, kMostTokens,
+                          [&](int64_t number) { c.chunk = static_cast<int32_t>(number); });
+     }},
+    {"mode", "whole: the prompt at once, as zero fill does by default; chunk: as above",
+     [](Config& c, const std::string& key, const std::string& text) {
+       bool chunk = false;
+       TOKENSIEVE_RETURN_IF_ERROR(set_flag(chunk, key, text, "whole", "chunk"));
+       c.chunk = chunk ? cli::kChunkUbatch : 0;
+       return Status();
      }},
     {"gate", "on: dense where that is predicted to be faster; off: always sparse",
      [](Config& c, const std::string& key, const std::string& text) {
@@ -249,8 +258,9 @@ Result<Profile> profile_for(const Method& method, const Settings& settings,
                             const Profile& model_profile) {
   Profile profile = model_profile;
   for (const auto& [key, value] : settings) {
-    if (!method.selects() && key != "name") {
-      return Status::error(StatusCode::kInvalidArgument, "%s has no key %s: it selects nothing",
+    if (!method.selects() && key != "name" && key != "chunk") {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "%s has no key %s: it selects nothing; allowed: chunk, name",
                            method.name, key.c_str());
     }
     if (key != "profile") continue;
@@ -269,13 +279,17 @@ Result<Profile> profile_for(const Method& method, const Settings& settings,
 }
 
 Result<Config> config_of(const Method& method, const Settings& settings,
-                         const Profile& model_profile) {
+                         const Profile& model_profile, int32_t chunk) {
   const Result<Profile> profile = profile_for(method, settings, model_profile);
   if (!profile.ok()) return profile.status();
   Config config = make_config(method, *profile);
+  config.chunk = kNoChunk;
   for (const auto& [key, value] : settings) {
     TOKENSIEVE_RETURN_IF_ERROR(set_key(config, key, value));
   }
+  const bool named = config.chunk != kNoChunk;
+  config.beside_chunk = named ? config.chunk : chunk;
+  if (!named) config.chunk = default_chunk(config, chunk);
   TOKENSIEVE_RETURN_IF_ERROR(check_config(config));
   if (config.name.empty()) {
     config.name = settings.empty() ? method.name
@@ -292,7 +306,7 @@ Result<const Method*> method_of(const std::string& name) {
                        name.c_str(), allowed.c_str());
 }
 
-Status add_spec(const std::string& spec, const Profile& model_profile,
+Status add_spec(const std::string& spec, const Profile& model_profile, int32_t chunk,
                 std::vector<Config>& configs) {
   const size_t colon = std::min(spec.find(':'), spec.size());
   const Result<const Method*> method = method_of(spec.substr(0, colon));
@@ -304,7 +318,7 @@ Status add_spec(const std::string& spec, const Profile& model_profile,
     settings = std::move(split.value());
   }
   for (const Settings& some : combinations(settings)) {
-    Result<Config> config = config_of(**method, some, model_profile);
+    Result<Config> config = config_of(**method, some, model_profile, chunk);
     if (!config.ok()) return config.status();
     for (const Config& other : configs) {
       if (other.name != config->name) continue;
@@ -330,15 +344,15 @@ std::string describe_configs() {
 }
 
 Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
-                                          const Profile& model_profile) {
+                                          const Profile& model_profile, int32_t chunk) {
   std::vector<Config> configs;
   for (const std::string& spec : specs) {
-    const Status status = add_spec(spec, model_profile, configs);
+    const Status status = add_spec(spec, model_profile, chunk, configs);
     if (!status.ok()) {
       return Status::error(status.code(), "--config %s: %s", spec.c_str(), status.message());
     }
   }
-  if (std::none_of(configs.begin(), configs.end(), is_dense)) configs.push_back(dense_config());
+  if (std::none_of(configs.begin(), configs.end(), is_dense)) configs.push_back(dense_config(chunk));
   // Dense first: the others are compared with its logits while these are in memory.
   std::stable_partition(configs.begin(), configs.end(), is_dense);
   return configs;

@@ -11,9 +11,10 @@ namespace tokensieve::eval {
 // (query, key) pairs of causal attention.
 inline double causal_pairs(double tokens) { return tokens * (tokens + 1) / 2; }
 
-// Computed / causal pairs of a sparse layer that reads a prompt of so many tokens at once. 1 with a
-// tau budget: nobody knows before.
-double layer_work(const ModelFingerprint& model, const SelectConfig& select, int64_t tokens);
+// Computed / causal pairs of a sparse layer that reads a prompt of so many tokens, `chunk` at a time
+// (0: at once). 1 with a tau budget: nobody knows before.
+double layer_work(const ModelFingerprint& model, const SelectConfig& select, int64_t tokens,
+                  int64_t chunk);
 
 // What really runs on a prompt of so many tokens.
 struct Resolved {

@@ -31,36 +31,57 @@ CaseResult result_of(const PreparedCase& input, const Config& config) {
 
 }  // namespace
 
-int32_t Runner::ubatch_of(Feed feed) const {
-  if (feed == Feed::kWhole) return max_tokens_;
-  return std::min(feed == Feed::kChunks ? cli::kChunkUbatch : cli::kStockUbatch, max_tokens_);
+Runner::Runner(const LlamaModel& model, Plugin& plugin, int32_t max_tokens,
+               std::span<const Config> configs)
+    : model_(model), plugin_(plugin), max_tokens_(max_tokens) {
+  for (const Config& config : configs) {
+    // A continuation's logits are those of one decode.
+    int32_t& longest = ubatches_.try_emplace(owner_of(config), kReserve).first->second;
+    longest = std::max(longest, config.chunk > 0 ? std::min(config.chunk, max_tokens) : max_tokens);
+  }
 }
 
-Result<LlamaContext*> Runner::context(Feed feed) {
-  if (const auto found = contexts_.find(feed); found != contexts_.end()) {
+Status Runner::check() const {
+  for (const auto& [owner, ubatch] : ubatches_) {
+    TOKENSIEVE_RETURN_IF_ERROR(check_memory(model_, options_of(owner)));
+  }
+  return {};
+}
+
+Runner::Owner Runner::owner_of(const Config& config) {
+  return config.method->prefill == Prefill::kStock ? Owner::kStock : Owner::kOurs;
+}
+
+ContextOptions Runner::options_of(Owner owner) const {
+  return {.context = max_tokens_ + kReserve, .ubatch = ubatches_.at(owner), .outputs = kReserve};
+}
+
+Result<LlamaContext*> Runner::context(Owner owner) {
+  if (const auto found = contexts_.find(owner); found != contexts_.end()) {
     found->second.clear();
     return &found->second;
   }
   // The mode counts when a context is made: whether it leaves attention to the plug-in.
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(
-      feed == Feed::kStock ? TOKENSIEVE_GGML_OFF : TOKENSIEVE_GGML_DENSE, nullptr));
+      owner == Owner::kStock ? TOKENSIEVE_GGML_OFF : TOKENSIEVE_GGML_DENSE, nullptr));
   const Clock::time_point start = Clock::now();
-  Result<LlamaContext> created = LlamaContext::create(model_, {.context = max_tokens_ + kReserve,
-                                                               .ubatch = ubatch_of(feed),
-                                                               .outputs = kReserve});
+  Result<LlamaContext> created = LlamaContext::create(model_, options_of(owner));
   if (!created.ok()) return created.status();
-  LlamaContext& made = contexts_.emplace(feed, std::move(created.value())).first->second;
+  LlamaContext& made = contexts_.emplace(owner, std::move(created.value())).first->second;
   TOKENSIEVE_RETURN_IF_ERROR(made.warm_up());
   made.clear();
   model_ms_ += ms_since(start);
   return &made;
 }
 
-Status Runner::start(Job& job, Feed feed) {
-  const Result<LlamaContext*> made = context(feed);
+Status Runner::start(Job& job) {
+  const Owner owner = owner_of(job.config);
+  const Result<LlamaContext*> made = context(owner);
   if (!made.ok()) return made.status();
+  const int32_t chunk = job.config.chunk;
   job.context = *made;
-  job.ubatch = ubatch_of(feed);
+  job.ubatch = chunk > 0 ? std::min(chunk, max_tokens_) : max_tokens_;
+  job.context->set_ubatch(job.ubatch);
   return {};
 }
 
@@ -137,6 +158,7 @@ Status Runner::predict(Job& job) {
   Predictions& predictions = job.out.predictions;
   predictions.add(job.context->logits(-1), next.front());
   const std::span<const llama_token> given(next.data(), next.size() - 1);
+  job.context->set_ubatch(ubatches_.at(owner_of(job.config)));
   const Clock::time_point start = Clock::now();
   TOKENSIEVE_RETURN_IF_ERROR(job.context->prefill(given, /*all_outputs=*/true, nullptr));
   model_ms_ += ms_since(start);

@@ -19,6 +19,7 @@
 
 namespace tokensieve::eval {
 
+using cli::ContextOptions;
 using cli::LayerStats;
 using cli::LlamaContext;
 using cli::LlamaModel;
@@ -51,10 +52,13 @@ class Runner {
   // Tokens that a context holds beside the prompt: answer, next turn, continuation.
   static constexpr int32_t kReserve = 512;
 
-  // Every prompt has at most `max_tokens`. Contexts are made when they are first needed and used
-  // again: their memory is cleared between runs.
-  Runner(const LlamaModel& model, Plugin& plugin, int32_t max_tokens)
-      : model_(model), plugin_(plugin), max_tokens_(max_tokens) {}
+  // Every prompt has at most `max_tokens`, and is read as one of `configs` does. Contexts are made
+  // when they are first needed and used again: their memory is cleared between runs.
+  Runner(const LlamaModel& model, Plugin& plugin, int32_t max_tokens,
+         std::span<const Config> configs);
+
+  // Error: a chunk is longer than the model's context, or memory is too short for the contexts.
+  Status check() const;
 
   Result<CaseRun> run(const PreparedCase& input, const Config& config, const Options& options);
 
@@ -62,14 +66,15 @@ class Runner {
   double model_ms() const { return model_ms_; }
 
  private:
-  enum class Feed { kStock, kChunks, kWhole };  // how a context takes prompts
-  struct Job;                                   // one case on its way
+  enum class Owner { kStock, kOurs };  // whose attention a context was made for
+  struct Job;                          // one case on its way
 
-  int32_t ubatch_of(Feed feed) const;
-  Result<LlamaContext*> context(Feed feed);
+  static Owner owner_of(const Config& config);
+  ContextOptions options_of(Owner owner) const;
+  Result<LlamaContext*> context(Owner owner);
   // Reads `tokens` after what the context holds, timed.
   Status read(Job& job, std::span<const llama_token> tokens);
-  Status start(Job& job, Feed feed);
+  Status start(Job& job);
   // The ways to read a prompt: runner_prefill.cc.
   Status prefill(Job& job);
   Status prefill_densely(Job& job);
@@ -87,7 +92,8 @@ class Runner {
   Plugin& plugin_;
   int32_t max_tokens_;
   double model_ms_ = 0;
-  std::map<Feed, LlamaContext> contexts_;
+  std::map<Owner, int32_t> ubatches_;  // the longest that a configuration needs
+  std::map<Owner, LlamaContext> contexts_;
 };
 
 struct Runner::Job {

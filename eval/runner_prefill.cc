@@ -35,10 +35,11 @@ void summarize(CaseResult& result) {
   result.attention_ms = means.attention_ms;
 }
 
-cli::PluginHook hook_of(Selector* selector, bool always_sparse) {
+cli::PluginHook hook_of(Selector* selector, bool always_sparse, bool whole_prompts) {
   return {.select = selector != nullptr ? Selector::hook : nullptr,
           .user = selector,
-          .always_sparse = always_sparse};
+          .always_sparse = always_sparse,
+          .whole_prompts = whole_prompts};
 }
 
 }  // namespace
@@ -59,7 +60,7 @@ Status Runner::prefill(Job& job) {
 }
 
 Status Runner::prefill_densely(Job& job) {
-  TOKENSIEVE_RETURN_IF_ERROR(start(job, job.is_stock() ? Feed::kStock : Feed::kChunks));
+  TOKENSIEVE_RETURN_IF_ERROR(start(job));
   TOKENSIEVE_RETURN_IF_ERROR(
       plugin_.configure(job.is_stock() ? TOKENSIEVE_GGML_OFF : TOKENSIEVE_GGML_DENSE, nullptr));
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
@@ -72,7 +73,7 @@ Status Runner::prefill_densely(Job& job) {
 Status Runner::prefill_with_selection(Job& job) {
   const Config& config = job.config;
   const Method& method = *config.method;
-  TOKENSIEVE_RETURN_IF_ERROR(start(job, config.chunk ? Feed::kChunks : Feed::kWhole));
+  TOKENSIEVE_RETURN_IF_ERROR(start(job));
   const auto tokens = static_cast<int32_t>(job.input.prompt.size());
   const Profile profile = resolve(config, tokens).profile;
   KeptByLayer recorded, kept;
@@ -87,8 +88,8 @@ Status Runner::prefill_with_selection(Job& job) {
     selector = inspecting_selector(std::move(selector), kept);
   }
   TOKENSIEVE_RETURN_IF_ERROR(
-      plugin_.configure(config.chunk ? TOKENSIEVE_GGML_CHUNK : TOKENSIEVE_GGML_WHOLE, &profile,
-                        hook_of(selector.get(), config.always_sparse)));
+      plugin_.configure(TOKENSIEVE_GGML_SPARSE, &profile,
+                        hook_of(selector.get(), config.always_sparse, config.chunk == 0)));
   const Status status = read(job, job.prompt());
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));  // unhook
   TOKENSIEVE_RETURN_IF_ERROR(status);
@@ -106,8 +107,8 @@ Status Runner::prefill_with_selection(Job& job) {
 // The target's own choices while it runs dense: not charged to the configuration.
 Status Runner::record(Job& job, KeptByLayer& sets) {
   const std::unique_ptr<Selector> recorder = recording_selector(sets, /*dense=*/true);
-  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_WHOLE, &job.config.profile,
-                                               hook_of(recorder.get(), true)));
+  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_SPARSE, &job.config.profile,
+                                               hook_of(recorder.get(), true, true)));
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
   job.context->clear();
   job.position = 0;
@@ -116,10 +117,11 @@ Status Runner::record(Job& job, KeptByLayer& sets) {
 }
 
 Status Runner::prefill_with_window(Job& job) {
-  TOKENSIEVE_RETURN_IF_ERROR(start(job, Feed::kWhole));
+  TOKENSIEVE_RETURN_IF_ERROR(start(job));
   const Resolved resolved = resolve(job.config, static_cast<int64_t>(job.input.prompt.size()));
   TOKENSIEVE_RETURN_IF_ERROR(
-      plugin_.configure(TOKENSIEVE_GGML_WHOLE, &resolved.profile, {.always_sparse = true}));
+      plugin_.configure(TOKENSIEVE_GGML_SPARSE, &resolved.profile,
+                        {.always_sparse = true, .whole_prompts = true}));
   const auto windowed =
       job.prompt().first(job.prompt().size() - static_cast<size_t>(resolved.dense_rows));
   TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed));
@@ -134,7 +136,7 @@ Status Runner::prefill_with_window(Job& job) {
 
 // Layers up to the filter read everything; its choice is then a prompt of its own.
 Status Runner::prefill_evicted(Job& job) {
-  TOKENSIEVE_RETURN_IF_ERROR(start(job, Feed::kWhole));
+  TOKENSIEVE_RETURN_IF_ERROR(start(job));
   Profile profile = job.config.profile;
   profile.sparse_layers = {job.config.filter_layer};
   profile.layer_select.clear();
@@ -143,7 +145,7 @@ Status Runner::prefill_evicted(Job& job) {
   const std::unique_ptr<Selector> filter =
       recording_selector(kept, /*dense=*/true, [&](int32_t) { job.context->stop(); });
   TOKENSIEVE_RETURN_IF_ERROR(
-      plugin_.configure(TOKENSIEVE_GGML_WHOLE, &profile, hook_of(filter.get(), true)));
+      plugin_.configure(TOKENSIEVE_GGML_SPARSE, &profile, hook_of(filter.get(), true, true)));
   const Status filtered = read(job, job.prompt());
   std::vector<LayerStats> first_pass = plugin_.stats();
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));

@@ -63,6 +63,7 @@ struct ConfigLine {
   std::string name;
   std::string kind;  // "stock", "dense", "sparse" or a baseline
   std::string mode;  // "whole", "chunk"; empty: does not apply
+  std::optional<int32_t> chunk;  // tokens that are read at a time, where they are not the usual
   std::optional<bool> gate;  // runs dense where dense is predicted to be faster
   std::optional<int32_t> filter_layer;
   std::optional<bool> equal_work;
@@ -74,6 +75,7 @@ void members(ConfigLine& c, Visit& visit) {
   visit.required("name", c.name);
   visit("kind", c.kind);
   visit("mode", c.mode);
+  visit("chunk", c.chunk);
   visit("gate", c.gate);
   visit("filter_layer", c.filter_layer);
   visit("equal_work", c.equal_work);

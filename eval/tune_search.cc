@@ -27,7 +27,7 @@ class Search {
  private:
   Status rank_layers() {
     std::vector<std::pair<double, int32_t>> harm;
-    for (int32_t layer = 1; layer < problem_.num_layers; ++layer) {
+    for (const int32_t layer : problem_.layers) {
       const Result<Candidate> alone = measure({.rung = problem_.base_rung, .layers = {layer}});
       if (!alone.ok()) return alone.status();
       harm.emplace_back(alone->kl, layer);
@@ -103,7 +103,7 @@ class Search {
 Result<TuneOutcome> search(const TuneProblem& problem) { return Search(problem).run(); }
 
 int32_t most_measurements(const TuneProblem& problem) {
-  const auto layers = static_cast<uint32_t>(std::max(1, problem.num_layers - 1));
+  const auto layers = static_cast<uint32_t>(std::max<size_t>(1, problem.layers.size()));
   // Sets of every rung, thinner ones of all but one.
   const size_t bisections = 2 * problem.rungs - 1;
   return static_cast<int32_t>(layers + bisections * std::bit_width(layers));

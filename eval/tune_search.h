@@ -20,7 +20,8 @@ struct Candidate {
 };
 
 struct TuneProblem {
-  int32_t num_layers = 0;
+  std::vector<int32_t> layers;  // that can run sparse, ascending
+  int32_t num_layers = 0;       // that have attention
   size_t rungs = 1;
   size_t base_rung = 0;  // single layers are ranked with this one
   double max_kl = 0;
@@ -37,7 +38,7 @@ struct TuneOutcome {
 
 // Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
 // harmless ones whose joint KL stays within max_kl, and of that set the most layers that may have
-// the cheapest rung instead. Smaller sets that it passed are kept too. Layer 0 is never sparse.
+// the cheapest rung instead. Smaller sets that it passed are kept too.
 Result<TuneOutcome> search(const TuneProblem& problem);
 
 // Most measurements that search() makes: for a progress bar.

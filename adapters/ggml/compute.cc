@@ -28,12 +28,6 @@ std::unique_ptr<Executor> make_executor(int num_threads) {
 #endif
 }
 
-double dense_pairs(const MaskSegment& segment) {
-  const auto rows = static_cast<double>(segment.num_rows);
-  const auto cells = static_cast<double>(segment.num_cells);
-  return segment.causal ? rows * (cells - rows) + rows * (rows + 1) / 2 : rows * cells;
-}
-
 // No cell is visible: ggml's result is zero.
 void clear_rows(const TensorView& out) {
   const int64_t row = out.shape[3];
@@ -45,11 +39,20 @@ void clear_rows(const TensorView& out) {
   }
 }
 
-bool is_identity(std::span<const int32_t> cells) {
+// Cells one after the other need no list: they are a view.
+bool is_run(std::span<const int32_t> cells) {
   for (size_t i = 0; i < cells.size(); ++i) {
-    if (cells[i] != static_cast<int32_t>(i)) return false;
+    if (cells[i] != cells[0] + static_cast<int32_t>(i)) return false;
   }
   return true;
+}
+
+// The tokens [first, first + count) of a sequence.
+TensorView slice(TensorView x, int64_t first, int64_t count) {
+  const int64_t offset = first * x.strides[1] * static_cast<int64_t>(dtype_size(x.dtype));
+  x.data = static_cast<char*>(x.data) + offset;
+  x.shape[1] = count;
+  return x;
 }
 
 bool call_computer(void* computer) { return static_cast<Computer*>(computer)->should_abort(); }
@@ -93,7 +96,9 @@ Status Computer::compute(const Node& node, const Settings& settings) {
     } else {
       analysis_.cells.resize(static_cast<size_t>(node.num_cells));
       std::iota(analysis_.cells.begin(), analysis_.cells.end(), 0);
-      analysis_.segments = {{.num_rows = node.num_queries, .num_cells = node.num_cells}};
+      analysis_.segments = {{.num_rows = node.num_queries,
+                             .num_cells = node.num_cells,
+                             .pairs = node.num_queries * node.num_cells}};
     }
     for (const MaskSegment& segment : analysis_.segments) {
       TOKENSIEVE_RETURN_IF_ERROR(run_segment(node, stream, segment, settings, report));
@@ -111,10 +116,12 @@ Status Computer::run_segment(const Node& node, int64_t stream, const MaskSegment
     clear_rows(node.out(stream, segment.first_row, segment.num_rows));
     return {};
   }
-  report.dense_pairs += dense_pairs(segment);
+  const auto pairs = static_cast<double>(segment.pairs);
+  report.dense_pairs += pairs;
+  report.never_sparse = report.never_sparse || never_sparse(node, segment) != nullptr;
   if (segment.causal) return run_causal(node, stream, segment, settings, report);
   report.reason = choose(settings, node, segment).reason;
-  report.pairs += dense_pairs(segment);
+  report.pairs += pairs;
   return run_biased(node, stream, segment, settings);
 }
 
@@ -146,10 +153,10 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
     report.sparse = true;
     report.kept += static_cast<double>(run.keep_count);
     report.tokens += static_cast<double>(segment.num_cells);
-    report.pairs += run.work * dense_pairs(segment);
+    report.pairs += run.work * static_cast<double>(segment.pairs);
   } else {
     report.reason = choice.sparse ? dense_reason_text(run.reason) : choice.reason;
-    report.pairs += dense_pairs(segment);
+    report.pairs += static_cast<double>(segment.pairs);
   }
   return {};
 }
@@ -160,6 +167,7 @@ Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment&
   shape.causal = false;
   AttentionInputs inputs = inputs_of(node, stream, segment);
   const MaskView mask = node.mask(stream);
+  const int32_t first_cell = cells_of(segment)[0];
   // The library wants no more queries than keys; a mask may show fewer cells than it has rows.
   for (int64_t done = 0; done < segment.num_rows;) {
     const int64_t row = segment.first_row + done;
@@ -167,7 +175,7 @@ Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment&
     shape.seqlen_q = rows;
     inputs.q = node.q(stream, row, rows);
     if (mask.bits != nullptr) {
-      inputs.bias = mask.row(row);
+      inputs.bias = mask.row(row) + (inputs.kv_indices == nullptr ? first_cell : 0);
       inputs.bias_row_stride = mask.row_stride;
       inputs.bias_slopes = node.max_bias > 0.0f ? slopes_.data() : nullptr;
     }
@@ -202,9 +210,9 @@ AttentionInputs Computer::inputs_of(const Node& node, int64_t stream, const Mask
     inputs.v = node.v(stream);
   }
   inputs.sink_logits = node.sinks;
-  if (is_identity(cells)) {
-    inputs.k.shape[1] = segment.num_cells;
-    inputs.v.shape[1] = segment.num_cells;
+  if (is_run(cells)) {
+    inputs.k = slice(inputs.k, cells[0], segment.num_cells);
+    inputs.v = slice(inputs.v, cells[0], segment.num_cells);
   } else {
     inputs.kv_indices = cells.data();
   }

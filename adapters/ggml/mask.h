@@ -28,6 +28,9 @@ struct MaskSegment {
   // Causal: each row allows the cells of the row before and exactly one more, all with value 0.
   // Otherwise the mask itself must be given as a bias.
   bool causal = false;
+  // Causal, and nothing in the rest of the mask says that its rows belong to a window, a chunk of
+  // attention or one of several sequences: tokens may be selected for it.
+  bool plain = false;
   int64_t first_row = 0;
   int64_t num_rows = 0;
   // The cells that any of its rows allows, in MaskAnalysis::cells. Causal: ordered by (first row
@@ -35,6 +38,7 @@ struct MaskSegment {
   // Otherwise ascending.
   int64_t first_cell = 0;
   int64_t num_cells = 0;
+  int64_t pairs = 0;  // (row, cell) that its rows allow
 };
 
 struct MaskAnalysis {
@@ -44,12 +48,17 @@ struct MaskAnalysis {
   // Scratch, kept to avoid allocations.
   std::vector<int32_t> step;
   std::vector<uint8_t> flags;
+  std::vector<int64_t> pairs;
 };
 
 // Shortest causal run that gets a call of its own; shorter ones are answered with a bias.
 inline constexpr int64_t kMinCausalRows = 64;
 
-// `force_bias` for masks whose values are scaled (ALiBi): one biased segment.
+// Most rows of a biased segment: those of a sliding window see few of all cells, and only they are
+// packed and attended. A multiple of the library's tiles.
+inline constexpr int64_t kMaxBiasedRows = 512;
+
+// `force_bias` for masks whose values are scaled (ALiBi): biased segments only.
 void analyze_mask(const MaskView& mask, bool force_bias, Executor& executor,
                   MaskAnalysis& analysis);
 

@@ -230,6 +230,7 @@ bool load_settings() {
            TOKENSIEVE_VERSION_STRING, settings.disabled ? "disabled" : backend_name(settings.backend),
            isa_name(plan->options.isa), mode_name(settings.mode), settings.profile_name.c_str(),
            host().version());
+  if (!settings.old_mode.empty()) log_old_mode(settings.old_mode.c_str());
   set_current_settings(std::move(settings));
   return true;
 }

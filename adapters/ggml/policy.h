@@ -12,8 +12,9 @@ inline constexpr const char* kModeIsDense = "mode is dense";
 inline constexpr const char* kNoProfile = "no profile";
 inline constexpr const char* kLayerUnknown = "layer number not found";
 inline constexpr const char* kOtherModel = "profile is for another model";
+inline constexpr const char* kMasked = "mask is not plain causal";
 inline constexpr const char* kInLogits = "softcap, sinks or ALiBi";
-inline constexpr const char* kFirstChunk = "first chunk";
+inline constexpr const char* kFirstChunk = "zero fill in a first chunk";
 inline constexpr const char* kRunFailed = "sparse run failed";
 
 struct Choice {
@@ -21,6 +22,10 @@ struct Choice {
   const char* reason = "";  // why not
   SelectConfig select;      // enabled = false if dense
 };
+
+// Whether a run of rows can ever be sparse, whatever the mode and the profile say; nullptr or why
+// not.
+const char* never_sparse(const Node& node, const MaskSegment& segment);
 
 Choice choose(const Settings& settings, const Node& node, const MaskSegment& segment);
 

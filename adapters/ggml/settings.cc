@@ -7,10 +7,13 @@
 #include <mutex>
 #include <utility>
 
+#include "host_api.h"
+
 namespace tokensieve::ggml {
 namespace {
 
-constexpr const char* kModeNames[] = {"off", "dense", "chunk", "whole"};
+constexpr const char* kModeNames[] = {"off", "dense", "sparse"};
+constexpr const char* kOldModeNames[] = {"chunk", "whole"};
 
 struct Shared {
   std::mutex mutex;
@@ -44,17 +47,24 @@ Status read_flag(const char* name, bool& out) {
   return {};
 }
 
-Status read_mode(Mode& mode) {
+Status read_mode(Settings& settings) {
   const char* value = environment("TOKENSIEVE_MODE");
   if (value == nullptr) return {};
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     if (std::strcmp(value, kModeNames[i]) == 0) {
-      mode = static_cast<Mode>(i);
+      settings.mode = static_cast<Mode>(i);
+      return {};
+    }
+  }
+  for (const char* old : kOldModeNames) {
+    if (std::strcmp(value, old) == 0) {
+      settings.mode = TOKENSIEVE_GGML_SPARSE;
+      settings.old_mode = old;
       return {};
     }
   }
   return Status::error(StatusCode::kInvalidArgument,
-                       "TOKENSIEVE_MODE is \"%.40s\"; allowed: off, dense, chunk, whole", value);
+                       "TOKENSIEVE_MODE is \"%.40s\"; allowed: off, dense, sparse", value);
 }
 
 Status read_min_queries(int64_t& min_queries) {
@@ -100,7 +110,7 @@ Status read_profile(Settings& settings) {
 Status read_all(Settings& settings) {
   TOKENSIEVE_RETURN_IF_ERROR(read_flag("TOKENSIEVE_DISABLE", settings.disabled));
   TOKENSIEVE_RETURN_IF_ERROR(read_flag("TOKENSIEVE_STATS", settings.print_stats));
-  TOKENSIEVE_RETURN_IF_ERROR(read_mode(settings.mode));
+  TOKENSIEVE_RETURN_IF_ERROR(read_mode(settings));
   TOKENSIEVE_RETURN_IF_ERROR(read_min_queries(settings.min_queries));
   TOKENSIEVE_RETURN_IF_ERROR(read_backend(settings.backend));
   return read_profile(settings);
@@ -109,6 +119,13 @@ Status read_all(Settings& settings) {
 }  // namespace
 
 const char* mode_name(Mode mode) { return kModeNames[mode]; }
+
+void log_old_mode(const char* name) {
+  log_line(GGML_LOG_LEVEL_WARN,
+           "tokensieve: mode %s is now called sparse: tokens are chosen in every ubatch, among all "
+           "tokens so far, whatever part of a prompt it is",
+           name);
+}
 
 Status settings_from_environment(Settings& settings) {
   Settings read;
@@ -145,11 +162,12 @@ Status apply_config(const tokensieve_ggml_config* config) {
   }
   if (config->mode < TOKENSIEVE_GGML_OFF || config->mode > TOKENSIEVE_GGML_WHOLE) {
     return Status::error(StatusCode::kInvalidArgument,
-                         "mode is %d; allowed: 0 (off), 1 (dense), 2 (chunk), 3 (whole)",
-                         config->mode);
+                         "mode is %d; allowed: 0 (off), 1 (dense), 2 (sparse)", config->mode);
   }
+  const bool is_old = config->mode == TOKENSIEVE_GGML_WHOLE;
+  if (is_old) log_old_mode("whole");
   Settings settings = *current_settings();
-  settings.mode = static_cast<Mode>(config->mode);
+  settings.mode = is_old ? TOKENSIEVE_GGML_SPARSE : static_cast<Mode>(config->mode);
   if (config->profile_json != nullptr) {
     Result<Profile> profile = parse_profile(config->profile_json, "profile_json");
     if (!profile.ok()) return profile.status();
@@ -162,6 +180,9 @@ Status apply_config(const tokensieve_ggml_config* config) {
   }
   if (has_field(*config, offsetof(tokensieve_ggml_config, always_sparse), sizeof(int32_t))) {
     settings.always_sparse = config->always_sparse != 0;
+  }
+  if (has_field(*config, offsetof(tokensieve_ggml_config, whole_prompts), sizeof(int32_t))) {
+    settings.whole_prompts = config->whole_prompts != 0;
   }
   set_current_settings(std::move(settings));
   return {};

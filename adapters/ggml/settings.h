@@ -14,7 +14,7 @@ namespace tokensieve::ggml {
 using Mode = tokensieve_ggml_mode;
 
 struct Settings {
-  Mode mode = TOKENSIEVE_GGML_CHUNK;
+  Mode mode = TOKENSIEVE_GGML_SPARSE;
   std::optional<Profile> profile;
   std::string profile_name = "none";
   int64_t min_queries = kMinQueries;  // shorter nodes stay on the CPU backend
@@ -22,6 +22,8 @@ struct Settings {
   bool disabled = false;     // report no device at all
   bool print_stats = false;  // print the table at exit
   bool always_sparse = false;  // DensePolicy::kNever
+  bool whole_prompts = false;  // a ubatch of all tokens is a whole prompt
+  std::string old_mode;        // the name in TOKENSIEVE_MODE, if it is one that modes had before
   tokensieve_ggml_select_fn select = nullptr;
   void* select_user = nullptr;
 
@@ -31,6 +33,8 @@ struct Settings {
 };
 
 const char* mode_name(Mode mode);
+// The one line about a mode's old name.
+void log_old_mode(const char* name);
 
 // Reads TOKENSIEVE_*. A wrong value is an error that names it; the settings are then the default
 // with no profile, i.e. dense.

@@ -12,6 +12,7 @@ namespace {
 struct LayerSums {
   int64_t nodes = 0;
   int64_t sparse_nodes = 0;
+  int64_t never_sparse_nodes = 0;
   double keep_ratios = 0;  // sum over sparse nodes
   double pairs = 0;
   double dense_pairs = 0;
@@ -39,6 +40,7 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
       sums.sparse_nodes > 0 ? sums.keep_ratios / static_cast<double>(sums.sparse_nodes) : 1.0;
   stats.work = sums.dense_pairs > 0 ? sums.pairs / sums.dense_pairs : 1.0;
   stats.attention_ms = sums.ms;
+  stats.never_sparse_nodes = sums.never_sparse_nodes;
   std::snprintf(stats.reason, sizeof(stats.reason), "%s", sums.reason.c_str());
   return stats;
 }
@@ -55,6 +57,7 @@ void add_to_stats(const NodeReport& report) {
   const std::lock_guard lock(shared().mutex);
   LayerSums& sums = shared().layers[report.layer];
   ++sums.nodes;
+  sums.never_sparse_nodes += report.never_sparse;
   if (report.sparse) {
     ++sums.sparse_nodes;
     sums.keep_ratios += report.kept / report.tokens;

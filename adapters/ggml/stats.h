@@ -12,10 +12,11 @@ namespace tokensieve::ggml {
 struct NodeReport {
   int32_t layer = -1;
   bool sparse = false;         // at least one run was
+  bool never_sparse = false;   // at least one run cannot be, whatever the settings
   double kept = 0;             // kept tokens of the sparse runs
   double tokens = 0;           // tokens of the sparse runs
-  double pairs = 0;   // (query, key) pairs per head
-  double dense_pairs = 0;     // that dense attention computes
+  double pairs = 0;            // (query, key) pairs per head
+  double dense_pairs = 0;      // that the mask shows
   double ms = 0;
   const char* reason = "";     // of the last dense run; copied
 };

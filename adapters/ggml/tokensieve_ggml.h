@@ -16,8 +16,11 @@ extern "C" {
 enum tokensieve_ggml_mode {
   TOKENSIEVE_GGML_OFF = 0,   /* claims nothing: stock llama.cpp */
   TOKENSIEVE_GGML_DENSE = 1, /* tokensieve's dense kernel */
-  TOKENSIEVE_GGML_CHUNK = 2, /* KV-side selection, safe for chunked prompts (default) */
-  TOKENSIEVE_GGML_WHOLE = 3, /* the full method; the caller promises that a prompt is one ubatch */
+  /* Layers of the profile choose tokens in every ubatch, among all tokens so far (default). A ubatch
+   * may be any part of a prompt. */
+  TOKENSIEVE_GGML_SPARSE = 2,
+  TOKENSIEVE_GGML_CHUNK = 2, /* old names of SPARSE */
+  TOKENSIEVE_GGML_WHOLE = 3,
 };
 
 /* What one sparse layer is about to keep: the selection of one run of rows of one attention node.
@@ -48,6 +51,9 @@ typedef struct tokensieve_ggml_config {
   tokensieve_ggml_select_fn select; /* reads or replaces what sparse layers keep; NULL: nobody */
   void* select_user;
   int32_t always_sparse; /* 1: also where the cost model says that dense is faster (for studies) */
+  /* 1: a ubatch of all tokens so far is all of its prompt, so that zero fill may drop its queries.
+   * 0: more may follow, and such a ubatch is dense where the fill is zero. */
+  int32_t whole_prompts;
 } tokensieve_ggml_config;
 
 /* Applies to graphs computed from now on (mode OFF and back: to contexts created from now on).
@@ -62,9 +68,12 @@ typedef struct tokensieve_ggml_layer_stats {
   int64_t nodes;         /* attention nodes computed */
   int64_t sparse_nodes;  /* of which at least one run was sparse */
   double keep_ratio;     /* mean over sparse nodes of kept tokens / tokens; 1 if none */
-  double work;     /* computed (query, key) pairs / causal pairs, over all nodes */
+  double work;           /* computed (query, key) pairs / pairs of the masks, over all nodes */
   double attention_ms;   /* wall time */
   char reason[64];       /* why the last dense node was dense; "" if none was */
+  /* Of `nodes`: with rows that no settings make sparse, for their mask (sliding windows) or logits
+   * (softcap, sinks, ALiBi). */
+  int64_t never_sparse_nodes;
 } tokensieve_ggml_layer_stats;
 
 /* Writes up to `capacity` layers, ascending; returns how many there are. stats may be NULL. */

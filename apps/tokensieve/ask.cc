@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "ask_report.h"
+#include "common/chunks.h"
 #include "common/command.h"
 #include "common/files.h"
 #include "common/layer_means.h"
@@ -19,10 +20,6 @@
 
 namespace tokensieve::cli {
 namespace {
-
-// Above this, the mask of a whole-prompt graph (2 bytes per pair) passes 2 GiB and llama.cpp needs
-// seconds to fill it.
-constexpr int32_t kWholeLimit = 32768;
 
 // What is fixed before the first run.
 struct Task {
@@ -71,28 +68,34 @@ Result<int32_t> choose_context(const AskOptions& options, const LlamaModel& mode
       prompt_tokens, options.max_tokens, static_cast<long long>(limit), fix);
 }
 
-struct RunPlan {
-  tokensieve_ggml_mode mode;
-  std::string name;
-  int32_t ubatch;
-};
+// Tokens that one graph reads. The paper's method has no chunks: its dropped queries are zeros.
+int32_t ubatch_of(const AskOptions& options, Attention attention, size_t prompt_tokens) {
+  const auto tokens = static_cast<int32_t>(prompt_tokens);
+  int32_t ubatch = attention == Attention::kStock ? kStockUbatch : kChunkUbatch;
+  if (attention == Attention::kSparse && (options.whole || options.paper)) ubatch = tokens;
+  if (options.ubatch > 0) ubatch = options.ubatch;
+  return std::min(ubatch, tokens);
+}
 
-RunPlan plan_run(const Task& task, Attention attention) {
-  const AskOptions& options = task.options;
-  const auto tokens = static_cast<int32_t>(task.prompt.size());
-  RunPlan plan{TOKENSIEVE_GGML_OFF, "stock", kStockUbatch};
-  const bool whole = options.mode == PromptMode::kWhole || options.paper ||
-                     (options.mode == PromptMode::kAuto && tokens <= kWholeLimit);
-  if (attention == Attention::kDense) {
-    plan = {TOKENSIEVE_GGML_DENSE, "dense", kChunkUbatch};
-  } else if (attention == Attention::kSparse) {
-    plan = whole ? RunPlan{TOKENSIEVE_GGML_WHOLE, "whole", tokens}
-                 : RunPlan{TOKENSIEVE_GGML_CHUNK, "chunk", kChunkUbatch};
+tokensieve_ggml_mode mode_of(Attention attention) {
+  if (attention == Attention::kStock) return TOKENSIEVE_GGML_OFF;
+  return attention == Attention::kDense ? TOKENSIEVE_GGML_DENSE : TOKENSIEVE_GGML_SPARSE;
+}
+
+// Before the first run: what no run could be given.
+Status check_runs(const AskOptions& options, const LlamaModel& model, size_t prompt_tokens,
+                  int32_t context) {
+  const int32_t limit = options.context > 0 ? options.context : model.max_context();
+  if (options.ubatch > limit) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "--ubatch %d is beyond the context; allowed: 1 to %d", options.ubatch,
+                         limit);
   }
-  const bool fixed = plan.mode == TOKENSIEVE_GGML_WHOLE;
-  if (options.ubatch > 0 && !fixed) plan.ubatch = options.ubatch;
-  plan.ubatch = std::min(plan.ubatch, tokens);
-  return plan;
+  for (const Attention attention : wanted_runs(options)) {
+    TOKENSIEVE_RETURN_IF_ERROR(check_memory(
+        model, {.context = context, .ubatch = ubatch_of(options, attention, prompt_tokens)}));
+  }
+  return {};
 }
 
 void print_piece(const std::string& piece) {
@@ -101,21 +104,23 @@ void print_piece(const std::string& piece) {
 }
 
 Result<AskRun> run_attention(const Task& task, Attention attention, bool stream) {
-  const RunPlan plan = plan_run(task, attention);
   const auto tokens = static_cast<int32_t>(task.prompt.size());
-  AskRun run{.attention = attention, .mode = plan.name, .ubatch = plan.ubatch};
+  const int32_t ubatch = ubatch_of(task.options, attention, task.prompt.size());
+  AskRun run{.attention = attention, .mode = attention_name(attention), .ubatch = ubatch};
+  const bool sparse = attention == Attention::kSparse;
+  if (sparse) run.mode = ubatch == tokens ? "whole" : "chunk";
   if (task.plugin != nullptr) {
-    const bool sparse = attention == Attention::kSparse;
-    TOKENSIEVE_RETURN_IF_ERROR(
-        task.plugin->configure(plan.mode, sparse ? &task.profile : nullptr));
+    TOKENSIEVE_RETURN_IF_ERROR(task.plugin->configure(mode_of(attention),
+                                                      sparse ? &task.profile : nullptr,
+                                                      {.whole_prompts = ubatch == tokens}));
   }
   Progress progress(fmt::format("reading ({})", attention_name(attention)), tokens, "tokens");
   PrefillWatch watch({.num_layers = task.model.num_layers(),
-                      .num_ubatches = (tokens + plan.ubatch - 1) / plan.ubatch,
+                      .num_ubatches = (tokens + ubatch - 1) / ubatch,
                       .time_attention = attention == Attention::kStock,
                       .on_progress = [&](double fraction) { progress.update(fraction); }});
   Result<LlamaContext> created =
-      LlamaContext::create(task.model, {.context = task.context, .ubatch = plan.ubatch});
+      LlamaContext::create(task.model, {.context = task.context, .ubatch = ubatch});
   if (!created.ok()) return created.status();
   LlamaContext& context = created.value();
   TOKENSIEVE_RETURN_IF_ERROR(context.warm_up());
@@ -141,6 +146,7 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
   Result<std::string> answer =
       context.generate(task.options.max_tokens, task.options.temperature,
                        stream ? print_piece : std::function<void(const std::string&)>());
+  if (stream) print_out("\n");  // also after a part of an answer
   if (!answer.ok()) return answer.status();
   run.answer = std::move(answer.value());
   return run;
@@ -161,7 +167,6 @@ Status run_all(const Task& task, AskReport& report) {
   const bool stream = !options.compare && !options.json;
   for (const Attention attention : wanted_runs(options)) {
     Result<AskRun> run = run_attention(task, attention, stream);
-    if (stream && run.ok()) print_out("\n");
     if (!run.ok()) return run.status();
     report.runs.push_back(std::move(run.value()));
   }
@@ -209,6 +214,7 @@ Status ask(const AskOptions& options) {
   }
   const Result<int32_t> context = choose_context(options, model, prompt->tokens.size());
   if (!context.ok()) return context.status();
+  TOKENSIEVE_RETURN_IF_ERROR(check_runs(options, model, prompt->tokens.size(), *context));
   report.prompt_tokens = static_cast<int32_t>(prompt->tokens.size());
   const Task task{options,
                   model,

@@ -13,10 +13,6 @@ namespace tokensieve::cli {
 enum class Attention { kStock, kDense, kSparse };
 const char* attention_name(Attention attention);
 
-// How a sparse prompt is fed: in one ubatch (the full method) or in chunks (only keys are
-// dropped). Auto: whole up to kWholeLimit tokens.
-enum class PromptMode { kAuto, kWhole, kChunk };
-
 struct AskOptions {
   ModelOptions model;
   std::vector<std::string> files;
@@ -24,11 +20,11 @@ struct AskOptions {
   Attention attention = Attention::kSparse;
   bool compare = false;
   bool paper = false;
-  PromptMode mode = PromptMode::kAuto;
+  bool whole = false;  // sparse prompts in one ubatch
   std::string profile;
   std::optional<std::string> system;
   int32_t context = 0;  // 0: as long as the prompt and the answer need
-  int32_t ubatch = 0;   // 0: by the attention and mode
+  int32_t ubatch = 0;   // 0: by the attention
   int32_t max_tokens = 64;
   double temperature = 0;
   bool json = false;

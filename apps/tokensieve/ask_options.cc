@@ -1,7 +1,10 @@
+#include <fmt/format.h>
+
 #include <map>
 
 #include "ask.h"
 #include "common/options.h"
+#include "common/output.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -18,6 +21,24 @@ void settle_question(AskOptions& options) {
     throw CLI::ValidationError("QUESTION",
                                "the question is missing or empty; give one after the documents");
   }
+  if (options.context > 0 && options.ubatch > options.context) {
+    throw CLI::ValidationError(
+        "--ubatch", fmt::format("{} is beyond --ctx {}", options.ubatch, options.context));
+  }
+}
+
+// Scripts may still have it.
+void add_old_mode(CLI::App& command, AskOptions& options) {
+  command
+      .add_option_function<std::string>(
+          "--mode",
+          [&options](const std::string& mode) {
+            options.whole = mode == "whole";
+            print_err("--mode {}: every prompt is read in chunks now, of --ubatch tokens{}\n", mode,
+                      options.whole ? "; whole is one of them" : "");
+          })
+      ->check(CLI::IsMember({"auto", "whole", "chunk"}))
+      ->group("");
 }
 
 }  // namespace
@@ -49,11 +70,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
   auto* paper = command.add_flag(
       "--paper", options.paper,
       "the paper's selection: upper half of the layers, a set per head, tau 0.005, zero fill");
-  add_choice<PromptMode>(
-      command, "--mode", options.mode,
-      {{"auto", PromptMode::kAuto}, {"whole", PromptMode::kWhole}, {"chunk", PromptMode::kChunk}},
-      "sparse prompts in one ubatch, or in chunks that drop only past keys; "
-      "auto: whole up to 32768 tokens");
+  add_old_mode(command, options);
   command
       .add_option("--profile", options.profile,
                   "layer profile: a file or a shipped name; default: the model's")
@@ -66,7 +83,8 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("N");
   command
       .add_option("--ubatch", options.ubatch,
-                  "tokens per graph; default: the fastest for each attention")
+                  "tokens that are read at a time: more need more memory and select better; "
+                  "default: 2048, stock 512, --paper all")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   command.add_option("--max-tokens", options.max_tokens, "longest answer in tokens")

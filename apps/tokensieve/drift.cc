@@ -112,9 +112,11 @@ Result<std::vector<double>> measure_drift(const LlamaModel& model, const std::st
   return drift;
 }
 
-std::vector<int32_t> low_drift_layers(const std::vector<double>& drift, double delta) {
+std::vector<int32_t> low_drift_layers(const std::vector<double>& drift,
+                                      const std::vector<int32_t>& candidates, double delta) {
   if (drift.empty()) return {};
-  std::vector<double> sorted = drift;
+  std::vector<double> sorted = {drift[0]};
+  for (const int32_t l : candidates) sorted.push_back(drift[static_cast<size_t>(l)]);
   std::sort(sorted.begin(), sorted.end());
   // Linear interpolation between order statistics, as numpy and torch do.
   const double at = std::clamp(delta, 0.0, 1.0) * static_cast<double>(sorted.size() - 1);
@@ -123,8 +125,8 @@ std::vector<int32_t> low_drift_layers(const std::vector<double>& drift, double d
   const double quantile =
       sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
   std::vector<int32_t> layers;
-  for (size_t l = 1; l < drift.size(); ++l) {
-    if (drift[l] <= quantile) layers.push_back(static_cast<int32_t>(l));
+  for (const int32_t l : candidates) {
+    if (drift[static_cast<size_t>(l)] <= quantile) layers.push_back(l);
   }
   return layers;
 }

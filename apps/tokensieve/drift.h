@@ -14,7 +14,8 @@ namespace tokensieve::cli {
 Result<std::vector<double>> measure_drift(const LlamaModel& model, const std::string& text,
                                           int32_t max_tokens);
 
-// Layers with drift at most the delta-quantile, ascending, without layer 0.
-std::vector<int32_t> low_drift_layers(const std::vector<double>& drift, double delta);
+// Those of `candidates` with drift at most the delta-quantile of theirs and layer 0's.
+std::vector<int32_t> low_drift_layers(const std::vector<double>& drift,
+                                      const std::vector<int32_t>& candidates, double delta);
 
 }  // namespace tokensieve::cli

@@ -15,6 +15,7 @@
 #include "common/files.h"
 #include "common/profiles.h"
 #include "common/session.h"
+#include "common/sparse_layers.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -59,7 +60,7 @@ class Evaluation {
         model_(model),
         file_(file),
         system_(system),
-        runner_(model, plugin, plan.lengths.back()),
+        runner_(model, plugin, plan.lengths.back(), plan.configs),
         progress_("eval", count_todo(), "runs") {
     for (const Json& line : file_.earlier()) has_drift_ |= line["type"] == "drift";
   }
@@ -236,6 +237,17 @@ Status check_lengths(const std::vector<int32_t>& lengths, const LlamaModel& mode
                        lengths.back(), model.max_context(), Runner::kReserve, most);
 }
 
+Status check_chunks(const std::vector<Config>& configs, int32_t context) {
+  for (const Config& config : configs) {
+    if (config.chunk <= context) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s reads %d tokens at a time (--ubatch, or chunk=...); allowed: 1 to %d, "
+                         "the model's context",
+                         config.name.c_str(), config.chunk, context);
+  }
+  return {};
+}
+
 Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) {
   EvalPlan plan{.cases = options.cases, .seed = options.seed};
   Result<std::vector<std::string>> tasks = chosen_tasks(options);
@@ -249,18 +261,40 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   if (!profile.ok()) return profile.status();
   print_err("profile: {} (layers {})\n", profile->source,
             format_layers(profile->profile.sparse_layers));
+  // Other engines get whole prompts, unless a configuration names a chunk.
+  const int32_t chunk = options.write_cases.empty() ? options.ubatch : 0;
   Result<std::vector<Config>> configs = parse_configs(
-      options.configs.empty() ? default_configs() : options.configs, profile->profile);
+      options.configs.empty() ? default_configs() : options.configs, profile->profile, chunk);
   if (!configs.ok()) return configs.status();
   plan.configs = std::move(configs.value());
+  TOKENSIEVE_RETURN_IF_ERROR(check_chunks(plan.configs, model.max_context()));
   return plan;
+}
+
+// What layers that never run sparse would keep is no property of a configuration.
+Status leave_out_dense_layers(const LlamaModel& model, Plugin& plugin, EvalPlan& plan) {
+  const auto selects = [](const Config& config) { return config.method->selects(); };
+  if (std::none_of(plan.configs.begin(), plan.configs.end(), selects)) return {};
+  const Result<SparseLayers> layers = find_sparse_layers(model, plugin);
+  if (!layers.ok()) return layers.status();
+  if (layers->dense.empty()) return {};
+  print_err("always dense: {}\n", always_dense(*layers));
+  for (Config& config : plan.configs) {
+    if (!selects(config)) continue;
+    keep_only(*layers, config.profile);
+    const auto filter =
+        std::lower_bound(layers->layers.begin(), layers->layers.end(), config.filter_layer);
+    config.filter_layer = filter != layers->layers.end() ? *filter : layers->layers.back();
+  }
+  return {};
 }
 
 // What each configuration that other engines can run does to a prompt of so many tokens.
 std::string resolved_lines(const EvalPlan& plan, size_t tokens) {
   std::string lines;
   for (const Config& config : plan.configs) {
-    if (config.chunk || !config.method->is_portable()) continue;
+    const bool in_chunks = config.method->selects() && config.chunk > 0;
+    if (in_chunks || !config.method->is_portable()) continue;
     lines += to_json(resolved_line(config, static_cast<int32_t>(tokens))).dump() + "\n";
   }
   return lines;
@@ -311,10 +345,15 @@ Status evaluate(const EvalOptions& options) {
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
   const std::string system = options.system.value_or(model.source().system_prompt);
-  const Result<EvalPlan> plan = make_plan(options, model);
+  Result<EvalPlan> plan = make_plan(options, model);
   if (!plan.ok()) return plan.status();
+  TOKENSIEVE_RETURN_IF_ERROR(
+      leave_out_dense_layers(model, *session.value().plugin, plan.value()));
   if (!options.write_cases.empty()) return write_cases(options, *plan, model, system);
 
+  Plugin& plugin = *session.value().plugin;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      Runner(model, plugin, plan->lengths.back(), plan->configs).check());
   const HeaderLine header = header_line(*plan, model, system);
   const std::string path =
       options.output.empty() ? default_output("eval", header) : options.output;
@@ -322,7 +361,7 @@ Status evaluate(const EvalOptions& options) {
   if (!file.ok()) return file.status();
   print_err("{} {}\n", file->resumed() ? "going on with" : "results:", path);
 
-  Evaluation evaluation(options, *plan, model, *session.value().plugin, file.value(), system);
+  Evaluation evaluation(options, *plan, model, plugin, file.value(), system);
   const Status status = measure(evaluation);
   if (!status.ok() && status.code() != StatusCode::kCancelled) return status;
   // An interrupted run shows what it has.

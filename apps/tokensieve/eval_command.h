@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/chunks.h"
 #include "common/models.h"
 
 namespace tokensieve::cli {
@@ -19,6 +20,7 @@ struct EvalOptions {
   uint64_t seed = 1;
   std::vector<std::string> configs;  // empty: the default ones
   std::string profile;               // empty: the model's
+  int32_t ubatch = kChunkUbatch;     // of configurations that name no chunk
   std::string output;                // empty: a name made from what is run
   std::string write_cases;           // write the prompts there and run nothing
   std::optional<std::string> system;

@@ -52,6 +52,7 @@ void add_eval_options(CLI::App& command, EvalOptions& options) {
       .add_option("--profile", options.profile,
                   "layer profile: a file or a shipped name; default: the model's")
       ->type_name("FILE");
+  add_ubatch_option(command, options.ubatch);
   command
       .add_option("-o,--output", options.output,
                   "results, one JSON object a line; the same command goes on where it stopped; "

@@ -82,6 +82,10 @@ Status set_plugin_environment(const ExecOptions& options) {
   set_environment("GGML_BACKEND_PATH", plugin->string());
   TOKENSIEVE_RETURN_IF_ERROR(preload(*shim));
   if (!options.mode.empty()) set_environment("TOKENSIEVE_MODE", options.mode);
+  // llama.cpp's programs read these where their own options (-b, -ub) do not say otherwise.
+  for (const char* name : {"LLAMA_ARG_UBATCH", "LLAMA_ARG_BATCH"}) {
+    if (options.mode != "off" && !environment(name)) set_environment(name, std::to_string(options.ubatch));
+  }
   if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
   if (options.profile.empty()) return {};
   const Result<ChosenProfile> profile = load_named_profile(options.profile);
@@ -95,10 +99,11 @@ Status set_plugin_environment(const ExecOptions& options) {
 void add_exec_options(CLI::App& command, ExecOptions& options) {
   command
       .add_option("--mode", options.mode,
-                  "what the plug-in does; whole needs a ubatch that holds the prompt (-b N -ub N); "
-                  "default: chunk")
-      ->check(CLI::IsMember({"off", "dense", "chunk", "whole"}))
-      ->type_name("off|dense|chunk|whole");
+                  "what the plug-in does (chunk and whole, of earlier versions, mean sparse); "
+                  "default: sparse")
+      ->check(CLI::IsMember({"off", "dense", "sparse", "chunk", "whole"}))
+      ->type_name("off|dense|sparse");
+  add_ubatch_option(command, options.ubatch);
   command.add_option("--profile", options.profile, "layer profile: a file or a shipped name")
       ->type_name("FILE");
   command.add_flag("--stats", options.stats, "print what every layer did at the end");
@@ -111,8 +116,8 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command.positionals_at_end();
   add_examples(command,
                "  tokensieve exec -- llama-bench -m model.gguf -p 8192 -n 0\n"
-               "  tokensieve exec --mode whole --profile smollm2 -- llama-completion -m model.gguf "
-               "-f prompt.txt -b 8192 -ub 8192\n");
+               "  tokensieve exec --profile smollm2 --ubatch 8192 -- llama-completion -m model.gguf "
+               "-f prompt.txt\n");
 }
 
 int run_exec(const ExecOptions& options) {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <string>
 #include <vector>
+
+#include "common/chunks.h"
 
 namespace tokensieve::cli {
 
@@ -11,6 +14,7 @@ struct ExecOptions {
   std::vector<std::string> command;  // PROGRAM ARGS
   std::string mode;                  // empty: the plug-in's default
   std::string profile;               // a file or a shipped name
+  int32_t ubatch = kChunkUbatch;
   bool stats = false;
 };
 

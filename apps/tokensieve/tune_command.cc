@@ -13,6 +13,7 @@
 #include "common/files.h"
 #include "common/profiles.h"
 #include "common/session.h"
+#include "common/sparse_layers.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -54,6 +55,7 @@ struct Setup {
   int32_t cases;
   std::vector<Config> rungs;
   double budget;  // points
+  SparseLayers layers;
 };
 
 Json select_json(const Config& rung) {
@@ -103,7 +105,8 @@ class Tuner {
         model_(model),
         file_(file),
         system_(system),
-        runner_(model, plugin, setup.lengths.back()) {
+        reference_(dense_config(options.ubatch)),
+        runner_(model, plugin, setup.lengths.back(), setup.rungs) {
     for (const Json& line : file.earlier()) {
       TuneStep step;
       if (line["type"] != TuneStep::kType || !read_line(line, "", step).ok()) continue;
@@ -112,7 +115,8 @@ class Tuner {
   }
 
   Result<TuneOutcome> find_candidates() {
-    TuneProblem problem{.num_layers = model_.num_layers(),
+    TuneProblem problem{.layers = setup_.layers.layers,
+                        .num_layers = setup_.layers.with_attention,
                         .rungs = setup_.rungs.size(),
                         .base_rung = setup_.rungs.size() / 2,
                         .max_kl = options_.max_kl,
@@ -181,7 +185,7 @@ class Tuner {
 
   double layer_work(size_t rung) const {
     return eval::layer_work(model_.fingerprint(), setup_.rungs[rung].profile.select,
-                            setup_.lengths.back());
+                            setup_.lengths.back(), setup_.rungs[rung].chunk);
   }
 
   Result<double> measure(Candidate candidate, const std::function<void(double)>& on_progress) {
@@ -217,7 +221,7 @@ class Tuner {
       if (!made.ok()) return made.status();
       PreparedCase& input = made.value();
       if (!input.is_text()) input.continuation = right_answer(model_, input.source.question);
-      const Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
+      const Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
       if (!run.ok()) return run.status();
       dense_.push_back(run->predictions);
       prompts_.push_back(std::move(input));
@@ -229,7 +233,7 @@ class Tuner {
     const Case& c = input.source;
     const std::string key = result_key(c.task, c.length, c.index, "dense");
     if (const auto found = answers_.find(key); found != answers_.end()) return &found->second;
-    Result<CaseRun> run = runner_.run(input, dense_config(), {.on_progress = {}});
+    Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
     if (!run.ok()) return run.status();
     return &answers_.emplace(key, std::move(run.value().result)).first->second;
   }
@@ -248,6 +252,7 @@ class Tuner {
   const LlamaModel& model_;
   ResultsFile& file_;
   const std::string& system_;
+  const Config reference_;
   Runner runner_;
   std::map<std::string, double> known_;  // KL by measurement_key
   std::map<std::string, CaseResult> answers_;
@@ -260,10 +265,16 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   Setup setup{.lengths = options.lengths,
               .cases = options.cases > 0 ? options.cases : options.quick ? 1 : 2,
               .rungs = {},
-              .budget = std::stod(options.budget)};
+              .budget = std::stod(options.budget),
+              .layers = {}};
   const int32_t most = model.max_context() - Runner::kReserve;
   if (setup.lengths.empty()) setup.lengths = {std::min(options.quick ? 1024 : 4096, most)};
   std::sort(setup.lengths.begin(), setup.lengths.end());
+  if (options.ubatch > model.max_context()) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "--ubatch %d is beyond the model's context; allowed: 1 to %d",
+                         options.ubatch, model.max_context());
+  }
   if (setup.lengths.back() > most) {
     return Status::error(StatusCode::kInvalidArgument,
                          "--lengths %d: allowed: up to %d, the model's context less %d for answers",
@@ -273,14 +284,15 @@ Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
   start.model = model.source().name;
   const std::string ladder = options.quick && options.ladder == TuneOptions().ladder
                                  ? "keep=.2/.4" : options.ladder;
-  Result<std::vector<Config>> configs = parse_configs({"forced:" + ladder}, start);
+  Result<std::vector<Config>> configs =
+      parse_configs({"forced:" + ladder}, start, options.ubatch);
   if (!configs.ok()) return configs.status();
   for (Config& config : configs.value()) {
     if (!config.method->selects()) continue;
-    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk) {
+    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk != options.ubatch) {
       return Status::error(StatusCode::kInvalidArgument,
                            "--ladder %s: tune compares savings that are known beforehand; allowed: "
-                           "keep=... or count=..., mode=whole",
+                           "keep=... or count=..., with local fill, and no chunk (see --ubatch)",
                            ladder.c_str());
     }
     if (!config.profile.layer_select.empty()) {
@@ -301,7 +313,7 @@ HeaderLine tune_header(const TuneOptions& options, const Setup& setup, const Lla
                 .cases = setup.cases,
                 .seed = options.seed,
                 .configs = setup.rungs};
-  plan.configs.insert(plan.configs.begin(), dense_config());
+  plan.configs.insert(plan.configs.begin(), dense_config(options.ubatch));
   HeaderLine header = header_line(plan, model, system);
   header.tune = {{"budget", setup.budget}, {"max_kl", options.max_kl}};
   return header;
@@ -362,8 +374,17 @@ Status tune(const TuneOptions& options) {
   Result<Session> session = start_session(options.model, options.verbose);
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
-  const Result<Setup> setup = make_setup(options, model);
+  Result<Setup> setup = make_setup(options, model);
   if (!setup.ok()) return setup.status();
+  Result<SparseLayers> layers = find_sparse_layers(model, *session.value().plugin);
+  if (!layers.ok()) return layers.status();
+  setup.value().layers = std::move(layers.value());
+  if (const std::string dense = always_dense(setup->layers); !dense.empty()) {
+    print_err("always dense: {}\n", dense);
+  }
+  Plugin& plugin = *session.value().plugin;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      Runner(model, plugin, setup->lengths.back(), setup->rungs).check());
   const std::string system = options.system.value_or(model.source().system_prompt);
   const HeaderLine header = tune_header(options, *setup, model, system);
   const std::string path =
@@ -372,7 +393,7 @@ Status tune(const TuneOptions& options) {
   if (!file.ok()) return file.status();
   print_err("{} {}\n", file->resumed() ? "going on with" : "measurements:", path);
 
-  Tuner tuner(options, *setup, model, *session.value().plugin, file.value(), system);
+  Tuner tuner(options, *setup, model, plugin, file.value(), system);
   const Result<TuneOutcome> outcome = tuner.find_candidates();
   if (!outcome.ok()) return outcome.status();
   print_frontier(*setup, *outcome, options.max_kl);

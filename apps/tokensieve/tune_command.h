@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/chunks.h"
 #include "common/models.h"
 
 namespace tokensieve::cli {
@@ -23,6 +24,7 @@ struct TuneOptions {
   std::string output;   // profile; empty: standard output
   std::string results;  // measurements; empty: a name for this search
   std::optional<std::string> system;
+  int32_t ubatch = kChunkUbatch;
   bool quick = false;
   bool verbose = false;
 };

@@ -46,6 +46,7 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
                   "selections to try, as keys of `eval --config`; a list is a rung each")
       ->type_name("KEYS")
       ->capture_default_str();
+  add_ubatch_option(command, options.ubatch);
   command.add_option("-o,--output", options.output, "profile to write; default: standard output")
       ->type_name("FILE");
   command

@@ -177,8 +177,7 @@ struct RunReport {
 
 struct RunOptions {
   Executor* executor = nullptr;  // null: serial
-  // Asked between tasks by whichever thread works, never by two at once nor after it said yes.
-  bool (*should_cancel)(void* context) = nullptr;
+  bool (*should_cancel)(void* context) = nullptr;  // between tasks; any thread, one at a time
   void* cancel_context = nullptr;
   RunReport* report = nullptr;
   void* stream = nullptr;  // CUDA: the cudaStream_t to enqueue on; null: the default stream

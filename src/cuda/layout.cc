@@ -51,6 +51,15 @@ uintptr_t lay_out_scores(const Plan& plan, uintptr_t from, Layout& layout) {
   return arena.end();
 }
 
+// The largest share of a prefix that runs sparse.
+double keep_limit(const Plan& plan) {
+  // Shorter packed sequences keep a larger share where min_keep or keep_count is what counts.
+  const SelectConfig& c = plan.select;
+  if (plan.shape.packed && c.dense_policy == DensePolicy::kNever && c.min_drop == 0.0) return 1.0;
+  // Half a token more, so that rounding down gives max_keep exactly.
+  return (static_cast<double>(plan.max_keep) + 0.5) / static_cast<double>(plan.prefix_len);
+}
+
 }  // namespace
 
 Heads heads_of(const Plan& plan) { return {plan.shape.num_q_heads, plan.shape.num_kv_heads}; }
@@ -76,14 +85,12 @@ SelectParams select_params(const Plan& plan) {
           .suffix = c.queries == Queries::kAll ? kChunkSuffix : c.obs_window,
           .min_queries = c.obs_window,
           .whole_only = c.queries == Queries::kKept && c.fill == Fill::kZero,
-          // keep_limit: half a token more, so that rounding down gives max_keep exactly.
           .rule = {.budget = c.budget,
                    .keep_ratio = c.keep_ratio,
                    .keep_count = c.keep_count,
                    .min_keep = c.min_keep,
                    .protect_first = c.protect_first,
-                   .keep_limit = (static_cast<double>(plan.max_keep) + 0.5) /
-                                 static_cast<double>(plan.prefix_len)},
+                   .keep_limit = keep_limit(plan)},
           .tau = c.tau,
           .pool_width = c.pool_width,
           .arithmetic = c.arithmetic,

@@ -86,7 +86,7 @@ PROMPT = TEXT.read_text()[:3000]
 def test_backend_path():
     output = complete(PROMPT, **VIA_PATH, **STATS)
     check("loaded TokenSieve backend" in output, "the plug-in is loaded", output)
-    check(re.search(r"tokensieve \d\S*: \w+, isa .*mode chunk, profile none", output),
+    check(re.search(r"tokensieve \d\S*: \w+, isa .*mode sparse, profile none", output),
           "one log line at load says version, ISA, mode and profile", output)
     check("Flash Attention enabled" in output, "flash attention stays on in auto mode", output)
     tokens = prompt_tokens(output)
@@ -131,9 +131,11 @@ def test_disable_and_off():
 
 def test_bad_settings_run_dense():
     output = complete(PROMPT, **VIA_PATH, **STATS, TOKENSIEVE_MODE="fast")
-    check('TOKENSIEVE_MODE is "fast"; allowed: off, dense, chunk, whole' in output,
+    check('TOKENSIEVE_MODE is "fast"; allowed: off, dense, sparse' in output,
           "the error names the value and what is allowed", output)
     check_prefill_nodes(output, 2)
+    output = complete(PROMPT, **VIA_PATH, TOKENSIEVE_MODE="whole")
+    check(output.count("mode whole is now called sparse") == 1, "an old name is taken", output)
     output = complete(PROMPT, **VIA_PATH, **STATS, TOKENSIEVE_PROFILE="/nonexistent.json")
     check("cannot open profile /nonexistent.json" in output, "the missing file is named", output)
     check_prefill_nodes(output, 2)
@@ -171,21 +173,23 @@ def test_quantised_cache():
 
 
 def test_sparse_answer():
-    """The shipped profile, the whole prompt in one ubatch: sparse nodes run, the answer is right."""
+    """The shipped profile, the prompt in one ubatch or in chunks: sparse nodes run, the answer is right."""
     document = pathlib.Path(os.environ["TOKENSIEVE_TEST_DOCUMENT"]).read_text()
     prompt = ("<|im_start|>system\nYou answer questions about a document.<|im_end|>\n"
               f"<|im_start|>user\n{document}\n\nWhat is the access code for the archive room?"
               "<|im_end|>\n<|im_start|>assistant\n")
-    output = complete(prompt, "-c", 8192, "-b", 8192, "-ub", 8192, "-n", 16, **VIA_PATH, **STATS,
-                      TOKENSIEVE_MODE="whole", TOKENSIEVE_PROFILE=os.environ["TOKENSIEVE_TEST_PROFILE"])
-    check_prefill_nodes(output, 1)
-    rows = layer_rows(output)
-    check(rows["0"][1] == 0, "layer 0 is dense", output)
-    check(rows["all"][1] >= 20, f"the profile's layers are sparse, not {rows['all'][1]}", output)
-    check(rows["2"][2] < 0.6, f"layer 2 keeps about half, not {rows['2'][2]}", output)
-    check(rows["29"][2] < 0.25, f"layer 29, set apart, keeps less, not {rows['29'][2]}", output)
-    answer = output.split("archive room?")[-1].split("common_perf_print")[0]
-    check("48217" in answer, f"the answer holds the code: {answer!r}")
+    for ubatch in (8192, 2048):
+        output = complete(prompt, "-c", 8192, "-b", ubatch, "-ub", ubatch, "-n", 16, **VIA_PATH, **STATS,
+                          TOKENSIEVE_PROFILE=os.environ["TOKENSIEVE_TEST_PROFILE"])
+        chunks = -(-prompt_tokens(output) // ubatch)
+        check_prefill_nodes(output, chunks)
+        rows = layer_rows(output)
+        check(rows["0"][1] == 0, "layer 0 is dense", output)
+        check(rows["all"][1] >= 20, f"the profile's layers are sparse, not {rows['all'][1]}", output)
+        check(rows["2"][2] < 0.6, f"layer 2 keeps about half, not {rows['2'][2]}", output)
+        check(rows["29"][2] < 0.25, f"layer 29, set apart, keeps less, not {rows['29'][2]}", output)
+        answer = output.split("archive room?")[-1].split("common_perf_print")[0]
+        check("48217" in answer, f"the answer holds the code: {answer!r}")
 
 
 def test_no_ggml_symbol():

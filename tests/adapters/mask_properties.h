@@ -75,12 +75,31 @@ inline std::vector<RowRange> causal_runs(const TestMask& mask) {
   return runs;
 }
 
+// Whether the rows of a causal run may be those of plain causal attention, by the whole mask: they
+// are all rows, or they have a past and no later row loses a cell of theirs.
+inline bool is_plain_run(const TestMask& mask, const MaskSegment& s) {
+  if (s.num_rows == mask.rows) return true;
+  const std::set<int32_t> newest = mask.visible(s.first_row + s.num_rows - 1);
+  bool plain = static_cast<int64_t>(newest.size()) > s.num_rows;
+  for (int64_t i = s.first_row + s.num_rows; i < mask.rows; ++i) {
+    const std::set<int32_t> later = mask.visible(i);
+    plain = plain && std::includes(later.begin(), later.end(), newest.begin(), newest.end());
+  }
+  return plain;
+}
+
 // "" or what is wrong.
 inline std::string check_segment(const TestMask& mask, const MaskSegment& s,
                                  const std::vector<int32_t>& all_cells) {
   std::ostringstream error;
   const auto begin = all_cells.begin() + s.first_cell;
   const std::vector<int32_t> cells(begin, begin + s.num_cells);
+  size_t pairs = 0;
+  for (int64_t i = s.first_row; i < s.first_row + s.num_rows; ++i) pairs += mask.visible(i).size();
+  if (s.pairs != static_cast<int64_t>(pairs)) error << pairs << " pairs, not " << s.pairs << "; ";
+  if (s.plain != (s.causal && is_plain_run(mask, s))) {
+    error << "segment at row " << s.first_row << " is " << (s.plain ? "" : "not ") << "plain; ";
+  }
   if (!s.causal) {
     std::set<int32_t> any;
     for (int64_t i = s.first_row; i < s.first_row + s.num_rows; ++i) any.merge(mask.visible(i));

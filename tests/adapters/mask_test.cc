@@ -85,6 +85,100 @@ TEST(Mask, SlidingWindowIsCausalUntilItIsFull) {
   EXPECT_FALSE(a.segments[1].causal);
   EXPECT_EQ(a.segments[1].num_cells, 399);  // row 128 no longer sees cell 0
   EXPECT_EQ(a.cells[a.segments[1].first_cell], 1);
+  EXPECT_EQ(a.segments[0].pairs + a.segments[1].pairs, 128 * 129 / 2 + 272 * 128);
+}
+
+// ---- which runs are plain causal: decided by the whole mask -------------------------------------
+
+// `rows` tokens after `past` others; token t lies in cell t. A window shows the newest `window`
+// tokens, a chunk those since the last multiple of `chunk`; 0: no limit.
+TestMask prompt_mask(int64_t rows, int64_t past, int64_t window, int64_t chunk = 0) {
+  TestMask mask(rows, (past + rows + 255) / 256 * 256);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t token = past + i;
+    int64_t first = window > 0 ? std::max<int64_t>(0, token - window + 1) : 0;
+    if (chunk > 0) first = token / chunk * chunk;
+    for (int64_t j = first; j <= token; ++j) mask.allow(i, j);
+  }
+  return mask;
+}
+
+int64_t plain_rows(const TestMask& mask) {
+  MaskAnalysis analysis;
+  analyze_mask(mask.view(), false, serial_executor(), analysis);
+  int64_t rows = 0;
+  for (const MaskSegment& segment : analysis.segments) {
+    if (segment.plain) rows += segment.num_rows;
+  }
+  return rows;
+}
+
+TEST(PlainCausal, AWindowThatCutsAnythingIsNeverPlain) {
+  for (const int64_t past : {0, 100, 511, 512}) {
+    for (const int64_t rows : {64, 300, 700}) {
+      for (const int64_t window : {1, 63, 64, 128, 299, 300, 512, 640, 1000, 1024, 4096}) {
+        const bool cuts = window < past + rows;
+        EXPECT_EQ(plain_rows(prompt_mask(rows, past, window)), cuts ? 0 : rows)
+            << rows << " rows after " << past << ", window " << window;
+      }
+    }
+  }
+}
+
+TEST(PlainCausal, ChunksOfAttentionAreNotPromptsOfTheirOwn) {
+  // The first row after a boundary sees itself only, as a new prompt's does.
+  for (const int64_t past : {0, 200, 256, 500}) {
+    for (const int64_t chunk : {100, 256, 512, 600}) {
+      if (past / chunk == (past + 299) / chunk) continue;  // no boundary in this ubatch
+      EXPECT_EQ(plain_rows(prompt_mask(300, past, 0, chunk)), 0) << past << " " << chunk;
+    }
+  }
+}
+
+TEST(PlainCausal, PackedPromptsAreNot) {
+  TestMask mask(300, 512);
+  for (int64_t i = 0; i < 300; ++i) {
+    for (int64_t j = i < 120 ? 0 : 120; j <= i; ++j) mask.allow(i, j);
+  }
+  EXPECT_EQ(analyze(mask).segments.size(), 2u);
+  EXPECT_EQ(plain_rows(mask), 0);
+}
+
+// A server's ubatch: rows that answer (one token each of other sequences), then a prompt's chunk.
+TEST(PlainCausal, AChunkAfterRowsOfOtherSequencesIsPlain) {
+  TestMask mask(203, 1024);
+  for (int64_t i = 0; i < 3; ++i) {
+    for (int64_t j = 0; j < 50; ++j) mask.allow(i, 700 + 50 * i + j);
+  }
+  for (int64_t i = 3; i < 203; ++i) {
+    for (int64_t j = 0; j < 400 + i; ++j) mask.allow(i, j);
+  }
+  EXPECT_EQ(plain_rows(mask), 200);
+  // The same rows without a past may be what follows a boundary of chunked attention.
+  for (int64_t i = 3; i < 203; ++i) {
+    for (int64_t j = 0; j < 403; ++j) mask.at(i, j) = kMaskedBits;
+  }
+  EXPECT_EQ(plain_rows(mask), 0);
+}
+
+TEST(PlainCausal, PaddingOfCellsIsPlainAndRowsThatSeeNothingAreNot) {
+  EXPECT_EQ(plain_rows(causal_mask(300, 0, 512, 64)), 300);
+  EXPECT_EQ(plain_rows(causal_mask(300, 900, 2048, 64)), 300);
+  TestMask mask(320, 512);
+  for (int64_t i = 0; i < 300; ++i) {
+    for (int64_t j = 0; j <= i; ++j) mask.allow(i, j);
+  }
+  EXPECT_EQ(plain_rows(mask), 0);
+}
+
+TEST(Mask, RowsOfAWindowNameOnlyTheirCells) {
+  const TestMask mask = prompt_mask(4096, 0, 200);
+  MaskAnalysis a;
+  analyze_mask(mask.view(), false, serial_executor(), a);
+  ASSERT_GT(a.segments.size(), 7u);
+  for (const MaskSegment& segment : a.segments) {
+    EXPECT_LE(segment.num_cells, kMaxBiasedRows + 200);
+  }
 }
 
 TEST(Mask, NonCausalIsBiased) {

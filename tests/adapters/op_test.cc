@@ -59,7 +59,7 @@ class Plugin : public testing::Test {
   }
 
   static std::string configure(int mode, const char* profile = nullptr) {
-    tokensieve_ggml_config config = {sizeof(config), mode, profile, nullptr, nullptr, 0};
+    tokensieve_ggml_config config = {sizeof(config), mode, profile, nullptr, nullptr, 0, 0};
     char error[400] = "";
     const int rc = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(
         &config, error, sizeof(error));
@@ -279,8 +279,8 @@ TEST_F(Plugin, StatsCountNodesByLayer) {
 
 TEST_F(Plugin, ConfigureSaysWhatIsWrong) {
   EXPECT_NE(configure(17).find("mode is 17"), std::string::npos);
-  EXPECT_NE(configure(TOKENSIEVE_GGML_CHUNK, "{").find("not valid JSON"), std::string::npos);
-  EXPECT_NE(configure(TOKENSIEVE_GGML_CHUNK, "{}").find("tokensieve_profile"), std::string::npos);
+  EXPECT_NE(configure(TOKENSIEVE_GGML_SPARSE, "{").find("not valid JSON"), std::string::npos);
+  EXPECT_NE(configure(TOKENSIEVE_GGML_SPARSE, "{}").find("tokensieve_profile"), std::string::npos);
   tokensieve_ggml_config config = {};
   char tiny[8];
   EXPECT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&config, tiny,
@@ -333,10 +333,6 @@ std::vector<double> oracle(const OpGraph& graph, const SparseCase& c,
                            const std::vector<int32_t>& cells) {
   SelectConfig select = parse_profile(kProfile, "test").value().select;
   select.dense_policy = DensePolicy::kNever;
-  if (c.past > 0) {
-    select.queries = Queries::kAll;
-    select.protect_first = 4;
-  }
   const int64_t tokens = c.past + c.queries;
   const Plan plan = make_plan({.seqlen_q = c.queries,
                                .seqlen_kv = tokens,
@@ -358,7 +354,7 @@ std::vector<double> oracle(const OpGraph& graph, const SparseCase& c,
 }
 
 TEST_F(Plugin, SparseMeansWhatTheOracleMeans) {
-  configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+  configure(TOKENSIEVE_GGML_SPARSE, kProfile);
   for (const SparseCase& c : {SparseCase{"whole", 2000, 0, 2304}, {"chunk", 700, 2500, 3328},
                               {"whole_q8_0", 2000, 0, 2304, GGML_TYPE_Q8_0}}) {
     SCOPED_TRACE(c.name);
@@ -383,18 +379,55 @@ TEST_F(Plugin, SparseOnlyWhereTheProfileSaysSo) {
   const std::vector<int32_t> cells = cells_in_order(c);
   OpGraph other_layer = sparse_graph(c, cells, 8);
   reset_stats();
-  configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+  configure(TOKENSIEVE_GGML_SPARSE, kProfile);
   ASSERT_EQ(other_layer.compute(backend_.get()), GGML_STATUS_SUCCESS);
   EXPECT_STREQ(stats()[0].reason, "layer not in the profile");
   EXPECT_LT(worst_error(other_layer.result(), other_layer.expected()), 2e-5);
 
-  // In chunk mode the same node may be the first chunk of a longer prompt.
-  OpGraph first_chunk = sparse_graph(c, cells);
-  reset_stats();
-  configure(TOKENSIEVE_GGML_CHUNK);
-  ASSERT_EQ(first_chunk.compute(backend_.get()), GGML_STATUS_SUCCESS);
-  EXPECT_STREQ(stats()[0].reason, "first chunk");
-  EXPECT_EQ(stats()[0].sparse_nodes, 0);
+}
+
+// No ubatch is taken for a whole prompt unless the host says that it is one.
+TEST_F(Plugin, ZeroFillIsDenseInAFirstChunk) {
+  std::string profile = kProfile;
+  profile.replace(profile.find("\"local\""), 7, "\"zero\"");
+  const SparseCase c{"first chunk", 2000, 0, 2304};
+  OpGraph graph = sparse_graph(c, cells_in_order(c));
+  for (const int32_t whole : {0, 1}) {
+    tokensieve_ggml_config config = {sizeof(config), TOKENSIEVE_GGML_SPARSE, profile.c_str(),
+                                     nullptr, nullptr, 0, whole};
+    ASSERT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&config, nullptr, 0),
+              0);
+    reset_stats();
+    ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+    EXPECT_EQ(stats()[0].sparse_nodes, whole);
+    EXPECT_STREQ(stats()[0].reason, whole ? "" : "zero fill in a first chunk");
+  }
+}
+
+// The first rows of a window and of a chunk look like a prompt of their own.
+TEST_F(Plugin, WindowsAndChunksOfAttentionAreDenseInEveryMode) {
+  const auto window = [](int64_t, int64_t i, int64_t j) {
+    return j <= i && j > i - 1200 ? 0.0f : kHidden;
+  };
+  const auto chunks = [](int64_t, int64_t i, int64_t j) {
+    return j <= i && j / 1100 == i / 1100 ? 0.0f : kHidden;
+  };
+  for (const OpCase& c : {OpCase{.name = "window", .queries = 1400, .cells = 1536, .mask = window},
+                          OpCase{.name = "chunks", .queries = 1400, .cells = 1536,
+                                 .mask = chunks}}) {
+    OpGraph graph(c);
+    for (const int mode : {TOKENSIEVE_GGML_SPARSE, TOKENSIEVE_GGML_WHOLE}) {  // WHOLE: an old name
+      SCOPED_TRACE(c.name + " in mode " + std::to_string(mode));
+      configure(mode, kProfile);
+      reset_stats();
+      ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+      EXPECT_LT(worst_error(graph.result(), graph.expected()), 2e-5);
+      EXPECT_EQ(stats()[0].sparse_nodes, 0);
+      EXPECT_EQ(stats()[0].never_sparse_nodes, 1);
+      EXPECT_EQ(stats()[0].work, 1.0);
+      EXPECT_STREQ(stats()[0].reason, "mask is not plain causal");
+    }
+  }
 }
 
 // ---- the host's hook ----------------------------------------------------------------------------
@@ -419,15 +452,15 @@ class HookTest : public Plugin {
     Plugin::SetUp();
     if (HasFatalFailure()) return;
     graph_ = std::make_unique<OpGraph>(sparse_graph(case_, cells_in_order(case_)));
-    configure(TOKENSIEVE_GGML_WHOLE, kProfile);
+    configure(TOKENSIEVE_GGML_SPARSE, kProfile);
     expected_ = compute();
     configure_hook(&host_);
   }
   void TearDown() override { configure_hook(nullptr); }
 
   void configure_hook(Host* host) {
-    tokensieve_ggml_config config = {sizeof(config), TOKENSIEVE_GGML_WHOLE, nullptr,
-                                     host ? Host::select : nullptr, host, 0};
+    tokensieve_ggml_config config = {sizeof(config), TOKENSIEVE_GGML_SPARSE, nullptr,
+                                     host ? Host::select : nullptr, host, 0, 0};
     const auto set = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure");
     EXPECT_EQ(set(&config, nullptr, 0), 0);
   }
@@ -488,13 +521,13 @@ TEST_F(HookTest, SetsThatAreNotValidRunDense) {
 }
 
 TEST_F(HookTest, OlderHostsKeepTheHook) {
-  configure(TOKENSIEVE_GGML_WHOLE);  // a full config without hook: nobody is asked any more
+  configure(TOKENSIEVE_GGML_SPARSE);  // a full config without hook: nobody is asked any more
   compute();
   EXPECT_TRUE(host_.seen.empty());
   configure_hook(&host_);
   tokensieve_ggml_config old = {};
   old.struct_size = offsetof(tokensieve_ggml_config, select);
-  old.mode = TOKENSIEVE_GGML_WHOLE;
+  old.mode = TOKENSIEVE_GGML_SPARSE;
   const auto set = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure");
   EXPECT_EQ(set(&old, nullptr, 0), 0);
   compute();

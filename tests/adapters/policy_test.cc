@@ -3,18 +3,20 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 
 namespace tokensieve::ggml {
 namespace {
 
-Settings sparse_settings(Mode mode) {
-  Settings settings{.mode = mode};
+Settings sparse_settings(Fill fill = Fill::kLocal) {
+  Settings settings{.mode = TOKENSIEVE_GGML_SPARSE};
   Profile profile;
   profile.fingerprint = {"llama", 30, 9, 3, 64};
   profile.sparse_layers = {2, 5};
   profile.min_tokens = 4096;
   profile.select.obs_window = 128;
+  profile.select.fill = fill;
   settings.profile = profile;
   return settings;
 }
@@ -29,7 +31,7 @@ Node node_of_layer(int32_t layer) {
 }
 
 MaskSegment causal(int64_t rows, int64_t cells) {
-  return {.causal = true, .num_rows = rows, .num_cells = cells};
+  return {.causal = true, .plain = true, .num_rows = rows, .num_cells = cells};
 }
 
 std::string reason(const Settings& s, const Node& n, const MaskSegment& m) {
@@ -39,26 +41,30 @@ std::string reason(const Settings& s, const Node& n, const MaskSegment& m) {
   return choice.reason;
 }
 
-TEST(Policy, ChunkModeDropsOnlyKeys) {
-  const Choice choice = choose(sparse_settings(TOKENSIEVE_GGML_CHUNK), node_of_layer(5),
-                               causal(2048, 8192));
-  ASSERT_TRUE(choice.sparse) << choice.reason;
-  EXPECT_EQ(choice.select.queries, Queries::kAll);
-  EXPECT_GE(choice.select.protect_first, 4);
+TEST(Policy, LocalFillKeepsRowsInEveryUbatch) {
+  for (const MaskSegment& ubatch : {causal(8192, 8192), causal(2048, 8192)}) {
+    const Choice choice = choose(sparse_settings(), node_of_layer(5), ubatch);
+    ASSERT_TRUE(choice.sparse) << choice.reason;
+    EXPECT_EQ(choice.select.queries, Queries::kKept);
+  }
 }
 
-TEST(Policy, WholeModeDropsQueriesOnlyIfAllTokensAreThere) {
-  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
-  const Choice whole = choose(settings, node_of_layer(5), causal(8192, 8192));
-  ASSERT_TRUE(whole.sparse) << whole.reason;
-  EXPECT_EQ(whole.select.queries, Queries::kKept);
+TEST(Policy, ZeroFillAnswersEveryQueryUnlessTheHostSaysThatPromptsAreWhole) {
+  Settings settings = sparse_settings(Fill::kZero);
+  EXPECT_EQ(reason(settings, node_of_layer(5), causal(8192, 8192)), "zero fill in a first chunk");
   const Choice chunk = choose(settings, node_of_layer(5), causal(2048, 8192));
   ASSERT_TRUE(chunk.sparse) << chunk.reason;
   EXPECT_EQ(chunk.select.queries, Queries::kAll);
+  EXPECT_GE(chunk.select.protect_first, 4);
+  settings.whole_prompts = true;
+  const Choice whole = choose(settings, node_of_layer(5), causal(8192, 8192));
+  ASSERT_TRUE(whole.sparse) << whole.reason;
+  EXPECT_EQ(whole.select.queries, Queries::kKept);
+  EXPECT_EQ(choose(settings, node_of_layer(5), causal(2048, 8192)).select.queries, Queries::kAll);
 }
 
 TEST(Policy, LayersThatTheProfileSetsApart) {
-  Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  Settings settings = sparse_settings();
   SelectConfig apart = settings.profile->select;
   apart.tau = 0.02;
   apart.obs_window = 512;
@@ -70,28 +76,30 @@ TEST(Policy, LayersThatTheProfileSetsApart) {
 }
 
 TEST(Policy, EveryDoubtfulCaseIsDense) {
-  const Settings chunk = sparse_settings(TOKENSIEVE_GGML_CHUNK);
-  const Settings whole = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const Settings settings = sparse_settings();
+  Settings dense = settings;
+  dense.mode = TOKENSIEVE_GGML_DENSE;
   const Node node = node_of_layer(5);
   const MaskSegment good = causal(2048, 8192);
-  EXPECT_EQ(reason(chunk, node, good), "");
-  EXPECT_EQ(reason(sparse_settings(TOKENSIEVE_GGML_DENSE), node, good), "mode is dense");
+  EXPECT_EQ(reason(settings, node, good), "");
+  EXPECT_EQ(reason(dense, node, good), "mode is dense");
   EXPECT_EQ(reason(Settings{}, node, good), "no profile");
-  EXPECT_EQ(reason(chunk, node_of_layer(kUnknownLayer), good), "layer number not found");
-  EXPECT_EQ(reason(chunk, node_of_layer(0), good), "layer not in the profile");
-  EXPECT_EQ(reason(chunk, node_of_layer(3), good), "layer not in the profile");
-  EXPECT_EQ(reason(chunk, node, {.num_rows = 2048, .num_cells = 8192}),
-            "attention is not plainly causal");
-  // The first chunk of a longer prompt looks like a whole prompt.
-  EXPECT_EQ(reason(chunk, node, causal(8192, 8192)), "first chunk");
-  EXPECT_EQ(reason(whole, node, causal(4095, 4095)), "prompt shorter than min_tokens");
-  EXPECT_EQ(reason(whole, node, causal(4096, 4096)), "");
-  EXPECT_EQ(reason(chunk, node, causal(511, 8192)), "few rows");  // 4 observation windows
-  EXPECT_EQ(reason(chunk, node, causal(512, 8192)), "");
+  EXPECT_EQ(reason(settings, node_of_layer(kUnknownLayer), good), "layer number not found");
+  EXPECT_EQ(reason(settings, node_of_layer(0), good), "layer not in the profile");
+  EXPECT_EQ(reason(settings, node_of_layer(3), good), "layer not in the profile");
+  MaskSegment masked = good;
+  masked.plain = false;
+  for (const Settings& any : {settings, dense}) {
+    EXPECT_EQ(reason(any, node, masked), "mask is not plain causal");
+  }
+  EXPECT_EQ(reason(settings, node, causal(4095, 4095)), "prompt shorter than min_tokens");
+  EXPECT_EQ(reason(settings, node, causal(4096, 4096)), "");
+  EXPECT_EQ(reason(settings, node, causal(511, 8192)), "few rows");  // 4 observation windows
+  EXPECT_EQ(reason(settings, node, causal(512, 8192)), "");
 }
 
 TEST(Policy, NodesThatMayBeAProbeAreDense) {
-  Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  Settings settings = sparse_settings();
   settings.profile->select.obs_window = 16;
   settings.profile->min_tokens = 0;
   EXPECT_EQ(reason(settings, node_of_layer(5), causal(256, 8192)), "few rows");
@@ -101,7 +109,7 @@ TEST(Policy, NodesThatMayBeAProbeAreDense) {
 }
 
 TEST(Policy, ValuesInTheLogitsAreDense) {
-  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const Settings settings = sparse_settings();
   const float sink = 0.0f;
   Node softcap = node_of_layer(5), sinks = node_of_layer(5), alibi = node_of_layer(5);
   softcap.softcap = 30.0f;
@@ -113,7 +121,7 @@ TEST(Policy, ValuesInTheLogitsAreDense) {
 }
 
 TEST(Policy, AProfileOfAnotherModelIsNotUsed) {
-  const Settings settings = sparse_settings(TOKENSIEVE_GGML_WHOLE);
+  const Settings settings = sparse_settings();
   Node heads = node_of_layer(5), kv = node_of_layer(5), dim = node_of_layer(5);
   heads.num_q_heads = 32;
   kv.num_kv_heads = 9;
@@ -121,6 +129,17 @@ TEST(Policy, AProfileOfAnotherModelIsNotUsed) {
   for (const Node& node : {heads, kv, dim}) {
     EXPECT_EQ(reason(settings, node, causal(8192, 8192)), "profile is for another model");
   }
+}
+
+TEST(Settings, OldModesMeanSparse) {
+  for (const char* name : {"chunk", "whole", "sparse"}) {
+    ::setenv("TOKENSIEVE_MODE", name, 1);
+    Settings settings;
+    ASSERT_TRUE(settings_from_environment(settings).ok());
+    EXPECT_STREQ(mode_name(settings.mode), "sparse");
+    EXPECT_EQ(settings.old_mode, std::string(name) == "sparse" ? "" : name);
+  }
+  ::unsetenv("TOKENSIEVE_MODE");
 }
 
 TEST(Layer, IsReadFromTheCacheOrTheOutput) {

@@ -61,6 +61,12 @@ class ProgramTest(CliCase):
         self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "fast", says="dense")
         self.expect(2, "ask", "m", "--file", "d", "q", "--threads", "0", says="threads")
         self.expect(2, "ask", "m", "--file", "d", "q", "--paper", "--profile", "p")
+        for command in (("ask", "m", "--file", "d", "q"), ("eval", "m"), ("tune", "m"),
+                        ("exec", "--", "true")):
+            command = (command[0], "--ubatch", "0", *command[1:])
+            self.expect(2, *command, says="--ubatch")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--ctx", "512", "--ubatch", "513",
+                    says="--ubatch: 513 is beyond --ctx 512")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
         self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
         self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")
@@ -114,12 +120,14 @@ class ProgramTest(CliCase):
 
     @unittest.skipUnless((BIN / "libggml-tokensieve.so").exists(), "built without llama.cpp")
     def test_exec_sets_the_environment(self):
-        result = self.expect(0, "exec", "--mode", "whole", "--profile", "smollm2", "--stats", "--",
-                             "/usr/bin/env")
+        result = self.expect(0, "exec", "--mode", "sparse", "--profile", "smollm2", "--stats",
+                             "--ubatch", "4096", "--", "/usr/bin/env")
         variables = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
         self.assertTrue(variables["GGML_BACKEND_PATH"].endswith("libggml-tokensieve.so"))
         self.assertIn("libtokensieve_preload.so", variables["LD_PRELOAD"])
-        self.assertEqual(variables["TOKENSIEVE_MODE"], "whole")
+        self.assertEqual(variables["TOKENSIEVE_MODE"], "sparse")
+        self.assertEqual(variables["LLAMA_ARG_UBATCH"], "4096")
+        self.assertEqual(variables["LLAMA_ARG_BATCH"], "4096")
         self.assertEqual(variables["TOKENSIEVE_STATS"], "1")
         self.assertTrue(variables["TOKENSIEVE_PROFILE"].endswith("profiles/smollm2.json"))
         self.assertEqual(run("exec", "--", "/bin/sh", "-c", "exit 7").returncode, 7)
@@ -199,10 +207,22 @@ class LlamaTest(CliCase):
         self.assertLess(runs["sparse"]["keep_ratio"], 0.4)
         self.assertIn(CODE, runs["sparse"]["answer"])
 
+    def test_chunks_give_the_answer(self):
+        for ubatch in ("512", "700"):
+            result = self.expect(0, "ask", "smollm2", "--file", self.long_document(), self.QUESTION,
+                                 "--json", "--profile", self.small_profile(), "--ubatch", ubatch)
+            sparse, = json.loads(result.stdout)["runs"]
+            self.assertEqual((sparse["mode"], sparse["ubatch"]), ("chunk", int(ubatch)))
+            self.assertEqual(sparse["sparse_layers"], 28)
+            self.assertIn(CODE, sparse["answer"])
+
     def test_failures_name_the_fix(self):
         ask = ["ask", "smollm2", "--file", self.document, "q?"]
         self.expect(1, "ask", "smollm2", "--file", self.folder / "none", "q?", says="cannot open")
         self.expect(1, *ask, "--ctx", "70", says="raise --ctx")
+        self.expect(1, *ask, "--ubatch", "100000", says="beyond the context; allowed: 1 to 8192")
+        self.expect(1, "eval", "smollm2", "--ubatch", "100000", says="allowed: 1 to 8192")
+        self.expect(1, "tune", "smollm2", "--ubatch", "100000", says="allowed: 1 to 8192")
         self.expect(1, *ask, "--profile", "llama-3.1-8b", says="another model")
         self.expect(1, *ask, "--profile", "nope", says="smollm2-128k")
         self.expect(1, *ask, env={"TOKENSIEVE_PLUGIN": "/no.so"}, says="make build")

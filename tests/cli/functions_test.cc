@@ -1,6 +1,7 @@
 // The CLI's functions that need neither a terminal nor llama.cpp.
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -8,6 +9,7 @@
 #include "common/files.h"
 #include "common/models.h"
 #include "common/profiles.h"
+#include "common/system.h"
 #include "common/terminal.h"
 
 namespace tokensieve::cli {
@@ -161,6 +163,19 @@ TEST(Models, ErrorsNameTheFix) {
   EXPECT_NE(std::string(not_fetched.status().message()).find("make setup"), std::string::npos);
   EXPECT_EQ(resolve_model({.model = folder.file("x.gguf", "PK..")}).status().code(),
             StatusCode::kDataError);
+}
+
+TEST(System, FreeMemoryKnowsTheLimitOfTheProcess) {
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  const int64_t free = available_memory_bytes();
+  EXPECT_GT(free, 0);
+  rlimit limit = before;
+  limit.rlim_cur = rlim_t{1} << 20;  // less than is mapped already
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+  const int64_t limited = available_memory_bytes();
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_EQ(limited, 0);
 }
 
 TEST(Profiles, LayersRoundTrip) {

@@ -184,7 +184,7 @@ TEST(Cases, LongerThanTheTextSaysHowLongItIs) {
 }
 
 TEST(Cases, AreAllInTheDocs) {
-  const Result<std::string> page = read_text(TOKENSIEVE_SOURCE_DIR "/docs/evaluation.md");
+  const Result<std::string> page = cli::read_text(TOKENSIEVE_SOURCE_DIR "/docs/evaluation.md");
   ASSERT_TRUE(page.ok());
   for (const std::string_view task : task_names()) {
     EXPECT_NE(page->find("| `" + std::string(task) + "` |"), std::string::npos) << task;

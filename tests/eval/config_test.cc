@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "eval/command_text.h"
@@ -84,7 +85,7 @@ TEST(EvalConfig, KeysOverride) {
   EXPECT_EQ(config.profile.select.share, Share::kKv);
   EXPECT_EQ(config.profile.min_tokens, 100);
   EXPECT_EQ(config.profile.select.min_keep, 32);
-  EXPECT_TRUE(config.chunk);
+  EXPECT_EQ(config.chunk, cli::kChunkUbatch);
   EXPECT_FALSE(config.always_sparse);
 }
 
@@ -138,6 +139,58 @@ TEST(EvalConfig, ListsBecomeConfigurations) {
   for (const Config& config : configs) names.insert(config.name);
   EXPECT_EQ(names.size(), 5u);
   EXPECT_TRUE(names.contains("forced:keep=.2,layers=all"));
+}
+
+TEST(EvalConfig, ChunksAreReadWhereTheMethodCan) {
+  std::map<std::string, int32_t> chunks;
+  for (const Config& c : parse({"stock", "dense", "forced", "none", "random", "paper", "recent",
+                                "forced:fill=zero", "forced:mode=whole", "stock:chunk=4096",
+                                "dense:chunk=1024", "forced:chunk=1024/8192"})) {
+    chunks[c.name] = c.chunk;
+  }
+  const std::map<std::string, int32_t> expected = {
+      {"stock", 512}, {"dense", 2048}, {"forced", 2048}, {"none", 2048}, {"random", 2048},
+      {"paper", 0}, {"recent", 0}, {"forced:fill=zero", 0}, {"forced:mode=whole", 0},
+      {"stock:chunk=4096", 4096}, {"dense:chunk=1024", 1024}, {"forced:chunk=1024", 1024},
+      {"forced:chunk=8192", 8192}};
+  EXPECT_EQ(chunks, expected);
+  const auto longer = parse_configs({"forced", "stock"}, model_profile(), 4096);
+  ASSERT_TRUE(longer.ok());
+  EXPECT_EQ((*longer)[0].chunk, 4096) << "dense";
+  EXPECT_EQ((*longer)[1].chunk, 4096);
+  EXPECT_EQ((*longer)[2].chunk, 512) << "stock";
+  EXPECT_NE(error_of("forced:chunk=0").find("chunk=0; allowed: an integer from 1"),
+            std::string::npos);
+  EXPECT_NE(error_of("evict:chunk=512").find("mode=whole"), std::string::npos);
+  EXPECT_NE(error_of("dense:mode=whole").find("allowed: chunk, name"), std::string::npos);
+}
+
+TEST(EvalConfig, TheHeaderSaysWhichChunks) {
+  const auto chunk_of = [](const char* spec) { return config_line(parse({spec}).back()).chunk; };
+  EXPECT_EQ(chunk_of("stock"), std::nullopt) << "as in older files";
+  EXPECT_EQ(chunk_of("stock:chunk=2048"), 2048);
+  EXPECT_EQ(chunk_of("forced"), 2048);
+  EXPECT_EQ(chunk_of("forced:mode=whole"), std::nullopt);
+  EXPECT_EQ(config_line(parse({"forced:mode=whole"})[1]).mode, "whole");
+}
+
+TEST(EvalEqualWork, ChunksCountEachWithItsKeys) {
+  const Config forced = parse({"forced"})[1];
+  const ModelFingerprint& model = forced.profile.fingerprint;
+  SelectConfig select = forced.profile.select;
+  select.dense_policy = DensePolicy::kNever;
+  const auto work = [&](int64_t chunk) { return layer_work(model, select, 32768, chunk); };
+  EXPECT_EQ(work(0), work(32768));
+  EXPECT_LT(work(0), work(8192));
+  EXPECT_LT(work(8192), work(2048));
+  EXPECT_LT(work(2048), 0.4);
+  // Fewer rows than four observation windows choose nothing.
+  EXPECT_EQ(work(4 * select.obs_window - 1), 1);
+  // Baselines get what the selection gets in its chunks, also those that cannot read so.
+  const auto recent = [](const char* spec) {
+    return resolve(parse({spec})[1], 32768).profile.select.keep_count;
+  };
+  EXPECT_GT(recent("recent"), recent("recent:mode=whole"));
 }
 
 TEST(EvalConfig, LaterBudgetWins) {
@@ -225,7 +278,8 @@ double counted_work(const SelectConfig& select, int64_t tokens, int64_t kept, in
 
 TEST(EvalEqualWork, BaselinesDoAsMuchAsTheSelection) {
   for (const int32_t tokens : {2048, 4096, 8192, 32768}) {
-    const std::vector<Config> configs = parse({"forced", "none", "recent"});
+    const std::vector<Config> configs =
+        parse({"forced:mode=whole", "none:mode=whole", "recent:mode=whole"});
     const SelectConfig& forced = configs[1].profile.select;
     const auto kept = static_cast<int64_t>(forced.keep_ratio * (tokens - forced.obs_window));
     const double wanted = counted_work(forced, tokens, kept, 0);

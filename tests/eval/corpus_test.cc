@@ -26,7 +26,7 @@ TEST_P(ShippedText, IsUtf8AndFills128KTokens) {
   const Result<Filler> filler = load_filler(GetParam());
   ASSERT_TRUE(filler.ok()) << filler.status().message();
   EXPECT_EQ(filler->kind, GetParam());
-  EXPECT_EQ(first_invalid_utf8(filler->text), std::string::npos);
+  EXPECT_EQ(cli::first_invalid_utf8(filler->text), std::string::npos);
   EXPECT_GT(count_pieces(filler->text), 140 * 1024);
   EXPECT_EQ(filler->text.back(), '\n');
 }

@@ -10,7 +10,8 @@ namespace {
 
 // Layer l alone costs 0.001 * l on rung 0 (keeps more) and twice that on rung 1; harms add up.
 TuneProblem problem(double max_kl, int* calls) {
-  return {.num_layers = 9,
+  return {.layers = {1, 2, 3, 4, 5, 6, 7, 8},
+          .num_layers = 9,
           .rungs = 2,
           .base_rung = 0,
           .max_kl = max_kl,
@@ -68,10 +69,24 @@ TEST(EvalTuneSearch, AllLayersOrNone) {
   const Result<TuneOutcome> all = search(problem(1, &calls));
   ASSERT_TRUE(all.ok());
   EXPECT_EQ(all->feasible[0].rung, 1u) << "the cheaper rung is first";
-  EXPECT_EQ(all->feasible[0].layers.size(), 8u) << "never layer 0";
+  EXPECT_EQ(all->feasible[0].layers.size(), 8u);
   const Result<TuneOutcome> none = search(problem(1e-6, &calls));
   ASSERT_TRUE(none.ok());
   EXPECT_TRUE(none->feasible.empty());
+}
+
+TEST(EvalTuneSearch, OnlyLayersThatCanRunSparseAreTried) {
+  int calls = 0;
+  TuneProblem p = problem(1, &calls);
+  p.layers = {3, 6};  // the others slide
+  const Result<TuneOutcome> outcome = search(p);
+  ASSERT_TRUE(outcome.ok());
+  for (const Candidate& candidate : outcome->measured) {
+    for (const int32_t layer : candidate.layers) EXPECT_EQ(layer % 3, 0);
+  }
+  EXPECT_EQ(outcome->feasible[0].layers, p.layers);
+  EXPECT_NEAR(outcome->feasible[0].work, (7 + 2 * 0.1) / 9, 1e-12) << "dense ones count";
+  EXPECT_LE(calls, most_measurements(p));
 }
 
 TEST(EvalTuneSearch, AFailedMeasurementEndsIt) {

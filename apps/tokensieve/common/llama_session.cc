@@ -27,6 +27,19 @@ llama_rope_scaling_type to_llama(RopeScaling scaling) {
   return LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
 }
 
+// The KV cache of plain attention in f16; 0 where layers differ or have none, so that it is not
+// known from outside.
+int64_t kv_cache_bytes(const LlamaModel& model, int64_t context) {
+  const llama_model* m = model.get();
+  const ModelFingerprint f = model.fingerprint();
+  const bool latent = !model.metadata(f.architecture + ".attention.kv_lora_rank").empty();
+  if (llama_model_n_swa(m) > 0 || llama_model_is_recurrent(m) || llama_model_is_hybrid(m) ||
+      latent) {
+    return 0;
+  }
+  return context * f.num_layers * f.num_kv_heads * f.head_dim * 2 * 2;
+}
+
 Status cancelled() { return Status::error(StatusCode::kCancelled, "cancelled"); }
 
 }  // namespace
@@ -134,7 +147,23 @@ std::string LlamaModel::piece(llama_token token) const {
   return text;
 }
 
+Status check_memory(const LlamaModel& model, const ContextOptions& options) {
+  const int64_t cache = kv_cache_bytes(model, options.context);
+  const int64_t mask = int64_t{2} * options.context * std::min(options.ubatch, options.context);
+  const int64_t free = available_memory_bytes();
+  if (cache + mask <= free) return {};
+  constexpr double kMiB = 1 << 20;
+  return Status::error(StatusCode::kInvalidArgument,
+                       "a context of %d tokens that is read in ubatches of %d needs more than %.0f "
+                       "MiB (KV cache %.0f, mask %.0f), and %.0f MiB are free; use %s",
+                       options.context, options.ubatch, static_cast<double>(cache + mask) / kMiB,
+                       static_cast<double>(cache) / kMiB, static_cast<double>(mask) / kMiB,
+                       static_cast<double>(free) / kMiB,
+                       cache > free ? "fewer tokens" : "a smaller --ubatch or fewer tokens");
+}
+
 Result<LlamaContext> LlamaContext::create(const LlamaModel& model, const ContextOptions& options) {
+  TOKENSIEVE_RETURN_IF_ERROR(check_memory(model, options));
   clear_llama_errors();
   LlamaContext context;
   context.model_ = &model;

@@ -62,16 +62,15 @@ class LlamaModel {
   std::unique_ptr<llama_adapter_lora, FreeLora> lora_;  // freed before its model
 };
 
-// llama.cpp's default, and the cheapest for its own attention: 6,997 tokens of SmolLM2 took 86 CPU
-// seconds at 512, 98 at 2048 and 91 in one ubatch (one thread, one run each).
-inline constexpr int32_t kStockUbatch = 512;
-inline constexpr int32_t kChunkUbatch = 2048;
-
 struct ContextOptions {
   int32_t context = 0;   // tokens
   int32_t ubatch = 512;  // tokens per graph
   int32_t outputs = 1;   // most rows of logits in one decode
 };
+
+// Error: this machine has less free memory than the context surely needs, which is its attention
+// mask and, where all layers have the same, its KV cache.
+Status check_memory(const LlamaModel& model, const ContextOptions& options);
 
 class LlamaContext {
  public:
@@ -80,6 +79,8 @@ class LlamaContext {
   // One token through every layer, then forget it: weights are paged in and threads started, so
   // that the first run of a comparison pays nothing that the others do not.
   Status warm_up();
+  // From now on prefill() decodes so many tokens at a time: at most those of ContextOptions.
+  void set_ubatch(int32_t ubatch) { ubatch_ = ubatch; }
   void watch(NodeWatcher* watcher) { callbacks_->watcher = watcher; }
 
   // Decodes `tokens` ubatch by ubatch after what the memory holds; on_ubatch(number done) after

@@ -54,6 +54,15 @@ CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig
 
 }  // namespace
 
+void add_ubatch_option(CLI::App& command, int32_t& ubatch) {
+  command
+      .add_option("--ubatch", ubatch,
+                  "tokens of a prompt that are read at a time; llama.cpp's own attention reads 512")
+      ->check(CLI::Range(1, 1 << 30))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
 CLI::Validator real_range(double least, double most) {
   return CLI::Validator(
       [=](std::string& text) {

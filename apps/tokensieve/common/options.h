@@ -36,6 +36,9 @@ void add_model_options(CLI::App& command, ModelOptions& options);
 // The fields of SelectConfig that profiles have, with `select`'s present values as defaults.
 void add_select_options(CLI::App& command, SelectConfig& select);
 
+// --ubatch, with the present value as default.
+void add_ubatch_option(CLI::App& command, int32_t& ubatch);
+
 // A finite number from `least` to `most` (CLI::Range lets NaN through).
 CLI::Validator real_range(double least, double most);
 

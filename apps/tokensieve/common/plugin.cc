@@ -60,6 +60,7 @@ Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile,
   config.select = hook.select;
   config.select_user = hook.user;
   config.always_sparse = hook.always_sparse;
+  config.whole_prompts = hook.whole_prompts;
   char error[256] = {};
   if (configure_(&config, error, sizeof(error)) == 0) return {};
   return Status::error(StatusCode::kInvalidArgument, "the plug-in refused its settings: %s", error);
@@ -73,8 +74,13 @@ std::vector<LayerStats> Plugin::stats() const {
   stats_(raw.data(), count);
   std::vector<LayerStats> layers;
   for (const auto& r : raw) {
-    layers.push_back(
-        {r.layer, r.sparse_nodes, r.keep_ratio, r.work, r.attention_ms, r.reason});
+    layers.push_back({.layer = r.layer,
+                      .sparse_nodes = r.sparse_nodes,
+                      .never_sparse_nodes = r.never_sparse_nodes,
+                      .keep_ratio = r.keep_ratio,
+                      .work = r.work,
+                      .attention_ms = r.attention_ms,
+                      .dense_reason = r.reason});
   }
   return layers;
 }

@@ -15,6 +15,7 @@ namespace tokensieve::cli {
 struct LayerStats {
   int32_t layer = 0;
   int64_t sparse_nodes = 0;
+  int64_t never_sparse_nodes = 0;  // of windows and the like
   double keep_ratio = 1;
   double work = 1;
   double attention_ms = 0;
@@ -23,11 +24,12 @@ struct LayerStats {
   bool ran_sparse() const { return sparse_nodes > 0; }
 };
 
-// Who sees what sparse layers keep.
+// Who sees what sparse layers keep, and what the plug-in cannot know.
 struct PluginHook {
   tokensieve_ggml_select_fn select = nullptr;  // null: nobody is asked
   void* user = nullptr;
   bool always_sparse = false;  // also where dense is predicted to be faster
+  bool whole_prompts = false;  // prompts are read in one ubatch: zero fill may drop queries
 };
 
 class Plugin {

@@ -14,6 +14,10 @@ int default_threads();
 // weights are file pages and not counted.
 int64_t anonymous_memory_bytes();
 
+// What this process may still take: the machine's free memory and swap, the limits of its control
+// group and of ulimit -v. INT64_MAX when unknown.
+int64_t available_memory_bytes();
+
 // "none", or the NVIDIA devices that the kernel driver lists.
 std::string describe_gpus();
 
