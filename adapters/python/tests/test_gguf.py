@@ -1,4 +1,4 @@
-"""GGUF files that are damaged, or of something else: always an ArgumentError that names the file."""
+"""GGUF files that are damaged or of something else: an ArgumentError that names the file."""
 
 import random
 import struct

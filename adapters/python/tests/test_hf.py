@@ -32,6 +32,7 @@ FAMILIES = {
 }
 SPARSE = SelectConfig(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
                       local_window=64, fill="local", dense_policy="never")
+ZERO_FILL = dataclasses.replace(SPARSE, fill="zero")  # chunks keep all their queries
 
 NOT_LISTED, SHORT = "layer not in the profile", "prompt shorter than min_tokens"
 
@@ -154,7 +155,7 @@ def test_generate_and_streaming():
 def test_chunks_keep_the_newest_rows_exact():
     model, ids = make(), tokens(512)
     other = twin(model, "sdpa")
-    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    tokensieve.hf.configure(model, select=ZERO_FILL, layers=[3], min_tokens=300)
     cache, dense_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
     for chunk in ids.split(256, dim=1):
         mine = model(chunk, past_key_values=cache).logits
@@ -181,10 +182,12 @@ def test_short_chunks_run_dense():
 
 
 @torch.no_grad()
-def test_chunks_keep_the_first_tokens(monkeypatch):
-    """As in llama.cpp: attention sinks live there."""
-    model, ids = make(), tokens(600)
-    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+@pytest.mark.parametrize("fill, of_chunk", [
+    ("zero", dict(queries="all", protect_first=4)), ("local", {})])
+def test_settings_of_chunks_are_the_library_s(monkeypatch, fill, of_chunk):
+    """With zero fill only earlier keys are dropped, never the first: attention sinks live there."""
+    model, ids, select = make(), tokens(600), dataclasses.replace(SPARSE, fill=fill)
+    tokensieve.hf.configure(model, select=select, layers=[3], min_tokens=300)
     selects = []
     attend = tokensieve.hf.forward._attend.attend
     monkeypatch.setattr(tokensieve.hf.forward._attend, "attend", lambda q, k, v, settings, *a, **b:
@@ -192,7 +195,7 @@ def test_chunks_keep_the_first_tokens(monkeypatch):
     cache = DynamicCache(config=model.config)
     for chunk in ids.split(300, dim=1):
         model(chunk, past_key_values=cache)
-    assert selects == [SPARSE, dataclasses.replace(SPARSE, queries="all", protect_first=4)]
+    assert selects == [select, dataclasses.replace(select, **of_chunk)]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -232,7 +235,7 @@ def test_a_chunk_of_padding():
 def test_padded_chunks():
     model, ids = make(), tokens(512, batch=2)
     other = twin(model, "sdpa")
-    tokensieve.hf.configure(model, select=SPARSE, layers=[3], min_tokens=300)
+    tokensieve.hf.configure(model, select=ZERO_FILL, layers=[3], min_tokens=300)
     padding = torch.ones_like(ids)
     padding[1, :100] = 0
     cache, dense_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)

@@ -149,7 +149,7 @@ class Runner:
 def _header(cases: Cases, names: list[str], device: torch.device) -> Json:
     now = datetime.datetime.now(datetime.timezone.utc)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    made = {key: cases.header[key] for key in ("model", "seed", "tasks", "lengths", "cases")
+    made: Json = {key: cases.header[key] for key in ("model", "seed", "tasks", "lengths", "cases")
             if key in cases.header}
     configs = {config["name"]: config for config in cases.header["configs"]}
     return {"type": "run", "format": 1,
