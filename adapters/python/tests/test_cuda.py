@@ -4,6 +4,7 @@ Library built elsewhere: TOKENSIEVE_LIBRARY=build/bin/libtokensieve.so PYTHONPAT
 python3 -m pytest adapters/python/tests/test_cuda.py
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -238,7 +239,9 @@ def test_padding_chunks_and_static_caches():
     for row in range(2):
         real = padding[row].bool()
         near(together[row, real], logits(model, ids[row:row + 1, real])[0], 0.15)
-    tokensieve.hf.configure(model, select=HF_SPARSE, layers=[3], min_tokens=300)
+    # Zero fill answers every query of a chunk, its newest ones from all tokens.
+    tokensieve.hf.configure(model, select=dataclasses.replace(HF_SPARSE, fill="zero"), layers=[3],
+                            min_tokens=300)
     other = twin(model, "sdpa")
     caches = [DynamicCache(config=model.config) for _ in range(2)]
     with torch.no_grad():
