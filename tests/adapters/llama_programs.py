@@ -173,21 +173,23 @@ def test_quantised_cache():
 
 
 def test_sparse_answer():
-    """The shipped profile, the prompt in one ubatch or in chunks: sparse nodes run, the answer is right."""
+    """The shipped profile, the prompt in one ubatch or in chunks: sparse runs, right answers."""
     document = pathlib.Path(os.environ["TOKENSIEVE_TEST_DOCUMENT"]).read_text()
     prompt = ("<|im_start|>system\nYou answer questions about a document.<|im_end|>\n"
               f"<|im_start|>user\n{document}\n\nWhat is the access code for the archive room?"
               "<|im_end|>\n<|im_start|>assistant\n")
     for ubatch in (8192, 2048):
-        output = complete(prompt, "-c", 8192, "-b", ubatch, "-ub", ubatch, "-n", 16, **VIA_PATH, **STATS,
-                          TOKENSIEVE_PROFILE=os.environ["TOKENSIEVE_TEST_PROFILE"])
+        output = complete(prompt, "-c", 8192, "-b", ubatch, "-ub", ubatch, "-n", 16, **VIA_PATH,
+                          **STATS, TOKENSIEVE_PROFILE=os.environ["TOKENSIEVE_TEST_PROFILE"])
         chunks = -(-prompt_tokens(output) // ubatch)
         check_prefill_nodes(output, chunks)
         rows = layer_rows(output)
         check(rows["0"][1] == 0, "layer 0 is dense", output)
         check(rows["all"][1] >= 20, f"the profile's layers are sparse, not {rows['all'][1]}", output)
         check(rows["2"][2] < 0.6, f"layer 2 keeps about half, not {rows['2'][2]}", output)
-        check(rows["29"][2] < 0.25, f"layer 29, set apart, keeps less, not {rows['29'][2]}", output)
+        # The windows that choose are a larger share of a chunk's shorter prefixes.
+        check(rows["29"][2] < rows["2"][2] / 2, "layer 29, set apart, keeps less: "
+              f"{rows['29'][2]} against {rows['2'][2]}", output)
         answer = output.split("archive room?")[-1].split("common_perf_print")[0]
         check("48217" in answer, f"the answer holds the code: {answer!r}")
 
