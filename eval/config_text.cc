@@ -352,7 +352,9 @@ Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
       return Status::error(status.code(), "--config %s: %s", spec.c_str(), status.message());
     }
   }
-  if (std::none_of(configs.begin(), configs.end(), is_dense)) configs.push_back(dense_config(chunk));
+  if (std::none_of(configs.begin(), configs.end(), is_dense)) {
+    configs.push_back(dense_config(chunk));
+  }
   // Dense first: the others are compared with its logits while these are in memory.
   std::stable_partition(configs.begin(), configs.end(), is_dense);
   return configs;

@@ -28,8 +28,8 @@ double call_work(const ModelFingerprint& model, const SelectConfig& select, int6
   return keep < 0 ? 1 : work_of(*plan, keep);
 }
 
-// The same of a chunk, which the policy of all engines may run dense. Zero fill leaves a first chunk
-// dense, too (adapters/ggml/policy.cc).
+// The same of a chunk, which the policy of all engines may run dense. Zero fill leaves a first
+// chunk dense, too (adapters/ggml/policy.cc).
 double chunk_work(const ModelFingerprint& model, const SelectConfig& select, int64_t queries,
                   int64_t tokens) {
   if (queries == tokens && select.fill == Fill::kZero) return 1;

@@ -84,7 +84,8 @@ Status set_plugin_environment(const ExecOptions& options) {
   if (!options.mode.empty()) set_environment("TOKENSIEVE_MODE", options.mode);
   // llama.cpp's programs read these where their own options (-b, -ub) do not say otherwise.
   for (const char* name : {"LLAMA_ARG_UBATCH", "LLAMA_ARG_BATCH"}) {
-    if (options.mode != "off" && !environment(name)) set_environment(name, std::to_string(options.ubatch));
+    if (options.mode == "off" || environment(name)) continue;
+    set_environment(name, std::to_string(options.ubatch));
   }
   if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
   if (options.profile.empty()) return {};

@@ -395,8 +395,8 @@ TEST_F(Plugin, ZeroFillIsDenseInAFirstChunk) {
   for (const int32_t whole : {0, 1}) {
     tokensieve_ggml_config config = {sizeof(config), TOKENSIEVE_GGML_SPARSE, profile.c_str(),
                                      nullptr, nullptr, 0, whole};
-    ASSERT_EQ(function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(&config, nullptr, 0),
-              0);
+    const auto set = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure");
+    ASSERT_EQ(set(&config, nullptr, 0), 0);
     reset_stats();
     ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
     EXPECT_EQ(stats()[0].sparse_nodes, whole);
@@ -416,7 +416,7 @@ TEST_F(Plugin, WindowsAndChunksOfAttentionAreDenseInEveryMode) {
                           OpCase{.name = "chunks", .queries = 1400, .cells = 1536,
                                  .mask = chunks}}) {
     OpGraph graph(c);
-    for (const int mode : {TOKENSIEVE_GGML_SPARSE, TOKENSIEVE_GGML_WHOLE}) {  // WHOLE: an old name
+    for (const int mode : {TOKENSIEVE_GGML_SPARSE, TOKENSIEVE_GGML_WHOLE}) {  // an old name
       SCOPED_TRACE(c.name + " in mode " + std::to_string(mode));
       configure(mode, kProfile);
       reset_stats();
