@@ -70,7 +70,8 @@ class ProfileTest(EvalCase):
         self.assertEqual([f["answer"] for f in dense["follow_ups"]],
                          [f["answer"] for f in stock["follow_ups"]])
         self.assertEqual(dense["score"], 1, "dense must find the needle for this to mean anything")
-        self.assertLess(sparse["work"], 0.5, "sparse did not run sparse")
+        # Of three chunks the first ends before min_tokens and the last is short: both are dense.
+        self.assertLess(sparse["work"], 0.7, "sparse did not run sparse")
         pairs = [(dense, sparse), *zip(dense["follow_ups"], sparse["follow_ups"])]
         loss = [100 * (d["score"] - s["score"]) for d, s in pairs]
         self.assertLessEqual(sum(loss) / len(loss), LOSS_POINTS, loss)
