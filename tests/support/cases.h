@@ -289,40 +289,38 @@ inline std::vector<AttentionCase> sparse_cases() {
       c.select.share = Share::kLayer;
     }));
   }
+  for (const auto& [kind, base] :
+       {std::pair<std::string, const Case&>{"local", local}, {"part", part}}) {
+    const auto add = [&, prefix = kind + "_", &from = base](const char* name, auto change) {
+      cases.push_back(vary(from, prefix + name, change));
+    };
+    add("window0", [](Case& c) { c.select.local_window = 0; });
+    add("window_whole", [](Case& c) { c.select.local_window = 1 << 20; });
+    add("sinks0", [](Case& c) { c.select.sinks = 0; });
+    add("sinks64", [](Case& c) { c.select.sinks = 64; });
+    add("sinks0_window0", [](Case& c) { c.select.sinks = c.select.local_window = 0; });
+  }
   const auto add_local = [&](const char* name, auto change) {
     cases.push_back(vary(local, name, change));
   };
   add_local("local_suffix", [](Case& c) { c.shape.seqlen_q = 210; });
   add_local("local_suffix_is_window", [](Case& c) { c.shape.seqlen_q = 32; });
-  add_local("local_window0", [](Case& c) { c.select.local_window = 0; });
-  add_local("local_window_whole", [](Case& c) { c.select.local_window = 1 << 20; });
-  add_local("local_sinks0", [](Case& c) { c.select.sinks = 0; });
-  add_local("local_sinks64", [](Case& c) { c.select.sinks = 64; });
-  add_local("local_sinks0_window0", [](Case& c) { c.select.sinks = c.select.local_window = 0; });
   add_local("local_tau_window_odd_suffix", [](Case& c) {
     c.select.budget = BudgetPolicy::kTau;
     c.select.obs_window = 45;
     c.shape.seqlen_q = 333;
   });
-  // Rows of a chunk: beginning in a 64-row block, in the sinks, at a block; windows that reach past
-  // the chunk's start or the prompt's; no kept row but the newest; keys of many chunks before.
+  // Rows of a chunk: beginning in a 64-row block, in the sinks, at a block; keys of many chunks
+  // before.
   const auto add_part = [&](const std::string& name, auto change) {
     cases.push_back(vary(part, name, change));
   };
   for (int64_t queries : {64, 130, 194, 386, 447, 449}) {
     add_part("part_of_" + std::to_string(queries), [&](Case& c) { c.shape.seqlen_q = queries; });
   }
-  add_part("part_window0", [](Case& c) { c.select.local_window = 0; });
-  add_part("part_window_whole", [](Case& c) { c.select.local_window = 1 << 20; });
-  add_part("part_window_and_sinks0", [](Case& c) { c.select.sinks = c.select.local_window = 0; });
   add_part("part_begins_in_sinks", [](Case& c) {
     c.shape.seqlen_q = 420;
     c.select.sinks = 64;
-  });
-  add_part("part_keeps_one", [](Case& c) {
-    c.select.budget = BudgetPolicy::kKeepCount;
-    c.select.keep_count = 1;
-    c.select.min_keep = 0;
   });
   add_part("part_tau", [](Case& c) { c.select.budget = BudgetPolicy::kTau; });
   add_part("part_long", [](Case& c) {
