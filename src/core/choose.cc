@@ -19,12 +19,10 @@ constexpr int32_t kProtectFirst = 4;
 // chunks ask for, so zero fill answers every query (docs/chunks.md).
 DenseReason choose_chunk(const LayerCall& call, SelectConfig& select) {
   if (call.seqlen_q < kWindowsPerChunk * select.obs_window) return DenseReason::kFewRows;
-  if (select.fill == Fill::kLocal) {
-    select.queries = Queries::kKept;
-    return DenseReason::kNone;
+  select.queries = select.fill == Fill::kLocal ? Queries::kKept : Queries::kAll;
+  if (select.queries == Queries::kAll) {
+    select.protect_first = std::max(select.protect_first, kProtectFirst);
   }
-  select.queries = Queries::kAll;
-  select.protect_first = std::max(select.protect_first, kProtectFirst);
   return DenseReason::kNone;
 }
 
