@@ -17,7 +17,7 @@ Status Call::score() {
                               .q = tensor_of(in_.q),
                               .k = tensor_of(in_.k),
                               .obs_window = plan_.select.obs_window,
-                              .suffix = select_params(plan_).suffix,
+                              .suffix = suffix_param(plan_),
                               .token_score = own_scores(),
                               .prefix_stride = layout_.prefix_stride,
                               .score_batch_stride = layer_heads(plan_) * layout_.prefix_stride,

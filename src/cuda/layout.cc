@@ -74,6 +74,10 @@ Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs) {
           .cu_seqlens_kv = inputs.cu_seqlens_kv};
 }
 
+int32_t suffix_param(const Plan& plan) {
+  return plan.select.queries == Queries::kAll ? kChunkSuffix : plan.select.obs_window;
+}
+
 SelectParams select_params(const Plan& plan) {
   const SelectConfig& c = plan.select;
   const SetHeads set = set_heads(plan);
@@ -82,7 +86,7 @@ SelectParams select_params(const Plan& plan) {
           .first_head = static_cast<int32_t>(set.first),
           .heads_per_set = static_cast<int32_t>(set.heads_per_set),
           .longest_prefix = static_cast<int32_t>(plan.prefix_len),
-          .suffix = c.queries == Queries::kAll ? kChunkSuffix : c.obs_window,
+          .suffix = suffix_param(plan),
           .min_queries = c.obs_window,
           .whole_only = c.queries == Queries::kKept && c.fill == Fill::kZero,
           .rule = {.budget = c.budget,

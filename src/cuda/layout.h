@@ -44,6 +44,7 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* arena);
 // Parts of the parameter structs that follow from the plan alone.
 Heads heads_of(const Plan& plan);
 Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs);
+int32_t suffix_param(const Plan& plan);  // SelectParams::suffix
 SelectParams select_params(const Plan& plan);
 
 }  // namespace tokensieve::cuda
