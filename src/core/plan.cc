@@ -6,8 +6,10 @@
 #include "core/backend_table.h"
 #include "core/budget.h"
 #include "core/packed.h"
+#include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -132,12 +134,80 @@ const CostModel& cost_model(Backend backend) {
   }
 }
 
+namespace {
+
+// What an estimator costs per head, in dense pairs: rows against keys, a share of them each.
+double estimate_pairs(const BlockConfig& blocks, double rows, double keys) {
+  switch (blocks.pattern) {
+    case BlockPattern::kFlex:  // the probe's rows, and at most a map of tiles
+      return kBlock * keys + rows * keys / (2.0 * kBlock * kBlock);
+    case BlockPattern::kPooled:  // a mean key a tile
+      return rows * keys / (2.0 * kBlock);
+    case BlockPattern::kAntidiagonal:  // a product of stride rows for stride x stride pairs
+      return rows * keys / (4.0 * blocks.stride);
+    default:
+      return 0.0;
+  }
+}
+
+// The smallest density at which an estimator is worth trying for: what good ones visit at their
+// published settings on long prompts.
+constexpr double kGoodDensity = 0.25;
+
+// Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
+// caller means, whatever they cost.
+bool blocks_can_win(const Plan& plan) {
+  const BlockPattern pattern = plan.blocks.pattern;
+  if (pattern == BlockPattern::kGiven || pattern == BlockPattern::kScores) return true;
+  if (plan.select.dense_policy == DensePolicy::kNever) return true;
+  const AttentionShape& s = plan.shape;
+  const double keys = static_cast<double>(plan.path == Path::kSparse ? plan.keep_capacity() : s.seqlen_kv);
+  const double rows = std::min(static_cast<double>(s.seqlen_q), keys);
+  const double pairs = rows * (keys - rows / 2);
+  const double cost = cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, rows, keys);
+  return cost + kGoodDensity * pairs < kSafety * pairs;
+}
+
+// Resolves what a mask must hold, or that there is none.
+Status plan_blocks(const BlockConfig& blocks, const BackendOps& ops, Plan& plan) {
+  if (blocks.pattern == BlockPattern::kNone) return {};
+  if (ops.estimate_blocks == nullptr) {
+    return Status::error(StatusCode::kUnsupported,
+                         "backend %s has no block masks (blocks.pattern is %s); use cpu or ref",
+                         backend_name(plan.options.backend), name_of(blocks.pattern));
+  }
+  plan.blocks = blocks;
+  const BlockPattern pattern = blocks.pattern;
+  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal) {
+    plan.blocks.share = Share::kHead;
+  }
+  if (!blocks_can_win(plan)) {
+    plan.blocks.pattern = BlockPattern::kNone;
+    return {};
+  }
+  const Share share = plan.blocks.share;
+  plan.num_masks = share == Share::kHead ? plan.shape.num_q_heads
+                   : share == Share::kKv ? plan.shape.num_kv_heads
+                                         : 1;
+  plan.row_tiles = tiles_of(plan.shape.seqlen_q);
+  plan.mask_words = mask_words_of(tiles_of(plan.shape.seqlen_kv));
+  return {};
+}
+
+}  // namespace
+
 Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                        const PlanOptions& options) {
+  return make_plan(shape, select, BlockConfig{}, options);
+}
+
+Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
+                       const BlockConfig& blocks, const PlanOptions& options) {
   TOKENSIEVE_RETURN_IF_ERROR(validate_shape(shape));
   TOKENSIEVE_RETURN_IF_ERROR(validate_select(select));
   TOKENSIEVE_RETURN_IF_ERROR(validate_queries(shape, select));
   TOKENSIEVE_RETURN_IF_ERROR(validate_options(shape, options));
+  TOKENSIEVE_RETURN_IF_ERROR(validate_blocks(shape, select, blocks, options));
 
   Plan plan;
   plan.shape = shape;
@@ -172,6 +242,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
+  TOKENSIEVE_RETURN_IF_ERROR(plan_blocks(blocks, *ops, plan));
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

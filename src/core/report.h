@@ -7,8 +7,9 @@ namespace tokensieve {
 
 class ReportSum {
  public:
-  // A sequence that kept `keep` prefix tokens, or, with a reason, ran dense.
-  void add(const Plan& plan, int64_t keep, DenseReason reason);
+  // A sequence that kept `keep` prefix tokens, or, with a reason, ran dense; `density`: of its block
+  // masks.
+  void add(const Plan& plan, int64_t keep, DenseReason reason, double density = 1.0);
 
   // A sequence that was a call of its own.
   void add(const AttentionShape& shape, const RunReport& sequence);
@@ -17,7 +18,8 @@ class ReportSum {
   void finish(RunReport& report) const;
 
  private:
-  void add(const AttentionShape& shape, int64_t kept, double pairs, DenseReason reason, Path path);
+  void add(const AttentionShape& shape, int64_t kept, double pairs, double density,
+           DenseReason reason, Path path);
 
   Path path_ = Path::kDense;
   DenseReason reason_ = DenseReason::kNone;
@@ -25,6 +27,7 @@ class ReportSum {
   double tokens_ = 0;
   double pairs_ = 0;
   double dense_pairs_ = 0;
+  double density_ = 0;  // times dense_pairs
 };
 
 }  // namespace tokensieve

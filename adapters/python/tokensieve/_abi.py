@@ -12,7 +12,7 @@ import pathlib
 from typing import Any
 
 I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
-NUM_STAGES = 6
+NUM_STAGES = 7
 DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
 BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
 INVALID_ARGUMENT, UNSUPPORTED, DATA_ERROR = 1, 2, 6
