@@ -6,6 +6,7 @@ set(TOKENSIEVE_CLI ${PROJECT_IS_TOP_LEVEL} CACHE STRING
 option(TOKENSIEVE_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
 option(BUILD_SHARED_LIBS "Build libtokensieve.so instead of libtokensieve.a" OFF)
 option(TOKENSIEVE_OPENMP "Build the OpenMP executor and use it in the plug-in" ON)
+option(TOKENSIEVE_WHOLE_PROGRAMS "Let ctest run test programs, not each of their tests" OFF)
 option(TOKENSIEVE_FUZZ "Build the libFuzzer targets (clang)" OFF)
 set(TOKENSIEVE_CUDA AUTO CACHE STRING
     "CUDA backend for Hopper: ON (required), OFF, AUTO (when nvcc is found)")
