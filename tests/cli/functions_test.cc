@@ -54,6 +54,17 @@ TEST(Terminal, BarIsAlwaysAsWideAsAsked) {
   EXPECT_EQ(bar(0.125, 1), "▏");
 }
 
+TEST(Terminal, ProgressOfAPartIsAShareOfTheWhole) {
+  double seen = -1;
+  const OnProgress whole = [&](double fraction) { seen = fraction; };
+  const OnProgress last_quarter_of_half = part_of(part_of(whole, 1, 2), 3, 4);
+  last_quarter_of_half(0);
+  EXPECT_DOUBLE_EQ(seen, 0.875);
+  last_quarter_of_half(1);
+  EXPECT_DOUBLE_EQ(seen, 1);
+  EXPECT_FALSE(part_of(nullptr, 0, 2)) << "nobody to tell";
+}
+
 TEST(Terminal, WrapKeepsEveryWord) {
   EXPECT_EQ(wrap("the code is 42", 8), (std::vector<std::string>{"the code", "is 42"}));
   EXPECT_EQ(wrap("a\n\nb", 8), (std::vector<std::string>{"a", "", "b"}));
