@@ -2,7 +2,7 @@
 option(TOKENSIEVE_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(TOKENSIEVE_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
 set(TOKENSIEVE_CLI ${PROJECT_IS_TOP_LEVEL} CACHE STRING
-    "CLI (its llama.cpp commands need TOKENSIEVE_LLAMA): ON, OFF, AUTO (when CLI11 and fmt are found)")
+    "CLI (its llama.cpp commands need TOKENSIEVE_LLAMA): ON, OFF, AUTO (with CLI11 and fmt)")
 option(TOKENSIEVE_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
 option(BUILD_SHARED_LIBS "Build libtokensieve.so instead of libtokensieve.a" OFF)
 option(TOKENSIEVE_OPENMP "Build the OpenMP executor and use it in the plug-in" ON)

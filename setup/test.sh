@@ -35,8 +35,8 @@ sanitizer() {
 }
 
 # Every stage against the oracle on NEON. Chosen so that build and emulation take 4 CPU minutes
-# together: all of attend and of dense calls, and of each kind of sparse call (zero fill, local fill,
-# chunk) one for each type, width, layout and rounding.
+# together: all of attend and of dense calls, and of each kind of sparse call (zero fill, local
+# fill, chunk) one for each type, width, layout and rounding.
 part_aarch64() {
   local programs=(cpu_{attend,score,select,compact,scatter,backend,isa}_test)
   local sparse='[a-z]+_(kv|f16|d80_bf16|suffix|paged|softcap_scale|reference_rounding|odd_length)'
