@@ -128,8 +128,11 @@ Status Runner::prefill_with_window(Job& job) {
   TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed, {0, 2}));
   add_layers(plugin_.stats(), job.out.result);
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size()), {1, 2}));
+  // The rows after these see everything.
+  const double all = causal_pairs(static_cast<double>(job.prompt().size()));
+  const double before = causal_pairs(static_cast<double>(windowed.size()));
   for (LayerResult& layer : job.out.result.layers) {
-    if (layer.ran_sparse()) layer.work = *resolved.work;
+    layer.work = (layer.work * before + all - before) / all;
   }
   summarize(job.out.result);
   return {};

@@ -71,7 +71,7 @@ Result<int32_t> choose_context(const AskOptions& options, const LlamaModel& mode
 // Tokens that one graph reads. The paper's method has no chunks: its dropped queries are zeros.
 int32_t ubatch_of(const AskOptions& options, Attention attention, size_t prompt_tokens) {
   const auto tokens = static_cast<int32_t>(prompt_tokens);
-  int32_t ubatch = attention == Attention::kStock ? kStockUbatch : kChunkUbatch;
+  int32_t ubatch = attention == Attention::kStock ? kStockUbatch : chunk_ubatch(tokens);
   if (attention == Attention::kSparse && (options.whole || options.paper)) ubatch = tokens;
   if (options.ubatch > 0) ubatch = options.ubatch;
   return std::min(ubatch, tokens);

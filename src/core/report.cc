@@ -4,13 +4,12 @@
 
 namespace tokensieve {
 
-void ReportSum::add(const Plan& plan, int64_t keep, DenseReason reason) {
-  if (reason != DenseReason::kNone) {
-    add(plan.shape, plan.shape.seqlen_kv, dense_pairs(plan.shape), reason, Path::kDense);
-  } else {
-    add(plan.shape, keep + plan.suffix_len(), sparse_pairs(plan, keep).all(), reason,
-        Path::kSparse);
-  }
+void ReportSum::add_dense(const Plan& plan, DenseReason reason) {
+  add(plan.shape, plan.shape.seqlen_kv, dense_pairs(plan.shape), reason, Path::kDense);
+}
+
+void ReportSum::add_sparse(const Plan& plan, int64_t keep, double pairs) {
+  add(plan.shape, keep + plan.suffix_len(), pairs, DenseReason::kNone, Path::kSparse);
 }
 
 void ReportSum::add(const AttentionShape& shape, const RunReport& sequence) {

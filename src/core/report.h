@@ -7,8 +7,10 @@ namespace tokensieve {
 
 class ReportSum {
  public:
-  // A sequence that kept `keep` prefix tokens, or, with a reason, ran dense.
-  void add(const Plan& plan, int64_t keep, DenseReason reason);
+  void add_dense(const Plan& plan, DenseReason reason);
+
+  // A sequence that kept `keep` prefix tokens and computed so many pairs per query head.
+  void add_sparse(const Plan& plan, int64_t keep, double pairs);
 
   // A sequence that was a call of its own.
   void add(const AttentionShape& shape, const RunReport& sequence);

@@ -46,7 +46,11 @@ Executor& executor_of(const RunOptions& options) {
 void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunReport& report) {
   ReportSum sum;
   for (const Selection& sequence : sequences) {
-    sum.add(plan, sequence.budget.keep, sequence.reason);
+    if (sequence.dense()) {
+      sum.add_dense(plan, sequence.reason);
+    } else {
+      sum.add_sparse(plan, sequence.budget.keep, visible_pairs(plan, sequence));
+    }
   }
   sum.finish(report);
 }
