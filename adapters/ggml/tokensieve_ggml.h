@@ -16,8 +16,8 @@ extern "C" {
 enum tokensieve_ggml_mode {
   TOKENSIEVE_GGML_OFF = 0,   /* claims nothing: stock llama.cpp */
   TOKENSIEVE_GGML_DENSE = 1, /* tokensieve's dense kernel */
-  /* Layers of the profile choose tokens in every ubatch, among all tokens so far (default). A ubatch
-   * may be any part of a prompt. */
+  /* Layers of the profile choose tokens in every ubatch, among all tokens so far (default). A
+   * ubatch may be any part of a prompt. */
   TOKENSIEVE_GGML_SPARSE = 2,
   TOKENSIEVE_GGML_CHUNK = 2, /* old names of SPARSE */
   TOKENSIEVE_GGML_WHOLE = 3,

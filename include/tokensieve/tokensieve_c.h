@@ -8,8 +8,8 @@
  *   tokensieve_plan_free(plan);
  *
  * Conventions
- *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets together
- *     with the defaults, and grows at its end only; tensor and executor never do. Old programs keep
+ *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets
+ *     together with the defaults, and grows at its end only; tensor and executor never do. Old programs keep
  *     working with a new library; an old one refuses (UNSUPPORTED) fields that it does not know.
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
@@ -291,7 +291,7 @@ typedef struct tokensieve_inputs {
   const uint16_t* bias;       /* f16 [seqlen_q, k rows] added to logits, or NULL; needs causal 0 */
   int64_t bias_row_stride;    /* elements between bias rows */
   const float* bias_slopes;   /* f32 [num_q_heads]: factor of the bias per head, or NULL */
-  const int32_t* cu_seqlens_q;  /* packed plans: i32 [batch + 1], first row of every sequence in q */
+  const int32_t* cu_seqlens_q;  /* packed plans: i32 [batch + 1], first row of each sequence in q */
   const int32_t* cu_seqlens_kv; /* likewise in k and v */
   const tokensieve_keep_set* keep; /* given sets of <= keep_capacity, whatever min_keep: each ends
                                       with all tokens after prefix_len; count = length: dense.
