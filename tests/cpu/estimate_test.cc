@@ -148,6 +148,24 @@ void add_settings(std::vector<EstimateCase>& cases) {
   }
 }
 
+// More keys than a kernel takes at once: of tokens' groups, and of tiles.
+void add_long(std::vector<EstimateCase>& cases) {
+  const auto add = [&](const std::string& name, BlockPattern pattern, auto change) {
+    AttentionCase call = tokens(300, 33100);
+    call.shape.num_q_heads = call.shape.num_kv_heads = 1;
+    call.shape.head_dim = 16;
+    cases.push_back({call, config(pattern)});
+    cases.back().call.name = name;
+    cases.back().blocks.last_tiles = 0;
+    change(cases.back().blocks);
+  };
+  add("antidiagonal_long", BlockPattern::kAntidiagonal, [](BlockConfig&) {});
+  add("pooled_long", BlockPattern::kPooled, [](BlockConfig&) {});
+  add("pooled_layer_long", BlockPattern::kPooled, [](BlockConfig& b) { b.share = Share::kLayer; });
+  add("flex_lines_long", BlockPattern::kFlex, [](BlockConfig& b) { b.flex_tau = 0.0; });
+  add("flex_map_long", BlockPattern::kFlex, [](BlockConfig& b) { b.flex_tau = 2.0; });
+}
+
 std::vector<EstimateCase> estimate_cases() {
   std::vector<EstimateCase> cases;
   for (BlockPattern pattern :
@@ -156,7 +174,32 @@ std::vector<EstimateCase> estimate_cases() {
     add_features(cases, pattern);
   }
   add_settings(cases);
+  add_long(cases);
   return cases;
+}
+
+// Keys of a tile lean by an amount of their own towards what rows of a row tile look for, or away.
+CaseData make_data(const EstimateCase& c, uint64_t seed) {
+  CaseData data = test::make_data(c.call, seed);
+  if (c.call.content == Content::kTies || c.call.content == Content::kOneHot) return data;
+  test::Random random(seed + 100);
+  const AttentionShape& s = c.call.shape;
+  const auto lean = [&](test::Tensor& x, int64_t rows, int64_t heads, bool keys) {
+    for (int64_t b = 0; b < s.batch; ++b) {
+      for (int64_t h = 0; h < heads; ++h) {
+        double amount = 0.0;
+        for (int64_t j = 0; j < rows; ++j) {
+          if (j % 100 == 0) amount = 2.0 * random.normal();
+          const int64_t row =
+              keys && !data.kv_indices.empty() ? data.kv_indices[b * s.seqlen_kv + j] : j;
+          for (int64_t d = 0; d < 8; ++d) x.set(b, row, h, d, x.at(b, row, h, d) + amount);
+        }
+      }
+    }
+  };
+  lean(data.q, s.seqlen_q, s.num_q_heads, false);
+  lean(data.k, s.seqlen_kv, s.num_kv_heads, true);
+  return data;
 }
 
 AttentionInputs inputs_of(const EstimateCase& c, const CaseData& data) {
@@ -246,7 +289,7 @@ class CpuEstimate : public testing::TestWithParam<EstimateCase> {};
 
 TEST_P(CpuEstimate, ChoosesTheOraclesTilesUnderEveryIsa) {
   const EstimateCase& c = GetParam();
-  CaseData data = test::make_data(c.call, 1);
+  CaseData data = make_data(c, 1);
   const Plan plan =
       make_plan(c.call.shape, c.call.select, c.blocks, {.backend = Backend::kCpu}).value();
   ref::OracleResult expected;
@@ -271,7 +314,7 @@ TEST_P(CpuEstimate, ChoosesTheOraclesTilesUnderEveryIsa) {
 
 TEST_P(CpuEstimate, IsBitEqualAcrossThreads) {
   const EstimateCase& c = GetParam();
-  CaseData data = test::make_data(c.call, 2);
+  CaseData data = make_data(c, 2);
   const Call serial(c, data, Isa::kAuto, 1);
   const Call parallel(c, data, Isa::kAuto, 2);
   EXPECT_EQ(serial.outcome.bits, parallel.outcome.bits);
@@ -280,6 +323,78 @@ TEST_P(CpuEstimate, IsBitEqualAcrossThreads) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, CpuEstimate, testing::ValuesIn(estimate_cases()),
                          [](const auto& info) { return info.param.call.name; });
+
+// Sequences of one call, of which short ones may hold more heads at once than the longest.
+TEST(CpuEstimatePacked, AreTheSequencesOneByOne) {
+  const std::vector<int32_t> cu = {0, 300, 301, 1201, 1601};
+  for (BlockPattern pattern :
+       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+    for (const bool sparse : {false, true}) {
+      SCOPED_TRACE(std::string(short_name(pattern)) + (sparse ? ", sparse" : ", dense"));
+      EstimateCase c = {sparse ? selected(Fill::kZero, cu.back(), cu.back())
+                               : tokens(cu.back(), cu.back()),
+                        config(pattern)};
+      CaseData data = make_data(c, 3);
+      AttentionShape shape = c.call.shape;
+      shape.packed = true;
+      shape.batch = 4;
+      shape.seqlen_q = shape.seqlen_kv = 900;
+      const PlanOptions options = {.backend = Backend::kCpu};
+      const Plan plan = make_plan(shape, c.call.select, c.blocks, options).value();
+      AttentionInputs in = data.inputs();
+      in.cu_seqlens_q = in.cu_seqlens_kv = cu.data();
+      test::GuardedBytes workspace(workspace_bytes(plan));
+      const Status status = run(plan, in, data.outputs(), workspace.span());
+      ASSERT_TRUE(status.ok()) << status.message();
+      EXPECT_TRUE(workspace.guards_intact());
+      const std::vector<double> together = data.out_values();
+
+      data.poison_outputs();
+      for (size_t b = 0; b + 1 < cu.size(); ++b) {
+        AttentionShape one = c.call.shape;
+        one.seqlen_q = one.seqlen_kv = cu[b + 1] - cu[b];
+        AttentionInputs part = data.inputs();
+        AttentionOutputs out = {.out = data.out.view()};
+        for (TensorView* view : {&part.q, &part.k, &part.v, &out.out}) {
+          view->data = static_cast<float*>(view->data) + cu[b] * view->strides[1];
+          view->shape[1] = one.seqlen_q;
+        }
+        const Plan alone = make_plan(one, c.call.select, c.blocks, options).value();
+        test::GuardedBytes own(workspace_bytes(alone));
+        ASSERT_TRUE(run(alone, part, out, own.span()).ok());
+      }
+      EXPECT_EQ(together, data.out_values());
+    }
+  }
+}
+
+// At whatever task the caller says so, on poisoned memory.
+TEST(CpuEstimateCancel, StopsAndSaysSo) {
+  for (BlockPattern pattern :
+       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+    SCOPED_TRACE(short_name(pattern));
+    EstimateCase c = {tokens(700, 700), config(pattern)};
+    c.blocks.flex_tau = 2.0;
+    CaseData data = make_data(c, 4);
+    const Plan plan =
+        make_plan(c.call.shape, c.call.select, c.blocks, {.backend = Backend::kCpu}).value();
+    std::vector<uint32_t> bits(plan.num_masks * plan.row_tiles * plan.mask_words);
+    const BlockMask mask = {bits.data(), plan.row_tiles, plan.mask_words, plan.num_masks};
+    StatusCode code = StatusCode::kCancelled;
+    int no = 0;
+    for (; code == StatusCode::kCancelled; ++no) {
+      test::GuardedBytes workspace(workspace_bytes(plan));
+      int left = no;
+      code = estimate_blocks(plan, data.inputs(), mask, workspace.span(),
+                             {.should_cancel = [](void* n) { return (*static_cast<int*>(n))-- == 0; },
+                              .cancel_context = &left})
+                 .code();
+      EXPECT_TRUE(workspace.guards_intact());
+    }
+    EXPECT_EQ(code, StatusCode::kOk);
+    EXPECT_GT(no, 10);
+  }
+}
 
 }  // namespace
 }  // namespace tokensieve
