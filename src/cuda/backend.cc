@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/backend_table.h"
 #include "core/plan.h"
 #include "core/report.h"
+#include "core/work.h"
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
@@ -170,23 +172,64 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
                                plan.shape.head_dim * 2, static_cast<cudaStream_t>(options.stream)));
 }
 
-// Counts of a finished run; packed: cu_seqlens_q, then cu_seqlens_kv.
-RunReport full_report(const Plan& plan, const std::vector<int32_t>& count,
-                      const std::vector<int32_t>& cu_seqlens) {
+// What a finished run of a sparse plan left in the workspace.
+struct Left {
+  std::vector<int32_t> count;       // [batch]
+  std::vector<int32_t> cu_seqlens;  // packed: [2, batch + 1] of q, of kv
+  std::vector<int64_t> far_pairs;   // local fill: [batch, num_sets]
+};
+
+template <typename T>
+Status fetch(const T* from, int64_t size, std::vector<T>& to, cudaStream_t stream) {
+  to.resize(static_cast<size_t>(size));
+  return launched("read of counts", cudaMemcpyAsync(to.data(), from, to.size() * sizeof(T),
+                                                    cudaMemcpyDeviceToHost, stream));
+}
+
+// Enqueues the reads.
+Status fetch_left(const Plan& plan, const Layout& layout, cudaStream_t stream, Left& left) {
+  const int64_t batch = plan.shape.batch;
+  TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.count, batch, left.count, stream));
+  Sequences sequences = sequences_of(plan, {});
+  if (plan.shape.packed) {
+    sequences.cu_seqlens_q = layout.cu_seqlens;
+    sequences.cu_seqlens_kv = layout.cu_seqlens + batch + 1;
+    TOKENSIEVE_RETURN_IF_ERROR(
+        fetch(layout.cu_seqlens, 2 * (batch + 1), left.cu_seqlens, stream));
+  }
+  if (!has_far_pairs(plan.select)) return {};
+  const FarPairsParams params = {
+      .sequences = sequences,
+      .selection = own_selection(plan, layout),
+      .local = {.window = plan.select.local_window, .sink_tokens = plan.select.sinks},
+      .far_pairs = layout.far_pairs};
+  TOKENSIEVE_RETURN_IF_ERROR(launched("count of pairs", count_far_pairs(params, stream)));
+  return fetch(layout.far_pairs, batch * plan.num_sets, left.far_pairs, stream);
+}
+
+RunReport full_report(const Plan& plan, const Left& left) {
   ReportSum sum;
-  for (size_t b = 0; b < count.size(); ++b) {
+  for (size_t b = 0; b < left.count.size(); ++b) {
     Plan one = plan;
     if (plan.shape.packed) {
-      const int32_t* q = &cu_seqlens[b];
-      const int32_t* kv = q + count.size() + 1;
+      const int32_t* q = &left.cu_seqlens[b];
+      const int32_t* kv = q + left.count.size() + 1;
       if (q[1] == q[0]) continue;
       one.shape.seqlen_q = q[1] - q[0];
       one.shape.seqlen_kv = kv[1] - kv[0];
       one.prefix_len = one.shape.seqlen_kv - suffix_of(plan.select, one.shape.seqlen_q);
     }
-    const bool dense = count[b] == one.shape.seqlen_kv;
-    sum.add(one, count[b] - one.suffix_len(),
-            dense ? DenseReason::kDecidedOnDevice : DenseReason::kNone);
+    if (left.count[b] == one.shape.seqlen_kv) {
+      sum.add_dense(one, DenseReason::kDecidedOnDevice);
+      continue;
+    }
+    const int64_t keep = left.count[b] - one.suffix_len();
+    int64_t far = 0;
+    if (!left.far_pairs.empty()) {
+      const auto sets = left.far_pairs.begin() + static_cast<int64_t>(b) * plan.num_sets;
+      far = std::accumulate(sets, sets + plan.num_sets, int64_t{0});
+    }
+    sum.add_sparse(one, keep, counted_pairs(one, keep, far));
   }
   RunReport report;
   sum.finish(report);
@@ -200,21 +243,11 @@ Status read_report(const Plan& plan, std::span<std::byte> workspace, void* strea
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
   const auto queue = static_cast<cudaStream_t>(stream);
-  std::vector<int32_t> count, cu_seqlens;
-  const auto fetch = [&](const int32_t* from, int64_t size, std::vector<int32_t>& to) {
-    to.resize(static_cast<size_t>(size));
-    return launched("read of counts", cudaMemcpyAsync(to.data(), from, to.size() * sizeof(int32_t),
-                                                      cudaMemcpyDeviceToHost, queue));
-  };
-  if (plan.path == Path::kSparse) {
-    TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.count, plan.shape.batch, count));
-    if (plan.shape.packed) {
-      TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.cu_seqlens, 2 * (plan.shape.batch + 1), cu_seqlens));
-    }
-  }
+  const bool sparse = plan.path == Path::kSparse;
+  Left left;
+  if (sparse) TOKENSIEVE_RETURN_IF_ERROR(fetch_left(plan, layout, queue, left));
   TOKENSIEVE_RETURN_IF_ERROR(launched("run", cudaStreamSynchronize(queue)));
-  report =
-      plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens) : early_report(plan);
+  report = sparse ? full_report(plan, left) : early_report(plan);
   return {};
 }
 

@@ -111,16 +111,6 @@ Status Call::attend_dense(const AttentionOutputs& out) {
   return attend_pass(params, Keys::kCausal, kFirstPass);
 }
 
-Selection Call::own_selection() const {
-  return {.indices = layout_.indices,
-          .mask = layout_.mask,
-          .rank = layout_.rank,
-          .count = layout_.count,
-          .num_sets = plan_.num_sets,
-          .capacity = layout_.capacity,
-          .words = layout_.words};
-}
-
 Status Call::keep_lengths() {
   if (!plan_.shape.packed) return {};
   const int64_t entries = plan_.shape.batch + 1;

@@ -38,7 +38,7 @@ class Call {
   Status compact(const Selection& selection);
   // Stages attend and scatter.
   Status attend(const AttentionOutputs& out, const Selection& selection);
-  Selection own_selection() const;
+  Selection own_selection() const { return cuda::own_selection(plan_, layout_); }
   // The sequences' lengths, for read_report.
   Status keep_lengths();
 
