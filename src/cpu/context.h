@@ -53,7 +53,8 @@ struct Context {
   float softcap_log2() const { return plan.shape.softcap * kLog2E; }
   int64_t q_offset() const { return plan.shape.seqlen_kv - plan.shape.seqlen_q; }
 
-  // Rows by position among the tokens of `list`, or among all. Those of q begin with the first query.
+  // Rows by position among the tokens of `list`, or among all. Those of q begin with the first
+  // query.
   Rows q_rows(int64_t batch, int64_t head, const int32_t* list) const {
     Rows q = rows(in.q, batch, head);
     q.base -= q_offset() * q.stride_bytes;

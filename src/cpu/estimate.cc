@@ -71,7 +71,9 @@ void fail(const Context& context, int64_t m) {
   std::atomic_ref<uint32_t>(context.layout.failed[m]).store(1, std::memory_order_relaxed);
 }
 
-int64_t fixed_point(float x) { return std::llrint(std::ldexp(static_cast<double>(x), 48)); }
+int64_t fixed_point(float x) {
+  return static_cast<int64_t>(static_cast<double>(x) * 0x1p48 + 0.5);  // x is never negative
+}
 
 int64_t fixed_sum(std::span<const float> values) {
   int64_t sum = 0;

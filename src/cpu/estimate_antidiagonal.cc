@@ -143,7 +143,8 @@ class Antidiagonal {
     const float scale = estimate_scale(c_.plan) / static_cast<float>(stride_);
     for (int64_t i = 0; i < stride_; ++i, qt += dim() * cols_) {
       int count = 0;
-      for (int64_t at = row + stride_ - 1 - i; count < groups && at < head.grid.keys; at += stride_) {
+      const int64_t first = row + stride_ - 1 - i;
+      for (int64_t at = first; count < groups && at < head.grid.keys; at += stride_) {
         tokens[count++] = head.q.indices ? head.q.indices[at] : static_cast<int32_t>(at);
       }
       if (count == 0) std::fill_n(qt, dim() * cols_, 0.0f);

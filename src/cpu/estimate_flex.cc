@@ -7,18 +7,15 @@
 #include "cpu/arena.h"
 #include "cpu/estimate.h"
 #include "cpu/score.h"
+#include "cpu/tile_map.h"
 
 namespace tokensieve::cpu {
 namespace {
 
 struct Buffers {
   float* means;           // [groups][mean_tiles][dim]: mean keys
-  float* mean_queries;    // [row_tiles][dim], of one head
-  float* map;             // [row_tiles][key_tiles], of one head
-  float* ranked;          // [row_tiles][key_tiles]: scratch of the map's selection
-  int32_t* chosen;        // [row_tiles][key_tiles]
+  TileMap map;
   uint32_t* query_aware;  // [num_q_heads]
-  float* stats;           // [threads][2][panel_cols]
   // A head's choice of lines, [threads] each.
   float* lines;        // [keys]: scratch
   double* prediction;  // [key_tiles]
@@ -33,16 +30,12 @@ struct Buffers {
 // What grows with length first; the rest is bounded by kPhaseBytes.
 Buffers take_buffers(Arena& arena, const Plan& plan, const Kernels& kernels) {
   const int64_t keys = plan.shape.seqlen_kv, threads = plan.options.num_threads;
-  const int64_t tiles = tiles_of(keys), map = plan.row_tiles * tiles;
-  const int64_t dim = plan.shape.head_dim, cols = kernels.panel_cols;
+  const int64_t tiles = tiles_of(keys), cols = kernels.panel_cols;
   Buffers buffers;
-  buffers.means = arena.take<float>(key_groups(plan).count * mean_tiles(plan) * dim);
-  buffers.mean_queries = arena.take<float>(plan.row_tiles * dim);
-  buffers.map = arena.take<float>(map);
-  buffers.ranked = arena.take<float>(map);
-  buffers.chosen = arena.take<int32_t>(map);
+  buffers.means =
+      arena.take<float>(key_groups(plan).count * mean_tiles(plan) * plan.shape.head_dim);
+  buffers.map = TileMap(arena, plan, kernels);
   buffers.query_aware = arena.take<uint32_t>(plan.shape.num_q_heads);
-  buffers.stats = arena.take<float>(threads * 2 * cols);
   buffers.lines = arena.take<float>(threads * keys);
   buffers.prediction = arena.take<double>(threads * tiles);
   buffers.sums = arena.take<double>(threads * 2 * tiles);
@@ -116,7 +109,8 @@ class Flex {
                   [&](int64_t i, int thread) { choose_lines(head + i, i, thread); });
     }
     for (int64_t head = 0; head < heads && !c_.cancelled; ++head) {
-      if (buffers_.query_aware[head] != 0) choose_tiles(head);
+      if (buffers_.query_aware[head] == 0) continue;
+      buffers_.map.visit(c_, rows_of(head), means(head), gamma(head), head);
     }
   }
 
@@ -153,8 +147,8 @@ class Flex {
                                     [](double p) { return std::isfinite(p); });
     if (!finite || !all_finite(vertical) || !all_finite(slash)) return fail(c_, head);
 
-    // Tile distances are counted from the far end, as in the official code: where keys is no multiple
-    // of kBlock, tile distance 0 has keys % kBlock of them.
+    // Tile distances are counted from the far end, as in the official code: where keys is no
+    // multiple of kBlock, tile distance 0 has keys % kBlock of them.
     std::fill(sums.begin(), sums.end(), 0.0);
     for (int64_t j = 0; j < keys_; ++j) {
       sums[j / kBlock] += vertical[j];
@@ -213,73 +207,6 @@ class Flex {
           if (k >= 0) mask.set(t, k);
         }
       }
-    }
-  }
-
-  // The largest tiles of the map of mean queries and mean keys: gamma of its mass, without the tile
-  // that crosses it.
-  void choose_tiles(int64_t head) const {
-    const HeadRows rows = rows_of(head);
-    const int64_t row_tiles = rows.grid.row_tiles(), cols = c_.kernels.panel_cols;
-    c_.parallel(Stage::kEstimate, row_tiles, [&](int64_t t, int thread) {
-      const int64_t begin = rows.grid.row_begin(t);
-      mean_row(c_.kernels, rows.q, begin, rows.grid.row_end(t) - begin, dim(), 1.0f,
-               c_.scratch(thread).tile.q, buffers_.mean_queries + t * dim());
-    });
-    c_.parallel(Stage::kEstimate, (row_tiles + cols - 1) / cols, [&](int64_t i, int thread) {
-      const int64_t count = std::min(cols, row_tiles - i * cols);
-      map_rows(rows.grid, head, i * cols, static_cast<int>(count), thread);
-    });
-    c_.parallel(Stage::kEstimate, 1, [&](int64_t, int) { visit_map(head, row_tiles); });
-  }
-
-  // Rows [first, first + count) of the map. Row tile t sees tiles before end(t), which is one more
-  // for each.
-  void map_rows(const TileGrid& grid, int64_t head, int64_t first, int count, int thread) const {
-    const Tile tile = c_.scratch(thread).tile;
-    const int64_t bytes = dim() * static_cast<int64_t>(sizeof(float));
-    const auto rows = [&](const float* x) {
-      return Rows{.base = reinterpret_cast<const char*>(x), .stride_bytes = bytes};
-    };
-    c_.kernels.pack_queries(rows(buffers_.mean_queries), first, count, dim(),
-                            estimate_scale(c_.plan), tile.q);
-    const std::span<float> stats = part(buffers_.stats, 2 * c_.kernels.panel_cols, thread);
-    float* largest = stats.data();
-    float* total = largest + c_.kernels.panel_cols;
-    for (int i = 0; i < count; ++i) largest[i] = kMasked, total[i] = 0.0f;
-    for (int64_t k = 0; k < tiles_; k += kBlockKeys) {
-      const int keys = static_cast<int>(std::min<int64_t>(kBlockKeys, tiles_ - k));
-      c_.kernels.score_block(rows(means(head)), k, keys, dim(), tile.q,
-                             {.query = grid.end(0) - 1 + first, .key = k}, 0.0f, nullptr, tile.s,
-                             tile.m, tile.l);
-      for (int i = 0; i < count; ++i) {
-        float* row = buffers_.map + (first + i) * tiles_;
-        const float max = std::max(largest[i], tile.m[i]);
-        const float before = std::exp2(largest[i] - max), now = std::exp2(tile.m[i] - max);
-        for (int64_t j = 0; j < k; ++j) row[j] *= before;
-        for (int64_t j = 0; j < keys; ++j) {
-          row[k + j] = now * tile.s[j * c_.kernels.panel_cols + i];
-        }
-        total[i] = total[i] * before + tile.l[i] * now;
-        largest[i] = max;
-      }
-    }
-    for (int i = 0; i < count; ++i) {
-      float* row = buffers_.map + (first + i) * tiles_;
-      for (int64_t j = 0; j < tiles_; ++j) row[j] /= total[i];
-    }
-  }
-
-  void visit_map(int64_t head, int64_t row_tiles) const {
-    const auto size = static_cast<size_t>(row_tiles * tiles_);
-    const std::span<float> map(buffers_.map, size), ranked(buffers_.ranked, size);
-    if (!all_finite(map)) return fail(c_, head);
-    std::copy(map.begin(), map.end(), ranked.begin());
-    const int64_t count = largest_within(ranked, share_of(fixed_sum(map), gamma(head)));
-    top_tokens(map, count, 0, false, ranked, buffers_.chosen);
-    const MaskRows mask = c_.mask_of(head);
-    for (int64_t i = 0; i < count; ++i) {
-      mask.set(buffers_.chosen[i] / tiles_, buffers_.chosen[i] % tiles_);
     }
   }
 

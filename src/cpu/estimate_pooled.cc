@@ -89,8 +89,8 @@ class Pooled {
     return false;
   }
 
-  // V1, a mask for a head: a row counts for tiles up to its own position. V2, for several: for those
-  // whose first key it sees, of the tiles that end no later than the row tile.
+  // V1, a mask for a head: a row counts for tiles up to its own position. V2, for several: for
+  // those whose first key it sees, of the tiles that end no later than the row tile.
   void add_head(int64_t q_head, int64_t t, int thread, Energies& energies) const {
     const HeadRows head = head_rows(c_, batch_, keep_, q_head);
     const TileGrid& grid = head.grid;

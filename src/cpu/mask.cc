@@ -26,8 +26,8 @@ void take_scores(const Context& c, int64_t b, int64_t m, const MaskRows& mask) {
   }
 }
 
-// All rows of a mask whose estimate failed, else the newest that visit everything. Of every head: in
-// a chunk, heads that keep tokens of their own may differ in where their rows begin.
+// All rows of a mask whose estimate failed, else the newest that visit everything. Of every head:
+// in a chunk, heads that keep tokens of their own may differ in where their rows begin.
 void visit_dense_rows(const Context& c, int64_t keep, int64_t m) {
   for (int64_t head = m * c.heads_per_mask(); head < (m + 1) * c.heads_per_mask(); ++head) {
     const TileGrid grid = tile_grid(c.plan, c.kept_of(head, keep));

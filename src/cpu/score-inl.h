@@ -40,7 +40,7 @@ HWY_INLINE void score_rows(const float* a, int64_t a_stride, int keys, int dim, 
   }
 }
 
-constexpr int kDepth = 256;
+constexpr int kDepth = 128;
 
 // Logits e [count][kPanelCols] of `count` keys.
 HWY_INLINE void score_logits(const Rows& k, int64_t first, int count, int dim, const float* qt,

@@ -385,9 +385,9 @@ TEST(CpuEstimateCancel, StopsAndSaysSo) {
     for (; code == StatusCode::kCancelled; ++no) {
       test::GuardedBytes workspace(workspace_bytes(plan));
       int left = no;
+      const auto last = [](void* n) { return (*static_cast<int*>(n))-- == 0; };
       code = estimate_blocks(plan, data.inputs(), mask, workspace.span(),
-                             {.should_cancel = [](void* n) { return (*static_cast<int*>(n))-- == 0; },
-                              .cancel_context = &left})
+                             {.should_cancel = last, .cancel_context = &left})
                  .code();
       EXPECT_TRUE(workspace.guards_intact());
     }
