@@ -122,7 +122,9 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   if (plan.shape.packed) {
     // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
     // panels or exponentials (with their maxima, sums and distances), and all queries.
-    const int64_t rows = round_up(std::max(plan.select.obs_window, kBlock), kernels.panel_cols);
+    const int64_t probe = plan.blocks.pattern == BlockPattern::kFlex ? kBlock : 0;
+    const int64_t rows =
+        round_up(std::max<int64_t>(plan.select.obs_window, probe), kernels.panel_cols);
     const int64_t queries = rows * plan.shape.num_q_heads * plan.shape.head_dim;
     most = std::max(most, phase + estimate + 2 * kPhaseBytes +
                               static_cast<size_t>(queries) * sizeof(float));
