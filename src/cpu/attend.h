@@ -102,8 +102,8 @@ class Attender {
   void pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target);
   bool listed(const PanelGroup& group, const TileGrid& grid, int64_t key_tile) const;
 
-  // Continues `tile` over keys `range` of the panels, or those of them that the block mask of `head`
-  // lists for row tile `row_tile`.
+  // Continues `tile` over keys `range` of the panels, or those of them that the block mask of
+  // `head` lists for row tile `row_tile`.
   void attend_keys(const Tile& tile, const Panels& panels, const KeyRange& range,
                    const int32_t* row_end, const Logits& logits, int64_t head,
                    int64_t row_tile) const;

@@ -286,6 +286,23 @@ TEST(CpuBlocksUnlisted, KeysDoNotShow) {
   }
 }
 
+// The dense one's tiles are those of all tokens.
+TEST(CpuBlocksBatch, SparseAndDenseSequencesTakeTurns) {
+  for (const Fill fill : {Fill::kZero, Fill::kLocal}) {
+    BlockCase c = sparse_case(fill);
+    c.call.shape.batch = 3;
+    Call call(c, 5);
+    call.count[1] = c.call.shape.seqlen_kv;
+    call.bits = test::make_mask(call.plan, call.keep(), Tiles::kRandom, 5);
+    ref::OracleResult expected;
+    ASSERT_TRUE(ref::run_oracle(call.plan, call.inputs(), {}, expected).ok());
+    const Outcome actual = run_call(call);
+    EXPECT_TRUE(test::close(actual.out, expected.out, test::output_tolerance(c.call),
+                            {3, 700, 4, 64}));
+    EXPECT_EQ(actual.report.block_density, expected.report.block_density);
+  }
+}
+
 // Three sequences in one call; the middle one is all NaN. Each is what it is alone.
 TEST(CpuBlocksPacked, AreTheSequencesOneByOne) {
   const std::vector<int32_t> cu = {0, 300, 429, 929};
