@@ -184,7 +184,8 @@ def _run(call: Call, keys: VisibleKeys, profile: Profile) -> tuple[Tensor, Repor
     reports: list[Any] = []
     with torch.no_grad():
         for part in _parts(call, keys, profile):
-            settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd")
+            settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd",
+                                   blocks=part.choice.blocks)
             reports.append(_attend.attend(
                 query[part.sequences, :, part.rows], key[part.sequences, :, part.keys],
                 value[part.sequences, :, part.keys], settings, Extras(sinks), group=group,
