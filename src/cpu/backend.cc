@@ -96,12 +96,13 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
                                         : choose_tokens(context, b, &reason);
     }
     if (context.cancelled) break;
+    const double density = mask_sequence(context, b, keep, reason);
     if (keep >= 0) {
       attend_sparse(context, b, keep);
     } else {
       attend_dense(context, b);
     }
-    context.sum.add(plan, keep, reason);
+    context.sum.add(plan, keep, reason, density);
   }
   return finish(context);
 }
@@ -132,6 +133,20 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   return finish(context);
 }
 
+// Its masks are written where they are wanted.
+Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockMask& mask,
+                       std::span<std::byte> workspace, const RunOptions& options) {
+  Context context = make_context(plan, in, kNoOutputs, workspace, options);
+  for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
+    DenseReason reason = plan.reason;
+    const int64_t keep =
+        plan.path == Path::kSparse ? take_given_tokens(context, b, &reason) : -1;
+    context.layout.mask = mask_rows(mask, b, 0).bits;
+    context.sum.add(plan, keep, reason, mask_sequence(context, b, keep, reason));
+  }
+  return finish(context);
+}
+
 }  // namespace
 }  // namespace cpu
 
@@ -144,6 +159,7 @@ const BackendOps kCpuOps = {
     .select_tokens = cpu::select_tokens,
     .compact = cpu::compact,
     .scatter = cpu::scatter,
+    .estimate_blocks = cpu::estimate_blocks,
 };
 
 }  // namespace tokensieve
