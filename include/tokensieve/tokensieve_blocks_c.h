@@ -27,7 +27,7 @@ enum tokensieve_block_pattern {
 typedef struct tokensieve_blocks {
   uint32_t struct_size;
   int32_t pattern;      /* enum tokensieve_block_pattern; default none */
-  int32_t share;        /* enum tokensieve_share: whose masks (given, scores, pooled); default head */
+  int32_t share;        /* enum tokensieve_share: of given, scores and pooled; default head */
   int32_t stride;       /* antidiagonal: 8, 16 or 32; default 16 */
   double gamma;         /* flex: [0, 1]; default 0.9 */
   double flex_tau;      /* flex: [0, 2]; default 0.1 */

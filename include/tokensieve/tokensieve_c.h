@@ -298,8 +298,8 @@ typedef struct tokensieve_inputs {
                                       with all tokens after prefix_len; count = length: dense.
                                       NULL: run chooses */
   const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
-  const float* block_scores;     /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
-  const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha or threshold, or NULL */
+  const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
+  const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {

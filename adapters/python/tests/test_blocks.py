@@ -1,5 +1,6 @@
 """Block masks: conversions from and to what others hold, and attention over them against NumPy."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -155,6 +156,7 @@ def test_bad_forms():
     refuse(r"has 4 entries; allowed: 0 to 3", BlockMask.from_fa4, count + 3, index)
     refuse(r"has -1 entries", BlockMask.from_fa4, count - 2, index)
     refuse("mask_block_cnt has shape", BlockMask.from_fa4, count[0], index)
+    refuse("neither mask_block_cnt nor full_block_cnt", BlockMask.from_fa4, None, None)
     refuse(r"row block 0 \(batch 0, head 0\) names key block 0, on the diagonal, as a full",
            BlockMask.from_fa4, full[0], full[1], count, index)
     refuse("row block 1 .* names key block 0 in both", BlockMask.from_fa4,
@@ -286,6 +288,23 @@ def test_estimates_are_what_attention_visits(blocks, queries):
         tokensieve.attention(q, k, v, block_mask=mask, backend="ref"), out)
     assert report.block_density == pytest.approx(mask.density())
     assert report.stage_ns["estimate"] > 0
+
+
+@pytest.mark.parametrize("select", [None, SelectConfig(
+    budget="keep_ratio", keep_ratio=0.6, min_keep=16, obs_window=64, share="layer")])
+def test_compiled_functions_take_blocks(select):
+    q, k, v = (torch.from_numpy(x) for x in tensors(14, 900, 900))
+    select = dataclasses.replace(select or SelectConfig(enabled=False), dense_policy="never")
+    blocks = BlockConfig(pattern="pooled", alpha=0.9, sink_tiles=1, window_tiles=1)
+
+    def function(q, k, v):
+        return tokensieve.attention(q, k, v, select=select, blocks=blocks) * 2
+
+    expected, report = tokensieve.attention(q, k, v, select=select, blocks=blocks,
+                                            return_report=True)
+    assert report.block_density < 1
+    torch.testing.assert_close(torch.compile(function, fullgraph=True, backend="eager")(q, k, v),
+                               expected * 2, atol=0, rtol=0)
 
 
 def test_flex_attention_over_the_same_mask():

@@ -20,5 +20,5 @@ from tokensieve._threads import set_num_threads
 
 __all__ = ["ArgumentError", "BlockConfig", "BlockMask", "Error", "Fingerprint", "KeptTokens",
            "LayerChoice", "Profile", "Report", "SelectConfig", "UnsupportedError", "attention",
-           "attention_varlen", "dense", "estimate_blocks", "info", "select_tokens", "set_num_threads", "sieve",
-           "sparse"]
+           "attention_varlen", "dense", "estimate_blocks", "info", "select_tokens",
+           "set_num_threads", "sieve", "sparse"]

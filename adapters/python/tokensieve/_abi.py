@@ -1,4 +1,4 @@
-"""The C ABI (tokensieve_c.h, tokensieve_blocks_c.h, tokensieve_profile_c.h) through ctypes: structs, calls, errors.
+"""The C ABI (tokensieve_c.h, _blocks_c.h, _profile_c.h) through ctypes: structs, calls, errors.
 
 Knows nothing of tensors.
 """
@@ -69,9 +69,9 @@ _STATUS_SIZE = C.sizeof(Status)
 
 # The _init_sized function of each struct, without tokensieve_ and _init_sized.
 INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
-         Blocks: "blocks", BlockMask: "block_mask", Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
-         Report: "report", RunOptions: "run_options", KeepSet: "keep_set",
-         Fingerprint: "fingerprint", LayerCall: "layer_call"}
+         Blocks: "blocks", BlockMask: "block_mask", Options: "options", PlanInfo: "plan_info",
+         Inputs: "inputs", Outputs: "outputs", Report: "report", RunOptions: "run_options",
+         KeepSet: "keep_set", Fingerprint: "fingerprint", LayerCall: "layer_call"}
 
 
 class Error(Exception):

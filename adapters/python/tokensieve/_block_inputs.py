@@ -69,6 +69,8 @@ class BlockInputs:
             bits = bits.to(q.key[1]).contiguous()
             self.alive.append(bits)
             return int(bits.data_ptr())
+        if not isinstance(bits, np.ndarray):
+            bits = host_bits(bits.cpu())
         bits = np.ascontiguousarray(bits)
         self.alive.append(bits)
         return int(bits.ctypes.data)

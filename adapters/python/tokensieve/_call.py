@@ -172,7 +172,8 @@ class Frame:
 
     def run(self, function: str, target: Any, gather: Gather | None, report: bool,
             wait: bool) -> Report | None:
-        """Calls run, select_tokens or estimate_blocks, writing to `target`; the inputs are already set."""
+        """Calls run, select_tokens or estimate_blocks, writing to `target`; inputs are already
+        set."""
         self.options.all_gather = gather.address if gather else None
         filled = _abi.new(_abi.Report) if report else None
         self.options.report = C.addressof(filled) if filled else None

@@ -19,7 +19,8 @@ def from_flex(make: Callable[[Any, Tiles], Any], mask: Any) -> Any:
         raise ArgumentError(f"mask is a {type(mask).__name__}; allowed: a BlockMask of "
                             "torch.nn.attention.flex_attention")
     if tuple(mask.BLOCK_SIZE) != (TILE, TILE):
-        raise ArgumentError(f"the mask has BLOCK_SIZE {tuple(mask.BLOCK_SIZE)}; allowed: (128, 128)")
+        raise ArgumentError(f"the mask has BLOCK_SIZE {tuple(mask.BLOCK_SIZE)}; allowed: (128, "
+                            "128)")
     queries, keys = mask.seq_lengths
     made = from_counts(make, tuple(lists), (mask.full_kv_num_blocks, mask.full_kv_indices),
                        ("kv_block", "full_kv_block"), queries, keys)
@@ -48,8 +49,8 @@ def _check_causal(mask: Any, queries: int, keys: int) -> None:
             at = part[wrong.nonzero()[0, 0]]
             raise ArgumentError(
                 f"mask_mod is not causal in key block {int(c[at])} of "
-                f"{place(int(b[at]), int(h[at]), int(r[at]))}; allowed: blocks that are seen as far "
-                "as causality goes")
+                f"{place(int(b[at]), int(h[at]), int(r[at]))}; allowed: blocks that are seen as "
+                "far as causality goes")
 
 
 def to_flex(blocks: Any, grid: Tiles, heads: int | None, device: Any, seqlen_q: int | None,

@@ -48,6 +48,8 @@ def from_counts(make: Make, some: tuple[Any, Any], full: tuple[Any, Any], names:
     import numpy as np
     lists = [(name, *_list(name, *pair)) for name, pair in zip(names, (some, full))
              if pair[0] is not None]
+    if not lists:
+        raise ArgumentError(f"neither {names[0]}_cnt nor {names[1]}_cnt is given")
     batch, heads = (max(count.shape[axis] for _, count, _ in lists) for axis in (0, 1))
     rows = lists[0][1].shape[2]
     grid = Tiles.of(rows, _columns(rows, TILE, seqlen_kv), TILE, seqlen_q, seqlen_kv)
@@ -128,8 +130,8 @@ def _set(blocks: Any, b: int, h: int, r: int, listed: Any, grid: Tiles, size: in
 def _check_full(wrong: Any, grid: Tiles) -> None:
     if wrong.any():
         b, h, r, c = (int(x[0]) for x in wrong.nonzero())
-        raise ArgumentError(f"{place(b, h, r)} names key block {c}, on the diagonal, as a full one; "
-                            "full blocks would see later keys")
+        raise ArgumentError(f"{place(b, h, r)} names key block {c}, on the diagonal, as a full "
+                            "one; full blocks would see later keys")
 
 
 def _integers(values: Any, name: str) -> Any:
