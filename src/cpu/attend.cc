@@ -56,11 +56,7 @@ void Attender::pack_kept(const Pass& pass, int64_t keys) {
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
                          int rows) const {
-  Rows q = c_.rows(c_.in.q, batch_, head);
-  if (list != nullptr) {  // positions of the whole sequence; q holds its end
-    q.indices = list;
-    q.base -= c_.q_offset() * q.stride_bytes;
-  }
+  const Rows q = list != nullptr ? c_.q_rows(batch_, head, list) : c_.rows(c_.in.q, batch_, head);
   c_.kernels.load_rows(q, first, rows, dim(), c_.q_scale(), tile.q);
   std::fill_n(tile.q + static_cast<int64_t>(rows) * dim(), int64_t{kRowPadding} * dim(), 0.0f);
   std::fill_n(tile.o, static_cast<int64_t>(rows + kRowPadding) * dim(), 0.0f);

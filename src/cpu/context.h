@@ -53,6 +53,21 @@ struct Context {
   float softcap_log2() const { return plan.shape.softcap * kLog2E; }
   int64_t q_offset() const { return plan.shape.seqlen_kv - plan.shape.seqlen_q; }
 
+  // Rows by position among the tokens of `list`, or among all. Those of q begin with the first query.
+  Rows q_rows(int64_t batch, int64_t head, const int32_t* list) const {
+    Rows q = rows(in.q, batch, head);
+    q.base -= q_offset() * q.stride_bytes;
+    q.indices = list;
+    return q;
+  }
+  Rows k_rows(int64_t batch, int64_t q_head, const int32_t* list) const {
+    const AttentionShape& s = plan.shape;
+    Rows k = rows(in.k, batch, q_head * s.num_kv_heads / s.num_q_heads);
+    k.indices = list;
+    k.cells = in.kv_indices ? in.kv_indices + batch * s.seqlen_kv : nullptr;
+    return k;
+  }
+
   // The kept tokens of a query head where sets keep `keep` prefix tokens; -1: none, it runs dense.
   std::span<const int32_t> kept_of(int64_t q_head, int64_t keep) const {
     if (keep < 0) return {};

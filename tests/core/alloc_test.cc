@@ -197,7 +197,17 @@ INSTANTIATE_TEST_SUITE_P(
              .blocks = {.pattern = BlockPattern::kGiven}},
         Mode{.name = "local_mask", .select = sparse({.budget = BudgetPolicy::kKeepRatio,
                                                      .fill = Fill::kLocal, .local_window = 64}),
-             .blocks = {.pattern = BlockPattern::kGiven}}),
+             .blocks = {.pattern = BlockPattern::kGiven}},
+        Mode{.name = "dense_flex", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kFlex, .min_budget = 128}},
+        Mode{.name = "dense_flex_map", .select = {.enabled = false, .dense_policy = DensePolicy::kNever},
+             .blocks = {.pattern = BlockPattern::kFlex, .flex_tau = 2.0, .min_budget = 128}},
+        Mode{.name = "dense_pooled", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kPooled}},
+        Mode{.name = "local_antidiagonal",
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
+                               .local_window = 64}),
+             .blocks = {.pattern = BlockPattern::kAntidiagonal}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
