@@ -274,7 +274,7 @@ struct TuneStep {
   std::vector<int32_t> layers;
   std::string rung;
   Json select;
-  double work = 1;
+  double work = 1;  // estimated
   double kl = 0;
   std::optional<double> loss;  // points, once answers were compared
   bool chosen = false;

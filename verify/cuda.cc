@@ -157,7 +157,8 @@ class CudaChecker {
     const AttentionOutputs outputs = {
         .out = bshd(out.data(), DType::kBF16, 1, s.seqlen_q, s.num_q_heads, s.head_dim),
         .lse = lse.as<float>()};
-    if (!worked("run", tokensieve::run(plan_, inputs(), outputs, workspace(plan_), {}))) return;
+    const std::span<std::byte> memory = workspace(plan_);
+    if (!worked("run", tokensieve::run(plan_, inputs(), outputs, memory, {}))) return;
     std::vector<float> values;
     for (uint16_t bits : out.read<uint16_t>()) {
       values.push_back(static_cast<float>(ref::decode(bits, ref::kBF16)));
@@ -171,6 +172,10 @@ class CudaChecker {
     if (golden_.select.fill == Fill::kZero) {
       checks_.push_back(zero_rows_check(golden_, sets, values));
     }
+    if (golden_.pairs == 0) return;
+    RunReport report;
+    if (!worked("report", read_report(plan_, memory, nullptr, &report))) return;
+    checks_.push_back(work_check(golden_, report.work));
   }
 
   const GoldenCase& golden_;

@@ -84,7 +84,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
   command
       .add_option("--ubatch", options.ubatch,
                   "tokens that are read at a time: more need more memory and select better; "
-                  "default: 2048, stock 512, --paper all")
+                  "default: 2048, beyond 64K tokens 4096, stock 512, --paper all")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   command.add_option("--max-tokens", options.max_tokens, "longest answer in tokens")

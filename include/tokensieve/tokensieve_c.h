@@ -230,7 +230,7 @@ TOKENSIEVE_API void tokensieve_plan_free(tokensieve_plan* plan); /* or NULL */
 /* Bytes of workspace that run and select_tokens need, any alignment; 0 if plan is NULL. */
 TOKENSIEVE_API size_t tokensieve_workspace_bytes(const tokensieve_plan* plan);
 
-/* tokensieve_report.work of a sequence that keeps `keep` prefix tokens, evenly spread; NULL: 0. */
+/* tokensieve_report.work before the run: an estimate, `keep` tokens evenly spread; NULL: 0. */
 TOKENSIEVE_API double tokensieve_work_of(const tokensieve_plan* plan, int64_t keep);
 /* Prefix tokens that a run will keep; -1: the tau budget decides then. NULL: 0. */
 TOKENSIEVE_API int64_t tokensieve_planned_keep(const tokensieve_plan* plan);
@@ -326,7 +326,7 @@ typedef struct tokensieve_report {
   int32_t isa;            /* the instruction set that really ran */
   int64_t keep_count;     /* kept tokens of all sequences together */
   double keep_ratio;      /* keep_count / (batch * seqlen_kv) */
-  double work; /* computed (query, key) pairs per head / those of dense attention */
+  double work; /* computed (query, key) pairs, mean over heads / those of dense attention */
   int64_t stage_ns[TOKENSIEVE_NUM_STAGES]; /* wall time; fused stages count in attend */
 } tokensieve_report;
 

@@ -130,6 +130,7 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     layout.indices = arena.take<int32_t>(plan.num_sets * layout.keep_capacity);
     layout.spans = arena.take<int32_t>(plan.num_sets * (num_blocks(plan) + 1));
   }
+  layout.mask = arena.take<uint32_t>(plan.num_masks * plan.row_tiles * plan.mask_words);
   const size_t phase = arena.used();
   size_t most = phase;
   if (plan.path == Path::kSparse) {

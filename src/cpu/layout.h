@@ -46,6 +46,7 @@ struct Layout {
   float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
   int32_t* indices;    // [num_sets][keep_capacity] of one sequence
   int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
+  uint32_t* mask;      // [num_masks][row_tiles][mask_words] of one sequence
   int64_t keep_capacity;
   ScoreBuffers score;
   SelectBuffers select;

@@ -217,6 +217,25 @@ def test_padded_sequences_are_what_they_are_alone(side):
     assert not together.isnan().any()
 
 
+def test_measured_work_is_that_of_all_pairs():
+    model, ids = make(), tokens(300, batch=3)
+    tokensieve.hf.configure(model, select=SPARSE, min_tokens=200)
+    lengths = (300, 220, 90)
+    padding = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        padding[row, :length] = 1
+    with tokensieve.hf.measure() as together:
+        logits(model, ids, attention_mask=padding)
+    computed = pairs = 0
+    for row, length in enumerate(lengths):
+        with tokensieve.hf.measure() as alone:
+            logits(model, ids[row:row + 1, :length])
+        pairs += length * (length + 1) / 2
+        computed += alone[3].work * length * (length + 1) / 2
+    assert together[3].work == pytest.approx(computed / pairs, rel=1e-3)
+    assert computed < 0.9 * pairs and together[0].work == 1
+
+
 @torch.no_grad()
 def test_a_chunk_of_padding():
     model, ids = make(), tokens(512)

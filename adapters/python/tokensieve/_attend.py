@@ -153,8 +153,15 @@ def attend(q: Any, k: Any, v: Any, settings: Settings, extras: Extras = NONE, *,
                      report is ALL or measured is not None)
     free.append(frame)
     if measured is not None and done is not None:
-        measured.append(done)
+        measured.append((done, _causal_pairs(q, k, settings)))
     return written.owner if out is None else out, done
+
+
+def _causal_pairs(q: _tensor.View, k: _tensor.View, settings: Settings) -> int:
+    batch = q.key[2][0]
+    queries, keys = (x.key[2][2 if settings.layout == "bhsd" else 1] for x in (q, k))
+    pairs: int = batch * (queries * keys - queries * (queries - 1) // 2)
+    return pairs
 
 
 def packed(q: Any, settings: Settings, extras: Extras, max_seqlen_q: int | None,

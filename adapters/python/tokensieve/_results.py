@@ -26,7 +26,7 @@ class Report:
     keep_ratio : float
         keep_count / tokens of all sequences.
     work : float
-        Computed (query, key) pairs per head / causal pairs.
+        Computed (query, key) pairs, mean over the heads, / causal pairs; counted.
     stage_ns : dict of str to int
         Wall time by stage (CPU; zeros on CUDA).
     backend, isa : str
