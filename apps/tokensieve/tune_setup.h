@@ -1,5 +1,5 @@
-// What a search of `tune` compares: made and checked before anything is measured, and named the same
-// way in every run file.
+// What a search of `tune` compares: made and checked before anything is measured, and named the
+// same way in every run file.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,11 @@
 #include "cuda/call.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "core/plan.h"
+#include "core/tiles.h"
+#include "cuda/blocks/finish.h"
 #include "cuda/rows/rows.h"
 
 namespace tokensieve::cuda {
@@ -88,6 +93,37 @@ Status Call::compact(const Selection& selection) {
   return launched("compact", compact_kv(params, element(), plan_.shape.head_dim, stream_));
 }
 
+Status Call::masks(const Selection& selection) {
+  const BlockConfig& c = plan_.blocks;
+  if (c.pattern == BlockPattern::kNone) return {};
+  if (c.pattern == BlockPattern::kScores) {
+    const BlockScoreParams params = {.scores = in_.block_scores,
+                                     .columns =
+                                         static_cast<int32_t>(tiles_of(plan_.shape.seqlen_kv)),
+                                     .threshold = c.threshold,
+                                     .thresholds = in_.block_thresholds,
+                                     .batch = static_cast<int32_t>(plan_.shape.batch),
+                                     .blocks = blocks(),
+                                     .bits = layout_.block_bits};
+    TOKENSIEVE_RETURN_IF_ERROR(launched("block scores", take_scores(params, stream_)));
+  }
+  const bool limited = plan_.path == Path::kSparse && plan_.select.fill == Fill::kLocal;
+  const FinishParams params = {.attend = attend_params({}, selection),
+                               .dense_rows = static_cast<int32_t>(std::min<int64_t>(
+                                   c.dense_rows, std::numeric_limits<int32_t>::max())),
+                               .unmasked = nullptr,
+                               .marked = layout_.block_bits};
+  return launched("block masks", finish_masks(params, limited ? Keys::kLimited : Keys::kCausal,
+                                              stream_));
+}
+
+Status Call::no_masks() {
+  if (!has_blocks(plan_)) return {};
+  const int64_t rows = plan_.shape.batch * plan_.shape.num_q_heads * plan_.row_tiles;
+  return launched("memset", cudaMemsetAsync(layout_.block_visits, 0,
+                                            static_cast<size_t>(rows) * sizeof(int2), stream_));
+}
+
 Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
   AttendParams params = attend_params(out, selection);
   if (plan_.select.queries == Queries::kAll) {
@@ -112,7 +148,7 @@ Status Call::attend_dense(const AttentionOutputs& out) {
 }
 
 Status Call::keep_lengths() {
-  if (!plan_.shape.packed) return {};
+  if (!keeps_lengths(plan_)) return {};
   const int64_t entries = plan_.shape.batch + 1;
   const auto keep = [&](const int32_t* from, int32_t* to) {
     return launched("copy of cu_seqlens",
@@ -128,6 +164,15 @@ Tensor Call::compacted(void* data) const {
   const int64_t dim = plan_.shape.head_dim;
   const int64_t head_stride = layout_.capacity * dim;
   return {data, layout_.compact_heads * head_stride, dim, head_stride};
+}
+
+Blocks Call::blocks() const {
+  const bool given = plan_.blocks.pattern == BlockPattern::kGiven;
+  return {.bits = given ? in_.block_mask.bits : layout_.block_bits,
+          .visits = layout_.block_visits,
+          .num_masks = plan_.num_masks,
+          .row_tiles = static_cast<int32_t>(plan_.row_tiles),
+          .words = static_cast<int32_t>(plan_.mask_words)};
 }
 
 AttendParams Call::attend_params(const AttentionOutputs& out, const Selection& selection) const {
@@ -147,7 +192,8 @@ AttendParams Call::attend_params(const AttentionOutputs& out, const Selection& s
           .selection = selection,
           .compact_heads = layout_.compact_heads,
           .local = {.window = plan_.select.local_window, .sink_tokens = plan_.select.sinks},
-          .num_ctas = device_.num_multiprocessors};
+          .num_ctas = device_.num_multiprocessors,
+          .blocks = blocks()};
 }
 
 Status Call::attend_pass(AttendParams& params, Keys keys, TileCounter counter) {

@@ -10,6 +10,7 @@
 #include "core/plan.h"
 #include "cuda/device/dispatch.h"
 #include "cuda/params.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cuda {
 namespace {
@@ -113,6 +114,12 @@ Status check_plan(const Plan& plan, const Arch& arch) {
     return Status::error(StatusCode::kUnsupported,
                          "batch is %lld; backend cuda allows 1 to 65535; split the batch",
                          (long long)s.batch);
+  }
+  if (plan.blocks.pattern > BlockPattern::kScores) {
+    return Status::error(StatusCode::kUnsupported,
+                         "blocks.pattern is %s; backend cuda takes masks and scores; estimate them "
+                         "with backend cpu, or give a mask",
+                         name_of(plan.blocks.pattern));
   }
   if (plan.path == Path::kSparse && layer_heads(plan) > kMaxLayerHeads) {
     return Status::error(StatusCode::kUnsupported,

@@ -63,6 +63,10 @@ double keep_limit(const Plan& plan) {
 
 }  // namespace
 
+bool keeps_lengths(const Plan& plan) {
+  return plan.shape.packed && (plan.path == Path::kSparse || has_blocks(plan));
+}
+
 Heads heads_of(const Plan& plan) { return {plan.shape.num_q_heads, plan.shape.num_kv_heads}; }
 
 Sequences sequences_of(const Plan& plan, const AttentionInputs& inputs) {
@@ -121,6 +125,13 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   layout.tile_counters = arena.take<int32_t>(kTileCounters);
   layout.count = arena.take<int32_t>(s.batch);
   if (s.packed) layout.cu_seqlens = arena.take<int32_t>(2 * (s.batch + 1));
+  if (has_blocks(plan)) {
+    layout.block_visits = arena.take<int2>(s.batch * s.num_q_heads * plan.row_tiles);
+    if (plan.blocks.pattern != BlockPattern::kGiven) {
+      layout.block_bits =
+          arena.take<uint32_t>(s.batch * plan.num_masks * plan.row_tiles * plan.mask_words);
+    }
+  }
   if (plan.path == Path::kSparse) {
     layout.capacity =
         static_cast<int32_t>(round_up(plan.keep_capacity(), kTileKv));
@@ -148,6 +159,16 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     layout.bytes = arena.end() - begin + kArenaAlignment;
   }
   return layout;
+}
+
+Status lay_out(const Plan& plan, int num_multiprocessors, std::span<std::byte> workspace,
+               Layout& layout) {
+  layout = make_layout(plan, num_multiprocessors, workspace.data());
+  if (layout.bytes <= plan.workspace) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "the plan was made with another device current (its workspace is %zu bytes, "
+                       "this one needs %zu); make a plan for every kind of device",
+                       plan.workspace, layout.bytes);
 }
 
 }  // namespace tokensieve::cuda
