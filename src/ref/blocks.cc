@@ -35,8 +35,10 @@ void take_scores(const Plan& plan, const AttentionInputs& inputs, int64_t b, int
   }
 }
 
-void visit_all(const TileGrid& grid, int64_t t, const MaskRows& mask) {
-  for (int64_t c = 0; c < grid.end(t); ++c) mask.set(t, c);
+void visit_dense_rows(const Plan& plan, const TileGrid& grid, const MaskRows& mask) {
+  for (int64_t t = 0; t < grid.row_tiles(); ++t) {
+    if (grid.row_end(t) > grid.keys - plan.blocks.dense_rows) visit_all(grid, t, mask);
+  }
 }
 
 }  // namespace
@@ -66,9 +68,9 @@ Masks block_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
     } else {
       estimate(plan, inputs, b, selection, m, mask);
     }
-    const TileGrid grid = tile_grid(plan, kept_of(plan, selection, head));
-    for (int64_t t = 0; t < grid.row_tiles(); ++t) {
-      if (grid.row_end(t) > grid.keys - plan.blocks.dense_rows) visit_all(grid, t, mask);
+    // In a chunk, heads that keep tokens of their own may differ in where their rows begin.
+    for (int64_t h = head; h < head + heads_per_mask(plan); ++h) {
+      visit_dense_rows(plan, tile_grid(plan, kept_of(plan, selection, h)), mask);
     }
   }
   TileCount count;
