@@ -10,6 +10,7 @@
 #include "cuda/device/logits.h"
 #include "cuda/ptx/barrier.h"
 #include "cuda/ptx/math.h"
+#include "cuda/select/block_team.h"
 
 namespace tokensieve::cuda {
 namespace {

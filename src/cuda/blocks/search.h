@@ -1,8 +1,7 @@
-// Searches over shares of a row, on the steps of select.
+// Searches over shares of a row, on the steps of select. The host runs them, too.
 #pragma once
 
 #include "cuda/blocks/rules.h"
-#include "cuda/select/block_team.h"
 #include "cuda/select/threshold.h"
 #include "cuda/select/words.h"
 

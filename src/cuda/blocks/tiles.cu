@@ -6,6 +6,7 @@
 #include "cuda/blocks/tokens.h"
 #include "cuda/device/launch.h"
 #include "cuda/ptx/barrier.h"
+#include "cuda/select/block_team.h"
 
 namespace tokensieve::cuda {
 namespace {
