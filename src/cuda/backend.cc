@@ -1,52 +1,25 @@
 // The CUDA backend's entries in the backend table.
 //
-// Nothing here waits for the device, allocates device memory or reads it, except read_report.
+// Nothing here waits for the device, allocates device memory or reads it; read_report (report.h)
+// does.
 #include <cuda_runtime_api.h>
-
-#include <algorithm>
-#include <limits>
-#include <vector>
 
 #include "core/backend_table.h"
 #include "core/plan.h"
-#include "core/report.h"
+#include "core/validate_parts.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
+#include "cuda/report.h"
 #include "cuda/rows/rows.h"
 
 namespace tokensieve {
 namespace cuda {
 namespace {
 
-// The arena for this device; an error if the plan was made for a device that needs less.
-Status lay_out(const Plan& plan, const Device& device, std::span<std::byte> workspace,
-               Layout& layout) {
-  layout = make_layout(plan, device.num_multiprocessors, workspace.data());
-  if (layout.bytes <= plan.workspace) return {};
-  return Status::error(StatusCode::kInvalidArgument,
-                       "the plan was made with another device current (its workspace is %zu bytes, "
-                       "this one needs %zu); make a plan for every kind of device",
-                       plan.workspace, layout.bytes);
-}
-
 bool cancelled(const RunOptions& options) {
   return options.should_cancel != nullptr && options.should_cancel(options.cancel_context);
-}
-
-// What is known before the device has worked.
-RunReport early_report(const Plan& plan) {
-  RunReport report;
-  report.path = plan.path;
-  report.reason = plan.reason;
-  if (plan.path == Path::kSparse || plan.shape.packed) {
-    report.keep_count = -1;
-    report.keep_ratio = report.work = std::numeric_limits<double>::quiet_NaN();
-  } else {
-    report.keep_count = plan.shape.batch * plan.shape.seqlen_kv;
-    report.work = 1.0;
-  }
-  return report;
 }
 
 bool usable() { return current_device().ok(); }
@@ -68,9 +41,10 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
   TOKENSIEVE_RETURN_IF_ERROR(check_tensor("v", in.v));
   TOKENSIEVE_RETURN_IF_ERROR(check_tensor("out", out.out));
   Layout layout;
-  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
+  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, device->num_multiprocessors, workspace, layout));
   if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
   Call call(plan, in, layout, *device, options.stream);
+  TOKENSIEVE_RETURN_IF_ERROR(call.keep_lengths());
   if (plan.path == Path::kSparse) {
     const Selection selection = call.own_selection();
     if (in.keep.indices != nullptr) {
@@ -81,10 +55,11 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
       TOKENSIEVE_RETURN_IF_ERROR(call.gather_scores(options));
       TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, nullptr));
     }
-    TOKENSIEVE_RETURN_IF_ERROR(call.keep_lengths());
     TOKENSIEVE_RETURN_IF_ERROR(call.compact(selection));
+    TOKENSIEVE_RETURN_IF_ERROR(call.masks(selection));
     TOKENSIEVE_RETURN_IF_ERROR(call.attend(out, selection));
   } else {
+    TOKENSIEVE_RETURN_IF_ERROR(call.masks({}));
     TOKENSIEVE_RETURN_IF_ERROR(call.attend_dense(out));
   }
   if (options.report != nullptr) *options.report = early_report(plan);
@@ -97,7 +72,7 @@ Status score_op(const Plan& plan, const AttentionInputs& in, float* token_score,
   if (!device.ok()) return device.status();
   TOKENSIEVE_RETURN_IF_ERROR(check_inputs(in));
   Layout layout;
-  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
+  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, device->num_multiprocessors, workspace, layout));
   Call call(plan, in, layout, *device, options.stream);
   TOKENSIEVE_RETURN_IF_ERROR(call.score());
   const size_t row = static_cast<size_t>(plan.prefix_len) * sizeof(float);
@@ -121,7 +96,7 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   TOKENSIEVE_RETURN_IF_ERROR(check_inputs(in));
   TOKENSIEVE_RETURN_IF_ERROR(check_keep(keep));
   Layout layout;
-  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
+  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, device->num_multiprocessors, workspace, layout));
   if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
   Call call(plan, in, layout, *device, options.stream);
   Selection selection = call.own_selection();
@@ -132,6 +107,32 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, keep.count));
   if (options.report != nullptr) *options.report = early_report(plan);
   return {};
+}
+
+Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockMask& mask,
+                       std::span<std::byte> workspace, const RunOptions& options) {
+  const Result<Device> device = current_device();
+  if (!device.ok()) return device.status();
+  TOKENSIEVE_RETURN_IF_ERROR(check_inputs(in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_keep(in.keep));
+  Layout layout;
+  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, device->num_multiprocessors, workspace, layout));
+  if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
+  AttentionInputs without_v = in;
+  without_v.v = in.k;  // compact moves both
+  Call call(plan, without_v, layout, *device, options.stream);
+  Selection selection = {};
+  if (plan.path == Path::kSparse) {
+    selection = call.own_selection();
+    TOKENSIEVE_RETURN_IF_ERROR(call.take_given(selection));
+    if (estimates(plan)) TOKENSIEVE_RETURN_IF_ERROR(call.compact(selection));
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(call.masks(selection));
+  if (options.report != nullptr) *options.report = early_report(plan);
+  return launched("copy of block masks",
+                  cudaMemcpyAsync(mask.bits, layout.block_bits, mask_bytes(plan),
+                                  cudaMemcpyDeviceToDevice,
+                                  static_cast<cudaStream_t>(options.stream)));
 }
 
 // compact and scatter need no more of a selection.
@@ -170,54 +171,6 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
                                plan.shape.head_dim * 2, static_cast<cudaStream_t>(options.stream)));
 }
 
-// Counts of a finished run; packed: cu_seqlens_q, then cu_seqlens_kv.
-RunReport full_report(const Plan& plan, const std::vector<int32_t>& count,
-                      const std::vector<int32_t>& cu_seqlens) {
-  ReportSum sum;
-  for (size_t b = 0; b < count.size(); ++b) {
-    Plan one = plan;
-    if (plan.shape.packed) {
-      const int32_t* q = &cu_seqlens[b];
-      const int32_t* kv = q + count.size() + 1;
-      if (q[1] == q[0]) continue;
-      one.shape.seqlen_q = q[1] - q[0];
-      one.shape.seqlen_kv = kv[1] - kv[0];
-      one.prefix_len = one.shape.seqlen_kv - suffix_of(plan.select, one.shape.seqlen_q);
-    }
-    const bool dense = count[b] == one.shape.seqlen_kv;
-    sum.add(one, count[b] - one.suffix_len(),
-            dense ? DenseReason::kDecidedOnDevice : DenseReason::kNone);
-  }
-  RunReport report;
-  sum.finish(report);
-  return report;
-}
-
-Status read_report(const Plan& plan, std::span<std::byte> workspace, void* stream,
-                   RunReport& report) {
-  const Result<Device> device = current_device();
-  if (!device.ok()) return device.status();
-  Layout layout;
-  TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, *device, workspace, layout));
-  const auto queue = static_cast<cudaStream_t>(stream);
-  std::vector<int32_t> count, cu_seqlens;
-  const auto fetch = [&](const int32_t* from, int64_t size, std::vector<int32_t>& to) {
-    to.resize(static_cast<size_t>(size));
-    return launched("read of counts", cudaMemcpyAsync(to.data(), from, to.size() * sizeof(int32_t),
-                                                      cudaMemcpyDeviceToHost, queue));
-  };
-  if (plan.path == Path::kSparse) {
-    TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.count, plan.shape.batch, count));
-    if (plan.shape.packed) {
-      TOKENSIEVE_RETURN_IF_ERROR(fetch(layout.cu_seqlens, 2 * (plan.shape.batch + 1), cu_seqlens));
-    }
-  }
-  TOKENSIEVE_RETURN_IF_ERROR(launched("run", cudaStreamSynchronize(queue)));
-  report =
-      plan.path == Path::kSparse ? full_report(plan, count, cu_seqlens) : early_report(plan);
-  return {};
-}
-
 }  // namespace
 }  // namespace cuda
 
@@ -233,6 +186,7 @@ const BackendOps kCudaOps = {
     .select_tokens = cuda::select_tokens,
     .compact = cuda::compact_op,
     .scatter = cuda::scatter_op,
+    .estimate_blocks = cuda::estimate_blocks,
     .read_report = cuda::read_report,
 };
 

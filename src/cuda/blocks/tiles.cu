@@ -1,5 +1,4 @@
-// kFlex, query-aware heads: the largest tiles of a head's map, which hold gamma of its mass. And
-// masks whose estimate met NaN or inf.
+// kFlex, query-aware heads: the largest tiles of a head's map, which hold gamma of its mass.
 #include "cuda/blocks/estimate.h"
 #include "cuda/blocks/rules.h"
 #include "cuda/blocks/search.h"
@@ -106,27 +105,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   team.cluster_sync();  // nobody leaves while a neighbour may read its shared memory
 }
 
-// Grid: words of the mask, masks, batch.
-__global__ void __launch_bounds__(kThreads)
-    visit_every_kernel(const __grid_constant__ EstimateParams params) {
-  ptx::grid_dependency_wait();
-  ptx::grid_dependency_launch();
-  if (params.scratch.every[static_cast<int64_t>(blockIdx.z) * params.num_masks + blockIdx.y] ==
-      0) {
-    return;
-  }
-  const int at = blockIdx.x * kThreads + threadIdx.x;
-  if (at >= params.row_tiles * params.words) return;
-  const int t = at / params.words;
-  const int heads = params.heads.num_q_heads / params.num_masks;
-  uint32_t bits = 0;
-  for (int head = 0; head < heads; ++head) {
-    const TileGrid grid = head_tokens(params, blockIdx.z, blockIdx.y * heads + head).grid;
-    if (t < grid.row_tiles()) bits |= tiles_below(grid.end(t), at % params.words);
-  }
-  mask_bits(params, blockIdx.z, blockIdx.y)[at] = bits;
-}
-
 }  // namespace
 
 cudaError_t choose_tiles(const EstimateParams& params, int first, cudaStream_t stream) {
@@ -137,15 +115,6 @@ cudaError_t choose_tiles(const EstimateParams& params, int first, cudaStream_t s
   shape.grid = dim3(shape.cluster, params.map_heads, params.sequences.batch);
   shape.threads = kThreads;
   return launch(choose_tiles_kernel, shape, stream, params, first);
-}
-
-cudaError_t visit_every(const EstimateParams& params, cudaStream_t stream) {
-  const int64_t words = static_cast<int64_t>(params.row_tiles) * params.words;
-  return launch(visit_every_kernel,
-                {.grid = dim3(static_cast<unsigned>((words + kThreads - 1) / kThreads),
-                              params.num_masks, params.sequences.batch),
-                 .threads = kThreads},
-                stream, params);
 }
 
 }  // namespace tokensieve::cuda

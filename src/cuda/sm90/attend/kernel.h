@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       ptx::mbarrier_wait(&shared.work_full[work.slot], work.phase);
       const Tile tile = read_tile<Traits>(shared, work.slot);
       if (tile.head < 0) break;
-      if (tile.visits() > 0) {
+      if (stores<typename Traits::Visible>(tile)) {
         ptx::mbarrier_wait(&shared.q_full[q.slot], q.phase);
         consumer.attend(tile, q.slot);
         store_tile<Traits>(params, shared, work.slot, consumer, q.slot);
