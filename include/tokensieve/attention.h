@@ -184,8 +184,8 @@ struct AttentionOutputs {
 };
 
 // What a run did. CUDA: what is known without waiting: `path` and `reason` are the plan's,
-// keep_count is -1 and keep_ratio and work are NaN where the device decides (a sparse
-// plan), stage_ns is 0. read_report() waits and reads them.
+// keep_count is -1 and keep_ratio and work are NaN where the device decides (a sparse plan; with
+// block masks work and block_density, too), stage_ns is 0. read_report() waits and reads them.
 struct RunReport {
   Path path = Path::kDense;  // kSparse if any sequence ran sparse
   DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense

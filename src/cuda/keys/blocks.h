@@ -11,12 +11,11 @@ struct BlockKeys : Keys {
   static constexpr bool kBlocks = true;
 };
 
-// Whether a tile's rows are written. Those of a mask that visits nothing are: 0, and lse -inf. But
-// where a pass merges into what the one before wrote, that stays.
+// Whether the rows of a tile that visits nothing are written: 0, and lse -inf. Where a pass merges
+// into what the one before wrote, that stays.
 template <class Visible>
-__device__ __forceinline__ bool stores(const Tile& tile) {
-  return tile.visits() > 0 || (Visible::kBlocks && tile.row < tile.num_rows &&
-                               !(Visible::kMerges && tile.sparse));
+__device__ __forceinline__ bool stores_nothing(const Tile& tile) {
+  return tile.row < tile.num_rows && !(Visible::kMerges && tile.sparse);
 }
 
 // Row of a [batch, num_q_heads, row_tiles] array.

@@ -175,6 +175,7 @@ __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile&
 template <class Traits>
 __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemory<Traits>& shared,
                                           int warp) {
+  using Visible = typename Traits::Visible;
   RingPosition<Traits::kWorkStages> work;
   RingPosition<Traits::kQStages> stage;
   while (true) {
@@ -186,7 +187,7 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
     const Sequence where = sequence(params.sequences, tile.batch);
     const TokenSet set =
         token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
-    if (stores<typename Traits::Visible>(tile)) {
+    if (tile.visits() > 0 || (Visible::kBlocks && stores_nothing<Visible>(tile))) {
       ptx::mbarrier_wait(&shared.q_empty[stage.slot], stage.phase ^ 1);
       gather_q<Traits>(params, tile, where, set, warp,
                        ptx::shared_address(shared.q[stage.slot]));
@@ -194,7 +195,7 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
       ptx::mbarrier_arrive(&shared.q_full[stage.slot]);
       stage.advance();
     }
-    if (Traits::Visible::kZeroesDropped && tile.sparse) {
+    if (Visible::kZeroesDropped && tile.sparse) {
       zero_dropped_rows<Traits>(params, tile, where, set, warp);
     }
   }
