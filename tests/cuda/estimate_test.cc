@@ -24,6 +24,7 @@ using tokensieve::test::suffix_attention;
 struct EstimateCase {
   AttentionCase tensors;
   BlockConfig blocks;
+  std::vector<float> thresholds;  // of each mask, or none
   double most_different;  // share of the tiles that may differ from the oracle's
 };
 
@@ -37,6 +38,7 @@ class EstimateTest {
         plan_(plan),
         data_(make_data(c.tensors, 77)),
         device_(plan, data_),
+        thresholds_(c.thresholds),
         mask_(static_cast<size_t>(plan.shape.batch * plan.num_masks * plan.row_tiles *
                                   plan.mask_words) *
               sizeof(uint32_t)) {}
@@ -61,6 +63,7 @@ class EstimateTest {
   AttentionInputs inputs() const {
     AttentionInputs in = device_.inputs();
     if (given_) in.keep = given_->view();
+    in.block_thresholds = thresholds_.as<float>();
     return in;
   }
   BlockMask device_mask() const {
@@ -88,6 +91,7 @@ class EstimateTest {
     if (!plan.ok()) return check("oracle", plan.status().message());
     std::vector<uint32_t> expected(bits.size());
     AttentionInputs in = data_.inputs();
+    if (!c_.thresholds.empty()) in.block_thresholds = c_.thresholds.data();
     std::vector<int32_t> indices;
     const int64_t capacity = plan->keep_capacity();
     if (plan_.path == Path::kSparse) {
@@ -168,6 +172,7 @@ class EstimateTest {
 
   // A run that chooses its tokens and tiles gives what it gives with both given.
   void run_attend(const std::vector<uint32_t>& bits) {
+    if (!c_.thresholds.empty()) return;
     check("attend", device_.run().message());
     const auto out = device_.out_bits();
     const Result<Device> device = current_device();
@@ -202,7 +207,7 @@ class EstimateTest {
   const Plan& plan_;
   CaseData data_;
   DeviceCase device_;
-  DeviceBuffer mask_;
+  DeviceBuffer thresholds_, mask_;
   DeviceSets sets_;
   std::optional<GivenSets> given_;
 };
@@ -383,19 +388,34 @@ void test_estimates(Runner& runner, const char* filter) {
     for (const AttentionCase& shape : shapes()) {
       // The sums of distances have different orders: equal ones come apart.
       if (shape.content == Content::kTies && blocks.pattern == BlockPattern::kFlex) continue;
-      EstimateCase c = {shape, blocks, most_different(shape, blocks)};
+      EstimateCase c = {shape, blocks, {}, most_different(shape, blocks)};
+      if (shape.name == "batch3") c.blocks.dense_rows = 150;
       c.tensors.name = text(shape.name, "_", turn, "_pattern", static_cast<int>(blocks.pattern));
       if (filter != nullptr && c.tensors.name.find(filter) == std::string::npos) continue;
       const Result<Plan> plan =
-          make_plan(shape.shape, shape.select, blocks, {.backend = Backend::kCuda});
+          make_plan(shape.shape, shape.select, c.blocks, {.backend = Backend::kCuda});
       if (!plan.ok()) {
         runner.check("estimate/" + c.tensors.name, plan.status().message());
         continue;
       }
       EstimateTest(runner, c, *plan).run();
+      if (shape.name != "suffix") continue;
+      c.tensors.name += "_thresholds";
+      for (int32_t m = 0; m < plan->num_masks; ++m) c.thresholds.push_back(0.3f + 0.2f * m);
+      EstimateTest(runner, c, *plan).run();
     }
     if (filter == nullptr) test_packed(runner, blocks, turn % 2 == 0 ? 64 : 128);
   }
+  AttentionShape longest = self_attention(2097153, 1, 1, 64);
+  set_dtype(longest, DType::kBF16);
+  const SelectConfig off = {.enabled = false, .dense_policy = DensePolicy::kNever};
+  const auto refused = [&](BlockPattern which) {
+    const Status status =
+        make_plan(longest, off, pattern(which), {.backend = Backend::kCuda}).status();
+    return status.code() == StatusCode::kUnsupported;
+  };
+  runner.check("estimate/too long", refused(BlockPattern::kPooled) && refused(BlockPattern::kFlex)
+                                        ? "" : "not refused");
 }
 
 }  // namespace tokensieve::cuda::test

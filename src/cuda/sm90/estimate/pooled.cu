@@ -61,7 +61,25 @@ __device__ __forceinline__ void start_means(const PooledHead& head, int chunk, S
   });
 }
 
-// Logits in base 2, -inf where a row does not see a tile. False: NaN or inf.
+// Logits in base 2 of rows that see all of the chunk's tiles. False: NaN or inf.
+__device__ __forceinline__ bool scale_logits(float factor, float (&s)[kAccumulators]) {
+  bool finite = true;
+#pragma unroll
+  for (int i = 0; i < kAccumulators; ++i) {
+    finite = finite && s[i] < -ptx::negative_infinity();
+    s[i] *= factor;
+  }
+  return finite;
+}
+
+// Whether all rows of a whole row tile see all tiles of a chunk, however many heads share a mask.
+__device__ __forceinline__ bool sees_chunk(const TileGrid& grid, int64_t tile, int first_tile,
+                                           int scored) {
+  return first_tile + kBlock <= scored && grid.row_end(tile) - grid.row_begin(tile) == kBlock &&
+         static_cast<int64_t>(first_tile + kBlock) * kBlock <= grid.row_begin(tile);
+}
+
+// The same, with -inf where a row does not see a tile.
 __device__ __forceinline__ bool mask_unseen(const TileGrid& grid, int64_t tile, int first_tile,
                                             int scored, bool shared, float factor,
                                             float (&s)[kAccumulators]) {
@@ -189,8 +207,12 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kCtas)
       float s[kAccumulators];
       multiply_rows<Traits>(s, shared.q, shared.k);
       start_means<Traits>(head, chunk + 1, shared);
-      finite = mask_unseen(head.tokens.grid, head.tile, chunk * kBlock, head.scored, several,
-                           factor, s) && finite;
+      const TileGrid& grid = head.tokens.grid;
+      const bool good = sees_chunk(grid, head.tile, chunk * kBlock, head.scored)
+                            ? scale_logits(factor, s)
+                            : mask_unseen(grid, head.tile, chunk * kBlock, head.scored, several,
+                                          factor, s);
+      finite = finite && good;
       add_energies(s, chunk, chunk * kBlock >= scored, energy, params.key_tiles, shared);
     }
     __syncthreads();
