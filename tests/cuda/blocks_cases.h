@@ -28,6 +28,7 @@ struct BlockCase {
   Share share = Share::kHead;
   int64_t dense_rows = 0;
   bool sinks = false;
+  int first_bits = 0, bits_stride = 1;  // which of the masks
   // Tokens of a key tile that no row visits, NaN: of all tokens or of one set.
   bool nan_tile = false;
   // Packed, one behind the other; sequence 1 is NaN.
@@ -154,7 +155,10 @@ inline std::vector<BlockCase> sparse_block_cases() {
     for (const Share sets : shares) {
       for (const Share masks : shares) {
         const int64_t prefix = 512 + (turn % 3 == 0 ? 0 : turn % 3 == 1 ? 1 : 127);
-        add(name, 1500, fill, sets, masks, prefix, nothing);
+        add(name, 1500, fill, sets, masks, prefix, [&](BlockCase& c) {
+          c.first_bits = turn % 3;
+          c.bits_stride = 3;
+        });
       }
     }
     add(name + "_softcap_sinks", 1500, fill, Share::kHead, Share::kHead, 600, [](BlockCase& c) {
