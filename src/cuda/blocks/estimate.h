@@ -22,8 +22,8 @@ cudaError_t choose_lines(const EstimateParams& params, Element element, int head
 cudaError_t build_lines(const EstimateParams& params, cudaStream_t stream);
 cudaError_t choose_tiles(const EstimateParams& params, int first, cudaStream_t stream);
 
-// From what select found out: sequences that run dense because of NaN or inf in their scores. Between
-// select and compact, which writes where select worked.
+// From what select found out: sequences that run dense because of NaN or inf in their scores.
+// Between select and compact, which writes where select worked.
 cudaError_t find_unmasked(const SelectParams& params, int32_t* unmasked, cudaStream_t stream);
 
 // Sets all tiles of masks whose estimate met NaN or inf.

@@ -174,8 +174,8 @@ __device__ __forceinline__ void predict(const RowSource& means, int tiles,
   }
 }
 
-// Square root of the Jensen-Shannon divergence between the softmax of `logits` (base 2) and `lines`;
-// NaN if a share is 0, infinite if one is NaN or inf.
+// Square root of the Jensen-Shannon divergence between the softmax of `logits` (base 2) and
+// `lines`; NaN if a share is 0, infinite if one is NaN or inf.
 __device__ __forceinline__ float divergence(const float* logits, const float* lines, int tiles,
                                             float* parts) {
   float top = ptx::negative_infinity();
@@ -268,7 +268,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     const int64_t count =
         aware ? flex_least(params.config) : flex_tiles(params.config, covers[slashes], tiles);
-    mark_largest(team, shared.bins, &turn, pooled, tiles, static_cast<int>(min(count, int64_t{tiles})),
+    mark_largest(team, shared.bins, &turn, pooled, tiles,
+                 static_cast<int>(min(count, int64_t{tiles})),
                  params.scratch.lines + (2 * head + slashes) * params.words, params.words);
   }
 }

@@ -1,4 +1,4 @@
-// kFlex, query-aware heads: the softmax of mean queries against mean keys, a row for every row tile.
+// kFlex, query-aware heads: the softmax of mean queries against mean keys, a row a row tile.
 #include "cuda/blocks/rules.h"
 #include "cuda/device/dispatch.h"
 #include "cuda/device/launch.h"
@@ -45,6 +45,45 @@ struct MapRows {
   }
 };
 
+// What turns a row's logits into shares.
+struct RowShares {
+  float top[2];    // base 2
+  float share[2];  // 1 / sum; 0 for a row that is none
+  bool finite = true;
+
+  __device__ __forceinline__ RowShares(const MapRows& seen, const RowStats& stats, float factor) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float own = stats.max[r] == ptx::negative_infinity() ? ptx::negative_infinity()
+                                                                 : stats.max[r] * factor;
+      top[r] = fmaxf(own, __shfl_xor_sync(~0u, own, 1));
+      top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2));
+      if (top[r] == ptx::negative_infinity()) top[r] = 0.0f;
+      float sum = stats.sum[r] * ptx::exp2(own - top[r]);
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      share[r] = seen.end[r] > 0 ? 1.0f / sum : 0.0f;
+      finite = finite &&
+               (seen.end[r] == 0 || (sum > 0.0f && sum < -ptx::negative_infinity()));
+    }
+  }
+};
+
+// Writes 128 columns from `first` on of a map's rows, `width` apart. `to`: the thread's first.
+__device__ __forceinline__ void write_shares(const RowShares& shares, int64_t rows, int first,
+                                             int width, float factor,
+                                             const float (&s)[kAccumulators], float* to) {
+#pragma unroll
+  for (int i = 0; i < kAccumulators; i += 2) {
+    const int r = i >> 1 & 1;
+    const int c = first + column_of(i);
+    if (own_row() + 8 * r >= rows || c + own_column() >= width) continue;
+    *reinterpret_cast<float2*>(to + 8 * r * width + c) =
+        make_float2(ptx::exp2(fmaf(s[i], factor, -shares.top[r])) * shares.share[r],
+                    ptx::exp2(fmaf(s[i + 1], factor, -shares.top[r])) * shares.share[r]);
+  }
+}
+
 // Grid: blocks of 128 row tiles, map heads, batch.
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kCtas)
@@ -89,37 +128,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kCtas)
     seen.mask(first, s);
     stats.add(s, factor);
   }
-  float top[2], share[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const float own = stats.max[r] == ptx::negative_infinity() ? ptx::negative_infinity()
-                                                               : stats.max[r] * factor;
-    top[r] = fmaxf(own, __shfl_xor_sync(~0u, own, 1));
-    top[r] = fmaxf(top[r], __shfl_xor_sync(~0u, top[r], 2));
-    if (top[r] == ptx::negative_infinity()) top[r] = 0.0f;  // a row that is none
-    float sum = stats.sum[r] * ptx::exp2(own - top[r]);
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    share[r] = seen.end[r] > 0 ? 1.0f / sum : 0.0f;
-    if (seen.end[r] > 0 && !(sum > 0.0f && sum < -ptx::negative_infinity())) {
-      atomicOr(params.scratch.every + index, 1u);
-    }
-  }
+  const RowShares shares(seen, stats, factor);
+  if (!shares.finite) atomicOr(params.scratch.every + index, 1u);
   for (int first = 0; first < width; first += kBlock) {
     float s[kAccumulators];
     finish_rows();
     multiply_rows<Traits>(s, shared.q, shared.k);
     start_mean_keys<Traits>(means, first + kBlock, tiles, shared);
     seen.mask(first, s);
-#pragma unroll
-    for (int i = 0; i < kAccumulators; i += 2) {
-      const int r = i >> 1 & 1;
-      const int c = first + column_of(i);
-      if (own_row() + 8 * r >= rows || c + own_column() >= width) continue;
-      *reinterpret_cast<float2*>(to + 8 * r * width + c) =
-          make_float2(ptx::exp2(fmaf(s[i], factor, -top[r])) * share[r],
-                      ptx::exp2(fmaf(s[i + 1], factor, -top[r])) * share[r]);
-    }
+    write_shares(shares, rows, first, width, factor, s, to);
   }
   ptx::copy_async_wait_all();
 }
