@@ -2,8 +2,8 @@
 """What a call from Python costs over the C call: dense attention of one token over one token.
 
 The C call is timed through ctypes with arguments made beforehand, less what ctypes itself takes for
-a function that does nothing. Times are the least mean of --rounds short runs, so that other work on the
-machine counts little.
+a function that does nothing. Times are the least mean of --rounds short runs, so that other work
+on the machine counts little.
 
   bench/python_overhead.py [--rounds N] [--json]
 """

@@ -36,9 +36,10 @@ if(NOT TOKENSIEVE_LLAMA STREQUAL "OFF")
     set(TOKENSIEVE_LLAMA_FOUND ON)
   elseif(TOKENSIEVE_LLAMA STREQUAL "ON")
     message(FATAL_ERROR
-      "TOKENSIEVE_LLAMA=ON, but TOKENSIEVE_LLAMA_DIR=\"${TOKENSIEVE_LLAMA_DIR}\" holds no llama.cpp "
-      "source or TOKENSIEVE_LLAMA_BUILD=\"${TOKENSIEVE_LLAMA_BUILD}\" no bin/libllama.so. Run `make "
-      "build`, or setup/fetch.py llama-source and setup/llama.sh, or use -DTOKENSIEVE_LLAMA=OFF.")
+      "TOKENSIEVE_LLAMA=ON, but TOKENSIEVE_LLAMA_DIR=\"${TOKENSIEVE_LLAMA_DIR}\" holds no "
+      "llama.cpp source or TOKENSIEVE_LLAMA_BUILD=\"${TOKENSIEVE_LLAMA_BUILD}\" no "
+      "bin/libllama.so. Run `make build`, or setup/fetch.py llama-source and setup/llama.sh, or "
+      "use -DTOKENSIEVE_LLAMA=OFF.")
   endif()
 endif()
 if(TOKENSIEVE_CLI STREQUAL "AUTO")

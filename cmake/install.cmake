@@ -42,7 +42,8 @@ foreach(folder profiles models)
             DESTINATION ${CMAKE_INSTALL_DATADIR}/tokensieve)
   endif()
 endforeach()
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/data/eval DESTINATION ${CMAKE_INSTALL_DATADIR}/tokensieve/data
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/data/eval
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/tokensieve/data
         FILES_MATCHING PATTERN "*.txt" PATTERN "*.md")
 if(EXISTS ${PROJECT_SOURCE_DIR}/LICENSE)
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -2,10 +2,11 @@
 option(TOKENSIEVE_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(TOKENSIEVE_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
 set(TOKENSIEVE_CLI ${PROJECT_IS_TOP_LEVEL} CACHE STRING
-    "CLI (its llama.cpp commands need TOKENSIEVE_LLAMA): ON, OFF, AUTO (when CLI11 and fmt are found)")
+    "CLI (its llama.cpp commands need TOKENSIEVE_LLAMA): ON, OFF, AUTO (with CLI11 and fmt)")
 option(TOKENSIEVE_INSTALL "Add install rules" ${PROJECT_IS_TOP_LEVEL})
 option(BUILD_SHARED_LIBS "Build libtokensieve.so instead of libtokensieve.a" OFF)
 option(TOKENSIEVE_OPENMP "Build the OpenMP executor and use it in the plug-in" ON)
+option(TOKENSIEVE_WHOLE_PROGRAMS "Let ctest run test programs, not each of their tests" OFF)
 option(TOKENSIEVE_FUZZ "Build the libFuzzer targets (clang)" OFF)
 set(TOKENSIEVE_CUDA AUTO CACHE STRING
     "CUDA backend for Hopper: ON (required), OFF, AUTO (when nvcc is found)")

@@ -1,4 +1,5 @@
-// Baselines get as much attention work as the selection that they stand beside.
+// Baselines get as much attention work as the selection that they stand beside, as far as is known
+// before it runs.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@ namespace tokensieve::eval {
 // (query, key) pairs of causal attention.
 inline double causal_pairs(double tokens) { return tokens * (tokens + 1) / 2; }
 
-// Computed / causal pairs of a sparse layer that reads a prompt of so many tokens, `chunk` at a time
-// (0: at once). 1 with a tau budget: nobody knows before.
+// An estimate (work_of): computed / causal pairs of a sparse layer that reads a prompt of so many
+// tokens, `chunk` at a time (0: at once). 1 with a tau budget: nobody knows before.
 double layer_work(const ModelFingerprint& model, const SelectConfig& select, int64_t tokens,
                   int64_t chunk);
 

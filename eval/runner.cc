@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "common/prefill_watch.h"
+#include "common/terminal.h"
 
 namespace tokensieve::eval {
 namespace {
@@ -99,12 +100,13 @@ Result<CaseRun> Runner::run(const PreparedCase& input, const Config& config,
   return std::move(job.out);
 }
 
-Status Runner::read(Job& job, std::span<const llama_token> tokens) {
+Status Runner::read(Job& job, std::span<const llama_token> tokens, Pass pass) {
   const auto count = static_cast<int32_t>(tokens.size());
-  cli::PrefillWatch watch({.num_layers = model_.num_layers(),
-                      .num_ubatches = (count + job.ubatch - 1) / job.ubatch,
-                      .time_attention = job.is_stock(),
-                      .on_progress = job.options.on_progress});
+  cli::PrefillWatch watch(
+      {.num_layers = model_.num_layers(),
+       .num_ubatches = (count + job.ubatch - 1) / job.ubatch,
+       .time_attention = job.is_stock(),
+       .on_progress = cli::part_of(job.options.on_progress, pass.index, pass.count)});
   plugin_.reset_stats();
   job.context->watch(&watch);
   const Clock::time_point start = Clock::now();

@@ -68,12 +68,16 @@ class Runner {
  private:
   enum class Owner { kStock, kOurs };  // whose attention a context was made for
   struct Job;                          // one case on its way
+  struct Pass {                        // of those that read a case's prompt
+    size_t index;
+    size_t count;
+  };
 
   static Owner owner_of(const Config& config);
   ContextOptions options_of(Owner owner) const;
   Result<LlamaContext*> context(Owner owner);
   // Reads `tokens` after what the context holds, timed.
-  Status read(Job& job, std::span<const llama_token> tokens);
+  Status read(Job& job, std::span<const llama_token> tokens, Pass pass = {0, 1});
   Status start(Job& job);
   // The ways to read a prompt: runner_prefill.cc.
   Status prefill(Job& job);

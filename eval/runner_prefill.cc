@@ -25,6 +25,7 @@ void add_layers(const std::vector<LayerStats>& layers, CaseResult& result) {
                              .work = l.work,
                              .attention_ms = l.attention_ms,
                              .reason = l.ran_sparse() ? "" : why});
+    if (l.block_density < 1) result.layers.back().block_density = l.block_density;
   }
 }
 
@@ -32,6 +33,7 @@ void summarize(CaseResult& result) {
   const cli::LayerMeans means = cli::means_of(result.layers);
   result.keep_ratio = means.keep_ratio;
   result.work = means.work;
+  if (means.block_density < 1) result.block_density = means.block_density;
   result.attention_ms = means.attention_ms;
 }
 
@@ -90,7 +92,8 @@ Status Runner::prefill_with_selection(Job& job) {
   TOKENSIEVE_RETURN_IF_ERROR(
       plugin_.configure(TOKENSIEVE_GGML_SPARSE, &profile,
                         hook_of(selector.get(), config.always_sparse, config.chunk == 0)));
-  const Status status = read(job, job.prompt());
+  const Pass pass = method.records ? Pass{1, 2} : Pass{0, 1};
+  const Status status = read(job, job.prompt(), pass);
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));  // unhook
   TOKENSIEVE_RETURN_IF_ERROR(status);
   add_layers(plugin_.stats(), job.out.result);
@@ -109,7 +112,7 @@ Status Runner::record(Job& job, KeptByLayer& sets) {
   const std::unique_ptr<Selector> recorder = recording_selector(sets, /*dense=*/true);
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_SPARSE, &job.config.profile,
                                                hook_of(recorder.get(), true, true)));
-  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt(), {0, 2}));
   job.context->clear();
   job.position = 0;
   job.out.result.prefill_ms = 0;
@@ -124,11 +127,14 @@ Status Runner::prefill_with_window(Job& job) {
                         {.always_sparse = true, .whole_prompts = true}));
   const auto windowed =
       job.prompt().first(job.prompt().size() - static_cast<size_t>(resolved.dense_rows));
-  TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, windowed, {0, 2}));
   add_layers(plugin_.stats(), job.out.result);
-  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size())));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt().subspan(windowed.size()), {1, 2}));
+  // The rows after these see everything.
+  const double all = causal_pairs(static_cast<double>(job.prompt().size()));
+  const double before = causal_pairs(static_cast<double>(windowed.size()));
   for (LayerResult& layer : job.out.result.layers) {
-    if (layer.ran_sparse()) layer.work = *resolved.work;
+    layer.work = (layer.work * before + all - before) / all;
   }
   summarize(job.out.result);
   return {};
@@ -146,7 +152,7 @@ Status Runner::prefill_evicted(Job& job) {
       recording_selector(kept, /*dense=*/true, [&](int32_t) { job.context->stop(); });
   TOKENSIEVE_RETURN_IF_ERROR(
       plugin_.configure(TOKENSIEVE_GGML_SPARSE, &profile, hook_of(filter.get(), true, true)));
-  const Status filtered = read(job, job.prompt());
+  const Status filtered = read(job, job.prompt(), {0, 2});
   std::vector<LayerStats> first_pass = plugin_.stats();
   TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));
   if (cli::interrupted() || kept.empty()) {  // too short to choose: the whole prompt was read
@@ -167,7 +173,7 @@ Status Runner::prefill_evicted(Job& job) {
 Status Runner::prefill_again(Job& job, const Tokens& rest, std::vector<LayerStats> first_pass) {
   job.context->clear();
   job.position = 0;
-  TOKENSIEVE_RETURN_IF_ERROR(read(job, rest));
+  TOKENSIEVE_RETURN_IF_ERROR(read(job, rest, {1, 2}));
   const auto all = static_cast<double>(job.input.prompt.size());
   const auto some = static_cast<double>(rest.size());
   CaseResult& result = job.out.result;

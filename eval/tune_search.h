@@ -15,7 +15,7 @@ struct Candidate {
   std::vector<int32_t> layers;       // ascending; not empty
   size_t thin_rung = 0;              // of thin_layers
   std::vector<int32_t> thin_layers;  // ascending; those of `layers` that get a cheaper rung
-  double work = 1;                   // computed / causal pairs of the whole model
+  double work = 1;                   // computed / causal pairs of the whole model, estimated
   double kl = 0;                     // measured
 };
 

@@ -72,7 +72,7 @@ int main() {
   std::vector<std::byte> workspace(workspace_bytes(plan));
 
   // 1. select_tokens: ascending positions for each head.
-  const int64_t capacity = plan.max_keep + kTokens - plan.prefix_len;
+  const int64_t capacity = plan.keep_capacity();
   std::vector<int32_t> indices(plan.num_sets * capacity);
   int64_t count = 0;
   const KeepSet keep = {indices.data(), capacity, &count};

@@ -20,21 +20,23 @@ TEXT
 }
 
 part_release() { ctest --test-dir build -j "$kJobs" --no-tests=error --output-on-failure; }
-part_asan() { sanitizer asan '.*'; }
+# Without what runs programs that are not sanitized: an installed tree, set-up scripts, a browser.
+part_asan() { sanitizer asan '.*' -E '^(install\.|setup_test|report_page)'; }
 # What runs on several threads; the oracle's own tests would take half an hour here.
 part_tsan() { sanitizer tsan 'Threads|Executor|BadMemory|Ranks|c_api|example|Mask'; }
 
-# sanitizer PRESET REGEX: builds what the tests of that name need, and runs them.
+# sanitizer PRESET REGEX [CTEST_OPTION...]: builds what the tests of that name need, and runs them.
 sanitizer() {
   local preset="$1" tests="$2"
+  shift 2
   cmake --preset "$preset" -DTOKENSIEVE_TEST_FILTER="$tests" &&
     cmake --build "build-$preset" -j "$kJobs" &&
-    ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure -R "$tests"
+    ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure -R "$tests" "$@"
 }
 
 # Every stage against the oracle on NEON. Chosen so that build and emulation take 4 CPU minutes
-# together: all of attend and of dense calls, and of each kind of sparse call (zero fill, local fill,
-# chunk) one for each type, width, layout and rounding.
+# together: all of attend and of dense calls, and of each kind of sparse call (zero fill, local
+# fill, chunk) one for each type, width, layout and rounding.
 part_aarch64() {
   local programs=(cpu_{attend,score,select,compact,scatter,backend,isa}_test)
   local sparse='[a-z]+_(kv|f16|d80_bf16|suffix|paged|softcap_scale|reference_rounding|odd_length)'

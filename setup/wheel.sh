@@ -9,9 +9,9 @@ usage() {
   cat <<'TEXT'
 usage: setup/wheel.sh [FOLDER]
 
-Writes tokensieve-VERSION.tar.gz and the wheel into FOLDER (default: dist). The wheel's tag follows from the
-C library of this machine: manylinux_2_N of the oldest glibc that has what the library uses. With
-nvcc the wheel holds the CUDA backend (TOKENSIEVE_CUDA=OFF to go without).
+Writes tokensieve-VERSION.tar.gz and the wheel into FOLDER (default: dist). The wheel's tag follows
+from the C library of this machine: manylinux_2_N of the oldest glibc that has what the library
+uses. With nvcc the wheel holds the CUDA backend (TOKENSIEVE_CUDA=OFF to go without).
 TEXT
 }
 

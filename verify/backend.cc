@@ -241,6 +241,7 @@ class BackendChecker {
     if (golden_.select.fill == Fill::kZero) {
       checks_.push_back(zero_rows_check(golden_, sets_, out));
     }
+    if (golden_.pairs > 0) checks_.push_back(work_check(golden_, report_.work));
     if (isa_ != Isa::kAuto && report_.isa != isa_) {
       checks_.push_back(
           {"isa", "forced", kNoError, 0.0,

@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kOracleTolerance = 1e-6;        // score, pooled, layer: the golden ones are f32
 constexpr double kGoldenOutputTolerance = 5e-4;  // `output` is rounded to f16
+constexpr double kWorkTolerance = 1e-12;         // whole pairs, divided
 
 // The golden output as [seq, head, dim], the oracle's order.
 std::vector<double> golden_output(const GoldenCase& golden) {
@@ -130,6 +131,11 @@ Check keep_check(const GoldenCase& golden, int64_t keep, double tie) {
   return check;
 }
 
+Check work_check(const GoldenCase& golden, double work) {
+  return {"report", "work differs by", std::fabs(work - golden.work()), kWorkTolerance,
+          fmt::format("work {:.4f}", work)};
+}
+
 Check official_check(const GoldenCase& golden, const char* stage, double tolerance,
                      const TokenSets& sets) {
   int64_t common = 0, ours = 0, theirs = 0;
@@ -183,6 +189,7 @@ std::vector<Check> check_oracle(const GoldenCase& golden, Executor& executor,
   }
   checks.push_back(rel_l2_check("run", oracle.out, golden_output(golden), kGoldenOutputTolerance,
                                 {s.seqlen_q, s.num_q_heads, s.head_dim}));
+  if (golden.pairs > 0) checks.push_back(work_check(golden, oracle.report.work));
   if (golden.official_indices.empty() || plan.path == Path::kDense) return checks;
 
   plan.select.arithmetic = Arithmetic::kReferenceRounding;

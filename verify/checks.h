@@ -63,6 +63,9 @@ Check keep_check(const GoldenCase& golden, int64_t keep, double tie);
 // Tokens kept by only one side, except swaps of scores closer than `tie` (relative).
 Check indices_check(const GoldenCase& golden, const Plan& plan, const TokenSets& sets, double tie);
 
+// What a run reports against the golden pairs.
+Check work_check(const GoldenCase& golden, double work);
+
 // 1 - |both| / |larger|, over all heads.
 Check official_check(const GoldenCase& golden, const char* stage, double tolerance,
                      const TokenSets& sets);

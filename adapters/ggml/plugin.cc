@@ -1,6 +1,7 @@
 // The ggml backend "TokenSieve": an ACCEL device that takes the FLASH_ATTN_EXT nodes of a prefill
 // from the CPU backend and leaves everything else where it is. docs/llama.cpp.md says how the
 // scheduler of llama.cpp comes to hand them over.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -80,6 +81,10 @@ ggml_guid_t guid() {
   return &id;
 }
 
+// Between the two nothing can have run, so that there is nothing to tell at exit.
+std::atomic<bool> device_offered{false};
+std::atomic<bool> context_made{false};
+
 // ---- device -------------------------------------------------------------------------------------
 
 // With a GPU the scheduler would not hand over nodes, and a device without events would switch off
@@ -111,6 +116,7 @@ void device_props(ggml_backend_dev_t, ggml_backend_dev_props* props) {
 }
 
 ggml_backend_t init_backend(ggml_backend_dev_t device, const char*) try {
+  context_made = true;
   auto computer = std::make_unique<Computer>();
   auto backend = std::make_unique<ggml_backend>();  // zeroed: what is not set is not supported
   backend->guid = guid();
@@ -183,6 +189,7 @@ ggml_backend_dev_t get_device(ggml_backend_reg_t reg, size_t) {
   device.iface.supports_op = supports_op;
   device.iface.supports_buft = supports_buft;
   device.reg = reg;
+  device_offered = true;
   return &device;
 }
 
@@ -227,7 +234,8 @@ bool load_settings() {
   }
   log_line(GGML_LOG_LEVEL_INFO,
            "tokensieve %s: %s, isa %s, mode %s, profile %s, threads as the host says, ggml %s",
-           TOKENSIEVE_VERSION_STRING, settings.disabled ? "disabled" : backend_name(settings.backend),
+           TOKENSIEVE_VERSION_STRING,
+           settings.disabled ? "disabled" : backend_name(settings.backend),
            isa_name(plan->options.isa), mode_name(settings.mode), settings.profile_name.c_str(),
            host().version());
   if (!settings.old_mode.empty()) log_old_mode(settings.old_mode.c_str());
@@ -251,6 +259,7 @@ ggml_backend_reg_t registry(const void* caller) try {
 
 // At exit or unload. Straight to stderr: the host's log may be gone.
 [[gnu::destructor]] void print_stats_at_exit() {
+  if (device_offered && !context_made) return;
   if (current_settings()->print_stats) print_stats(stderr);
 }
 

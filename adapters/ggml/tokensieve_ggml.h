@@ -16,8 +16,8 @@ extern "C" {
 enum tokensieve_ggml_mode {
   TOKENSIEVE_GGML_OFF = 0,   /* claims nothing: stock llama.cpp */
   TOKENSIEVE_GGML_DENSE = 1, /* tokensieve's dense kernel */
-  /* Layers of the profile choose tokens in every ubatch, among all tokens so far (default). A ubatch
-   * may be any part of a prompt. */
+  /* Layers of the profile choose tokens in every ubatch, among all tokens so far (default). A
+   * ubatch may be any part of a prompt. */
   TOKENSIEVE_GGML_SPARSE = 2,
   TOKENSIEVE_GGML_CHUNK = 2, /* old names of SPARSE */
   TOKENSIEVE_GGML_WHOLE = 3,
@@ -74,6 +74,8 @@ typedef struct tokensieve_ggml_layer_stats {
   /* Of `nodes`: with rows that no settings make sparse, for their mask (sliding windows) or logits
    * (softcap, sinks, ALiBi). */
   int64_t never_sparse_nodes;
+  double block_density; /* visited / visible tiles where block masks steer, mean over all nodes; 1:
+                           none did */
 } tokensieve_ggml_layer_stats;
 
 /* Writes up to `capacity` layers, ascending; returns how many there are. stats may be NULL. */

@@ -71,7 +71,7 @@ Result<int32_t> choose_context(const AskOptions& options, const LlamaModel& mode
 // Tokens that one graph reads. The paper's method has no chunks: its dropped queries are zeros.
 int32_t ubatch_of(const AskOptions& options, Attention attention, size_t prompt_tokens) {
   const auto tokens = static_cast<int32_t>(prompt_tokens);
-  int32_t ubatch = attention == Attention::kStock ? kStockUbatch : kChunkUbatch;
+  int32_t ubatch = attention == Attention::kStock ? kStockUbatch : chunk_ubatch(tokens);
   if (attention == Attention::kSparse && (options.whole || options.paper)) ubatch = tokens;
   if (options.ubatch > 0) ubatch = options.ubatch;
   return std::min(ubatch, tokens);
@@ -85,12 +85,8 @@ tokensieve_ggml_mode mode_of(Attention attention) {
 // Before the first run: what no run could be given.
 Status check_runs(const AskOptions& options, const LlamaModel& model, size_t prompt_tokens,
                   int32_t context) {
-  const int32_t limit = options.context > 0 ? options.context : model.max_context();
-  if (options.ubatch > limit) {
-    return Status::error(StatusCode::kInvalidArgument,
-                         "--ubatch %d is beyond the context; allowed: 1 to %d", options.ubatch,
-                         limit);
-  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_ubatch(
+      options.ubatch, options.context > 0 ? options.context : model.max_context()));
   for (const Attention attention : wanted_runs(options)) {
     TOKENSIEVE_RETURN_IF_ERROR(check_memory(
         model, {.context = context, .ubatch = ubatch_of(options, attention, prompt_tokens)}));
@@ -141,6 +137,7 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
     const LayerMeans means = means_of(run.layers);
     run.keep_ratio = means.keep_ratio;
     run.work = means.work;
+    run.block_density = means.block_density;
     run.attention_ms = means.attention_ms;
   }
   Result<std::string> answer =
@@ -202,19 +199,21 @@ Status ask(const AskOptions& options) {
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;
     profile = std::move(chosen.value().profile);
-    print_err("profile: {} (layers {})\n", report.profile,
-              format_layers(profile.sparse_layers));
+    if (options.blocks) set_blocks(profile, {.pattern = *options.blocks});
   }
   Result<Prompt> prompt = build_prompt(model, *documents, options.question,
                                        options.system.value_or(source.system_prompt));
   if (!prompt.ok()) return prompt.status();
-  if (!prompt->uses_template) {
-    print_err("{} has no chat template that llama.cpp knows: plain text is used\n",
-              source.name);
-  }
   const Result<int32_t> context = choose_context(options, model, prompt->tokens.size());
   if (!context.ok()) return context.status();
   TOKENSIEVE_RETURN_IF_ERROR(check_runs(options, model, prompt->tokens.size(), *context));
+  // What is said before a run: only when there will be one.
+  if (!report.profile.empty()) {
+    print_err("profile: {} (layers {})\n", report.profile, format_layers(profile.sparse_layers));
+  }
+  if (!prompt->uses_template) {
+    print_err("{} has no chat template that llama.cpp knows: plain text is used\n", source.name);
+  }
   report.prompt_tokens = static_cast<int32_t>(prompt->tokens.size());
   const Task task{options,
                   model,

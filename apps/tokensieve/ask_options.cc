@@ -76,6 +76,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
                   "layer profile: a file or a shipped name; default: the model's")
       ->type_name("FILE")
       ->excludes(paper);
+  add_blocks_option(command, options.blocks);
   command.add_option("--system", options.system, "system prompt; default: the model's")
       ->type_name("TEXT");
   command.add_option("--ctx", options.context, "context in tokens; default: what the prompt needs")
@@ -84,7 +85,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
   command
       .add_option("--ubatch", options.ubatch,
                   "tokens that are read at a time: more need more memory and select better; "
-                  "default: 2048, stock 512, --paper all")
+                  "default: 2048, beyond 64K tokens 4096, stock 512, --paper all")
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N");
   command.add_option("--max-tokens", options.max_tokens, "longest answer in tokens")

@@ -17,10 +17,7 @@ void list_presets(const std::string& spec) {
   throw CLI::Success();
 }
 
-}  // namespace
-
-void add_eval_options(CLI::App& command, EvalOptions& options) {
-  add_model_options(command, options.model);
+void add_case_options(CLI::App& command, EvalOptions& options) {
   command
       .add_option("--tasks", options.tasks,
                   fmt::format("all, or some of {}", fmt::join(eval::task_names(), ", ")))
@@ -39,6 +36,13 @@ void add_eval_options(CLI::App& command, EvalOptions& options) {
   command.add_option("--seed", options.seed, "other prompts for another seed")
       ->type_name("S")
       ->capture_default_str();
+}
+
+}  // namespace
+
+void add_eval_options(CLI::App& command, EvalOptions& options) {
+  add_model_options(command, options.model);
+  add_case_options(command, options);
   command
       .add_option("--config", options.configs,
                   "what to compare, as PRESET or PRESET:key=value,...; repeat it; `list` explains "

@@ -117,8 +117,8 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   command.positionals_at_end();
   add_examples(command,
                "  tokensieve exec -- llama-bench -m model.gguf -p 8192 -n 0\n"
-               "  tokensieve exec --profile smollm2 --ubatch 8192 -- llama-completion -m model.gguf "
-               "-f prompt.txt\n");
+               "  tokensieve exec --profile smollm2 --ubatch 8192 -- llama-completion -m "
+               "model.gguf -f prompt.txt\n");
 }
 
 int run_exec(const ExecOptions& options) {

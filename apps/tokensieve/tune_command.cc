@@ -15,6 +15,7 @@
 #include "common/session.h"
 #include "common/sparse_layers.h"
 #include "common/terminal.h"
+#include "tune_setup.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -28,77 +29,26 @@ using eval::CaseRun;
 using eval::Config;
 using eval::default_output;
 using eval::dense_config;
-using eval::EvalPlan;
 using eval::HeaderLine;
 using eval::Json;
 using eval::Loss;
 using eval::PairedScore;
-using eval::parse_configs;
 using eval::Predictions;
 using eval::prepare_case;
 using eval::PreparedCase;
 using eval::result_key;
 using eval::ResultsFile;
 using eval::Runner;
-using eval::ThinLayers;
 using eval::TuneOutcome;
 using eval::TuneProblem;
 using eval::TuneStep;
 
-// Damage is measured on text, and on the right answers of tasks from one fact to several hops.
-const std::vector<std::string> kKlTasks = {"text", "multi_key", "variable_tracking"};
 // A candidate is then checked on answers that it really gives.
 const std::vector<std::string> kAnswerTasks = {"single_needle", "multi_key", "multi_value", "qa"};
 
-struct Setup {
-  std::vector<int32_t> lengths;
-  int32_t cases;
-  std::vector<Config> rungs;
-  double budget;  // points
-  SparseLayers layers;
-};
-
-Json select_json(const Config& rung) {
-  return Json::parse(profile_to_json(rung.profile))["select"];
-}
-
-// What was measured, under names by which a later call finds it.
-TuneStep tune_line(const Setup& setup, const Candidate& candidate, size_t step) {
-  const Config& rung = setup.rungs[candidate.rung];
-  TuneStep line{.step = static_cast<int32_t>(step),
-                .layers = candidate.layers,
-                .rung = rung.name,
-                .select = select_json(rung),
-                .work = candidate.work,
-                .kl = candidate.kl,
-                .loss = {},
-                .thin = {}};
-  if (!candidate.thin_layers.empty()) {
-    const Config& thin = setup.rungs[candidate.thin_rung];
-    line.thin = ThinLayers{candidate.thin_layers, thin.name, select_json(thin)};
-  }
-  return line;
-}
-
-std::string measurement_key(const TuneStep& line) {
-  std::string key = line.rung + format_layers(line.layers);
-  if (line.thin) key += line.thin->rung + format_layers(line.thin->layers);
-  return key;
-}
-
-std::string describe(const Setup& setup, const Candidate& candidate) {
-  std::string text = fmt::format("{} on {}", setup.rungs[candidate.rung].name,
-                                 format_layers(candidate.layers));
-  if (!candidate.thin_layers.empty()) {
-    text += fmt::format(", {} on {}", setup.rungs[candidate.thin_rung].name,
-                        format_layers(candidate.thin_layers));
-  }
-  return text;
-}
-
 class Tuner {
  public:
-  Tuner(const TuneOptions& options, const Setup& setup, const LlamaModel& model, Plugin& plugin,
+  Tuner(const TuneOptions& options, const TuneSetup& setup, const LlamaModel& model, Plugin& plugin,
         ResultsFile& file, const std::string& system)
       : options_(options),
         setup_(setup),
@@ -143,17 +93,20 @@ class Tuner {
     std::vector<PairedScore> scores;
     const std::vector<CaseId> ids = case_ids(kAnswerTasks, setup_.lengths, setup_.cases);
     Progress progress("checking answers", std::ssize(ids), "cases");
-    int32_t done = 0;
-    for (CaseId id : ids) {
+    const OnProgress whole = [&](double fraction) { progress.update(fraction); };
+    const size_t runs = 2 * ids.size();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      CaseId id = ids[i];
       id.index += kAnswerIndex;
       const Result<PreparedCase> input = prepare(id);
       if (!input.ok()) return input.status();
-      const Result<const CaseResult*> reference = dense_answer(*input);
+      const Result<const CaseResult*> reference =
+          dense_answer(*input, part_of(whole, 2 * i, runs));
       if (!reference.ok()) return reference.status();
-      const Result<CaseRun> run = runner_.run(*input, config, {.on_progress = {}});
+      const Result<CaseRun> run =
+          runner_.run(*input, config, {.on_progress = part_of(whole, 2 * i + 1, runs)});
       if (!run.ok()) return run.status();
       add_scores(**reference, run->result, scores);
-      progress.update(static_cast<double>(++done) / static_cast<double>(ids.size()));
     }
     progress.finish();
     return loss_where_dense_solves(scores);
@@ -188,17 +141,18 @@ class Tuner {
                             setup_.lengths.back(), setup_.rungs[rung].chunk);
   }
 
-  Result<double> measure(Candidate candidate, const std::function<void(double)>& on_progress) {
+  Result<double> measure(Candidate candidate, OnProgress on_progress) {
     const std::string key = measurement_key(tune_line(setup_, candidate, 0));
     if (const auto found = known_.find(key); found != known_.end()) return found->second;
-    if (prompts_.empty()) TOKENSIEVE_RETURN_IF_ERROR(prepare_prompts());
+    if (prompts_.empty()) {
+      TOKENSIEVE_RETURN_IF_ERROR(prepare_prompts(part_of(on_progress, 0, 2)));
+      on_progress = part_of(on_progress, 1, 2);
+    }
     const Config config = config_of(candidate);
     std::map<std::string, std::pair<double, int>> by_task;
     for (size_t i = 0; i < prompts_.size(); ++i) {
       const Result<CaseRun> run = runner_.run(
-          prompts_[i], config, {.on_progress = [&](double fraction) {
-            on_progress((static_cast<double>(i) + fraction) / static_cast<double>(prompts_.size()));
-          }});
+          prompts_[i], config, {.on_progress = part_of(on_progress, i, prompts_.size())});
       if (!run.ok()) return run.status();
       auto& [sum, count] = by_task[prompts_[i].source.task];
       sum += compare(dense_[i], run->predictions).kl;
@@ -215,13 +169,15 @@ class Tuner {
   }
 
   // The prompts and what dense predicts for the text or the right answer that follows.
-  Status prepare_prompts() {
-    for (const CaseId& id : case_ids(kKlTasks, setup_.lengths, setup_.cases)) {
-      Result<PreparedCase> made = prepare(id);
+  Status prepare_prompts(const OnProgress& on_progress) {
+    const std::vector<CaseId> ids = case_ids(kKlTasks, setup_.lengths, setup_.cases);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      Result<PreparedCase> made = prepare(ids[i]);
       if (!made.ok()) return made.status();
       PreparedCase& input = made.value();
       if (!input.is_text()) input.continuation = right_answer(model_, input.source.question);
-      const Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
+      const Result<CaseRun> run =
+          runner_.run(input, reference_, {.on_progress = part_of(on_progress, i, ids.size())});
       if (!run.ok()) return run.status();
       dense_.push_back(run->predictions);
       prompts_.push_back(std::move(input));
@@ -229,11 +185,11 @@ class Tuner {
     return {};
   }
 
-  Result<const CaseResult*> dense_answer(const PreparedCase& input) {
+  Result<const CaseResult*> dense_answer(const PreparedCase& input, const OnProgress& on_progress) {
     const Case& c = input.source;
     const std::string key = result_key(c.task, c.length, c.index, "dense");
     if (const auto found = answers_.find(key); found != answers_.end()) return &found->second;
-    Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = {}});
+    Result<CaseRun> run = runner_.run(input, reference_, {.on_progress = on_progress});
     if (!run.ok()) return run.status();
     return &answers_.emplace(key, std::move(run.value().result)).first->second;
   }
@@ -248,7 +204,7 @@ class Tuner {
   }
 
   const TuneOptions& options_;
-  const Setup& setup_;
+  const TuneSetup& setup_;
   const LlamaModel& model_;
   ResultsFile& file_;
   const std::string& system_;
@@ -261,65 +217,7 @@ class Tuner {
   int32_t step_ = 0;
 };
 
-Result<Setup> make_setup(const TuneOptions& options, const LlamaModel& model) {
-  Setup setup{.lengths = options.lengths,
-              .cases = options.cases > 0 ? options.cases : options.quick ? 1 : 2,
-              .rungs = {},
-              .budget = std::stod(options.budget),
-              .layers = {}};
-  const int32_t most = model.max_context() - Runner::kReserve;
-  if (setup.lengths.empty()) setup.lengths = {std::min(options.quick ? 1024 : 4096, most)};
-  std::sort(setup.lengths.begin(), setup.lengths.end());
-  if (options.ubatch > model.max_context()) {
-    return Status::error(StatusCode::kInvalidArgument,
-                         "--ubatch %d is beyond the model's context; allowed: 1 to %d",
-                         options.ubatch, model.max_context());
-  }
-  if (setup.lengths.back() > most) {
-    return Status::error(StatusCode::kInvalidArgument,
-                         "--lengths %d: allowed: up to %d, the model's context less %d for answers",
-                         setup.lengths.back(), most, Runner::kReserve);
-  }
-  Profile start = default_profile(model.fingerprint());
-  start.model = model.source().name;
-  const std::string ladder = options.quick && options.ladder == TuneOptions().ladder
-                                 ? "keep=.2/.4" : options.ladder;
-  Result<std::vector<Config>> configs =
-      parse_configs({"forced:" + ladder}, start, options.ubatch);
-  if (!configs.ok()) return configs.status();
-  for (Config& config : configs.value()) {
-    if (!config.method->selects()) continue;
-    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk != options.ubatch) {
-      return Status::error(StatusCode::kInvalidArgument,
-                           "--ladder %s: tune compares savings that are known beforehand; allowed: "
-                           "keep=... or count=..., with local fill, and no chunk (see --ubatch)",
-                           ladder.c_str());
-    }
-    if (!config.profile.layer_select.empty()) {
-      return Status::error(StatusCode::kInvalidArgument,
-                           "--ladder %s: the profile has a layer_select, but tune itself finds the "
-                           "layers that may keep less",
-                           ladder.c_str());
-    }
-    setup.rungs.push_back(std::move(config));
-  }
-  return setup;
-}
-
-HeaderLine tune_header(const TuneOptions& options, const Setup& setup, const LlamaModel& model,
-                 const std::string& system) {
-  EvalPlan plan{.tasks = kKlTasks,
-                .lengths = setup.lengths,
-                .cases = setup.cases,
-                .seed = options.seed,
-                .configs = setup.rungs};
-  plan.configs.insert(plan.configs.begin(), dense_config(options.ubatch));
-  HeaderLine header = header_line(plan, model, system);
-  header.tune = {{"budget", setup.budget}, {"max_kl", options.max_kl}};
-  return header;
-}
-
-void print_frontier(const Setup& setup, const TuneOutcome& outcome, double max_kl) {
+void print_frontier(const TuneSetup& setup, const TuneOutcome& outcome, double max_kl) {
   Table table;
   table.add_row({"selection", "work", "KL", ""});
   for (const Candidate& c : outcome.measured) {
@@ -342,7 +240,7 @@ Status write_profile(const TuneOptions& options, const Profile& profile) {
 }
 
 // The cheapest candidate whose answers stay within the budget.
-Status choose(const TuneOptions& options, const Setup& setup, Tuner& tuner, ResultsFile& file,
+Status choose(const TuneOptions& options, const TuneSetup& setup, Tuner& tuner, ResultsFile& file,
               const TuneOutcome& outcome) {
   for (const Candidate& candidate : outcome.feasible) {
     const Result<Loss> loss = tuner.answer_loss(candidate);
@@ -374,17 +272,17 @@ Status tune(const TuneOptions& options) {
   Result<Session> session = start_session(options.model, options.verbose);
   if (!session.ok()) return session.status();
   const LlamaModel& model = session->model;
-  Result<Setup> setup = make_setup(options, model);
+  Result<TuneSetup> setup = make_tune_setup(options, model);
   if (!setup.ok()) return setup.status();
-  Result<SparseLayers> layers = find_sparse_layers(model, *session.value().plugin);
+  Plugin& plugin = *session.value().plugin;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      Runner(model, plugin, setup->lengths.back(), setup->rungs).check());
+  Result<SparseLayers> layers = find_sparse_layers(model, plugin);
   if (!layers.ok()) return layers.status();
   setup.value().layers = std::move(layers.value());
   if (const std::string dense = always_dense(setup->layers); !dense.empty()) {
     print_err("always dense: {}\n", dense);
   }
-  Plugin& plugin = *session.value().plugin;
-  TOKENSIEVE_RETURN_IF_ERROR(
-      Runner(model, plugin, setup->lengths.back(), setup->rungs).check());
   const std::string system = options.system.value_or(model.source().system_prompt);
   const HeaderLine header = tune_header(options, *setup, model, system);
   const std::string path =

@@ -1,4 +1,4 @@
-"""From a model to pictures: a long prompt read densely and sparsely, and what the sparse layers kept.
+"""From a model to pictures: a long prompt read densely and sparsely, and what sparse layers kept.
 
 usage: tutorial.py [--tokens 4500] [--folder tutorial]
 
@@ -27,7 +27,8 @@ def make_prompt(tokenizer, tokens):
     """Token ids of a document with one fact in its middle and a question about it, and the fact's
     place in it."""
     fact = "The special magic number for Cairo mentioned in the document is 37519.\n"
-    line = "Page {}. The harbour was quiet, and the clerks wrote letters until the lamps were lit.\n"
+    line = ("Page {}. The harbour was quiet, and the clerks wrote letters until the lamps were "
+            "lit.\n")
     lines = [line.format(i) for i in range(max(2, tokens // 22))]
     lines.insert(len(lines) // 2, fact)
     question = "What is the special magic number for Cairo mentioned in the document?"

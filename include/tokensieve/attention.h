@@ -124,9 +124,9 @@ TOKENSIEVE_API Result<Plan> make_plan(const AttentionShape& shape, const SelectC
 // Bytes of workspace that run() and select_tokens() need, any alignment.
 TOKENSIEVE_API size_t workspace_bytes(const Plan& plan);
 
-// The share of dense attention's (query, key) pairs that a sequence computes when it keeps `keep` of
-// the prefix's tokens, evenly spread (not exactly: what a set of tokens sees depends on where they
-// lie). 1 where that means dense. It is RunReport::work, before the run.
+// RunReport::work before the run, of a sequence that keeps `keep` prefix tokens; 1 where that means
+// dense. Exact but for local fill: an estimate, as if these tokens were evenly spread, which chunks
+// of a long prompt exceed (docs/chunks.md).
 TOKENSIEVE_API double work_of(const Plan& plan, int64_t keep);
 
 // Prefix tokens that a run will keep (dense plans: 0), or -1: the tau budget decides at run time.
@@ -191,7 +191,7 @@ struct RunReport {
   DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense
   int64_t keep_count = 0;     // kept tokens of all sequences together (dense: all)
   double keep_ratio = 1.0;    // keep_count / (batch * seqlen_kv)
-  double work = 0;  // computed (query, key) pairs per head / those of dense attention
+  double work = 0;  // computed (query, key) pairs, mean over heads / those of dense attention
   // Visited tiles / those that hold a visible pair, of the pass that a block mask steers; 1 without.
   double block_density = 1.0;
   int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend

@@ -68,11 +68,16 @@ struct BlockField {
   const char* help;
   const char* allowed = nullptr;  // null: a word (names.h)
   double least = 0, most = 0;
-  uint32_t patterns = ~0u;  // bit BlockPattern
+  uint32_t patterns = ~0u;  // bit BlockPattern; ~0: all, also values that are none
+  uint64_t only = 0;        // not 0: bit n is set for every number n that is allowed
 
-  constexpr bool allows(double value) const { return value >= least && value <= most; }  // no NaN
+  constexpr bool allows(double value) const {
+    if (!(value >= least && value <= most)) return false;  // nor NaN
+    return only == 0 || (only >> static_cast<int>(value) & 1) != 0;
+  }
   constexpr bool used_by(const BlockConfig& c) const {
-    return c.pattern != BlockPattern::kNone && (patterns >> static_cast<int>(c.pattern) & 1) != 0;
+    const auto pattern = static_cast<uint32_t>(c.pattern);
+    return patterns == ~0u || (pattern < 32 && (patterns >> pattern & 1) != 0);
   }
 };
 
@@ -101,7 +106,8 @@ constexpr void for_each_block_field(Blocks& c, Visit&& visit) {
          kMostTokens, of(kFlex)}, c.max_budget);
   field({"threshold", "share of a row's mass (scores: the least that is not visited)", "[0, 1]",
          0, 1, of(kAntidiagonal, kScores)}, c.threshold);
-  field({"stride", "tokens of a group", "8, 16 or 32", 8, 32, of(kAntidiagonal)}, c.stride);
+  field({"stride", "tokens of a group", "8, 16 or 32", 8, 32, of(kAntidiagonal),
+         1ull << 8 | 1ull << 16 | 1ull << 32}, c.stride);
   field({"alpha", "visited tiles have this share of the row's best", "[0, 1]", 0, 1,
          of(kPooled)}, c.alpha);
   field({"sink_tiles", "first tiles that every row visits", ">= 0, at most 2^24", 0, kMostTiles,
@@ -110,8 +116,8 @@ constexpr void for_each_block_field(Blocks& c, Visit&& visit) {
          kMostTiles, of(kPooled)}, c.window_tiles);
   field({"last_tiles", "newest row tiles, which visit every tile", ">= 0, at most 2^24", 0,
          kMostTiles, of(kPooled)}, c.last_tiles);
-  field({"dense_rows", "newest rows that visit every tile", ">= 0, at most 2^31", 0, kMostTokens},
-        c.dense_rows);
+  field({"dense_rows", "newest rows that visit every tile", ">= 0, at most 2^31", 0, kMostTokens,
+         of(kGiven, kScores, kFlex, kPooled, kAntidiagonal)}, c.dense_rows);
 }
 
 }  // namespace tokensieve

@@ -33,8 +33,8 @@ enum class Fill : int32_t {
 
 // Which queries a sparse layer answers from the kept keys.
 enum class Queries : int32_t {
-  // Kept tokens' (paper). Zero fill: the call must hold the whole prompt. Local fill: a whole prompt
-  // or a chunk of it, whose kept rows are those of the tokens kept among all so far.
+  // Kept tokens' (paper). Zero fill: the call must hold the whole prompt. Local fill: a whole
+  // prompt or a chunk of it, whose kept rows are those of the tokens kept among all so far.
   kKept = 0,
   kAll = 1,  // all of the chunk's: only keys before it are dropped
 };
@@ -147,7 +147,8 @@ constexpr void for_each_field(Select& c, Visit&& visit) {
          1, {}, Fill::kLocal}, c.sinks);
   field({"arithmetic", "arithmetic", kRanking, "how scores are rounded"}, c.arithmetic);
   field({"enabled", "enabled", kCall, "false: dense attention"}, c.enabled);
-  field({"queries", "queries", kCall, "kept: those of kept tokens; all: a chunk's, with zero fill"}, c.queries);
+  field({"queries", "queries", kCall, "kept: those of kept tokens; all: a chunk's, with zero fill"},
+        c.queries);
   field({"dense_policy", "dense_policy", kCall, "whether a call that cannot win runs dense"},
         c.dense_policy);
 }

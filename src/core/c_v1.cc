@@ -16,7 +16,12 @@ namespace {
 template <typename T>
 constexpr size_t kSize = sizeof(T);
 template <>
-constexpr size_t kSize<tokensieve_report> = offsetof(tokensieve_report, stage_ns) + 6 * sizeof(int64_t);
+constexpr size_t kSize<tokensieve_plan_info> = offsetof(tokensieve_plan_info, block_pattern);
+template <>
+constexpr size_t kSize<tokensieve_inputs> = offsetof(tokensieve_inputs, block_mask);
+template <>
+constexpr size_t kSize<tokensieve_report> =
+    offsetof(tokensieve_report, stage_ns) + 6 * sizeof(int64_t);
 
 }  // namespace
 

@@ -4,15 +4,15 @@
 
 namespace tokensieve {
 
-void ReportSum::add(const Plan& plan, int64_t keep, DenseReason reason, double density) {
-  if (reason != DenseReason::kNone) {
-    add(plan.shape, plan.shape.seqlen_kv, density * dense_pairs(plan.shape), density,
-        reason, Path::kDense);
-  } else {
-    const SparsePairs pairs = sparse_pairs(plan, keep);
-    add(plan.shape, keep + plan.suffix_len(), density * pairs.compact + pairs.local, density,
-        reason, Path::kSparse);
-  }
+void ReportSum::add_dense(const Plan& plan, DenseReason reason, double density) {
+  add(plan.shape, plan.shape.seqlen_kv, density * dense_pairs(plan.shape), density, reason,
+      Path::kDense);
+}
+
+void ReportSum::add_sparse(const Plan& plan, int64_t keep, double pairs, double density) {
+  const double local = density == 1.0 ? pairs : sparse_pairs(plan, keep).local;
+  add(plan.shape, keep + plan.suffix_len(), local + density * (pairs - local), density,
+      DenseReason::kNone, Path::kSparse);
 }
 
 void ReportSum::add(const AttentionShape& shape, const RunReport& sequence) {

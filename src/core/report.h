@@ -7,9 +7,11 @@ namespace tokensieve {
 
 class ReportSum {
  public:
-  // A sequence that kept `keep` prefix tokens, or, with a reason, ran dense; `density`: of its block
-  // masks.
-  void add(const Plan& plan, int64_t keep, DenseReason reason, double density = 1.0);
+  // `density`: of the sequence's block masks.
+  void add_dense(const Plan& plan, DenseReason reason, double density = 1.0);
+
+  // A sequence that kept `keep` prefix tokens, whose sets make so many pairs per query head.
+  void add_sparse(const Plan& plan, int64_t keep, double pairs, double density = 1.0);
 
   // A sequence that was a call of its own.
   void add(const AttentionShape& shape, const RunReport& sequence);

@@ -27,12 +27,7 @@ Status check_fields(const BlockConfig& c) {
       status = invalid(about.name, number, about.allowed);
     }
   });
-  if (!status.ok()) return status;
-  const bool strided = c.pattern == BlockPattern::kAntidiagonal;
-  if (strided && c.stride != 8 && c.stride != 16 && c.stride != 32) {
-    return invalid("stride", c.stride, "8, 16 or 32");
-  }
-  return {};
+  return status;
 }
 
 // Masks or scores over selected tokens are of the compact tiles, which only given sets make known.

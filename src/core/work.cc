@@ -46,11 +46,18 @@ double keys_before_window(const SelectConfig& c, int64_t n, int64_t begin) {
   return kLocalBlock * (sum - count * from) + blocks.rest * std::max(0.0, last);
 }
 
-// Rows of the call that are kept see the kept keys before their window; `share` of the prefix is
-// kept, and all of the suffix.
-double far_pairs(const Plan& plan, double share) {
+int64_t first_row(const AttentionShape& s) { return s.seqlen_kv - s.seqlen_q; }
+
+// Sinks and windows of the call's rows.
+double local_pairs(const Plan& plan) {
+  return local_pairs(plan.select, plan.shape.seqlen_kv) -
+         local_pairs(plan.select, first_row(plan.shape));
+}
+
+// What far_pairs counts if `share` of the prefix is kept, evenly spread, and all of the suffix.
+double expected_far_pairs(const Plan& plan, double share) {
   const SelectConfig& c = plan.select;
-  const int64_t first = plan.shape.seqlen_kv - plan.shape.seqlen_q;
+  const int64_t first = first_row(plan.shape);
   const int64_t prefix = std::max(plan.prefix_len, first);
   const auto before = [&](int64_t n) { return keys_before_window(c, n, c.sinks); };
   const double in_prefix = share * share * (before(prefix) - before(first));
@@ -81,13 +88,37 @@ SparsePairs sparse_pairs(const Plan& plan, int64_t keep) {
     return {.compact = q * kept + triangle(q) + c.obs_window * (prefix - kept)};
   }
   const double share = kept / prefix;
-  const int64_t first = s.seqlen_kv - s.seqlen_q;
   if (c.fill == Fill::kLocal) {
-    return {.compact = far_pairs(plan, share),
-            .local = local_pairs(c, s.seqlen_kv) - local_pairs(c, first)};
+    return {.compact = expected_far_pairs(plan, share), .local = local_pairs(plan)};
   }
-  const double before = share * static_cast<double>(std::min(first, plan.prefix_len));
+  const double before = share * static_cast<double>(std::min(first_row(s), plan.prefix_len));
   return {.compact = triangle(kept + static_cast<double>(plan.suffix_len())) - triangle(before)};
+}
+
+bool has_far_pairs(const SelectConfig& select) {
+  return select.fill == Fill::kLocal && select.queries == Queries::kKept;
+}
+
+int64_t far_pairs(const Plan& plan, std::span<const int32_t> kept) {
+  const auto from = [&](int64_t token) {
+    return std::lower_bound(kept.begin(), kept.end(), token);
+  };
+  const auto sinks_end = from(plan.select.sinks);
+  auto window = sinks_end;  // the first kept key that is not before the row's window
+  int64_t pairs = 0;
+  for (auto row = from(first_row(plan.shape)); row < kept.end(); ++row) {
+    const int64_t begin = *row / kLocalBlock * kLocalBlock - plan.select.local_window;
+    while (window < row && *window < begin) ++window;
+    pairs += window - sinks_end;
+  }
+  return pairs;
+}
+
+double counted_pairs(const Plan& plan, int64_t keep, int64_t far_pairs_of_all_sets) {
+  if (!has_far_pairs(plan.select)) return sparse_pairs(plan, keep).all();
+  // One division, so that sets without a common divisor give the same bits however they are added.
+  const double sets = plan.num_sets;
+  return (sets * local_pairs(plan) + static_cast<double>(far_pairs_of_all_sets)) / sets;
 }
 
 int64_t Plan::suffix_len() const { return shape.seqlen_kv - prefix_len; }

@@ -5,8 +5,8 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #endif
 #if defined(__aarch64__)
-// Newer Highways know several NEONs (with and without AES, with BF16): the one that every CPU of the
-// build has.
+// Newer Highways know several NEONs (with and without AES, with BF16): the one that every CPU of
+// the build has.
 #define HWY_COMPILE_ONLY_STATIC
 #endif
 
@@ -51,6 +51,7 @@ const Kernels kKernels = {
     .pack_queries = pack_queries,
     .score_block = score_block,
     .score_sum = score_sum,
+    .slash_sum = slash_sum,
 };
 
 }  // namespace HWY_NAMESPACE

@@ -105,6 +105,7 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   TOKENSIEVE_RETURN_IF_ERROR(call.score());
   TOKENSIEVE_RETURN_IF_ERROR(call.gather_scores(options));
   TOKENSIEVE_RETURN_IF_ERROR(call.select(selection, keep.count));
+  TOKENSIEVE_RETURN_IF_ERROR(call.no_masks());
   if (options.report != nullptr) *options.report = early_report(plan);
   return {};
 }
@@ -170,7 +171,6 @@ Status scatter_op(const Plan& plan, const TensorView& compacted, const KeepSet& 
                                tensor_of(compacted), tensor_of(out), static_cast<int>(out.shape[2]),
                                plan.shape.head_dim * 2, static_cast<cudaStream_t>(options.stream)));
 }
-
 }  // namespace
 }  // namespace cuda
 

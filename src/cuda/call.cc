@@ -141,6 +141,13 @@ Status Call::estimate(const Selection& selection) {
   return device_.arch->estimate(params, element(), plan_.shape.head_dim, stream_);
 }
 
+Status Call::no_masks() {
+  if (!has_blocks(plan_)) return {};
+  const int64_t rows = plan_.shape.batch * plan_.shape.num_q_heads * plan_.row_tiles;
+  return launched("memset", cudaMemsetAsync(layout_.block_visits, 0,
+                                            static_cast<size_t>(rows) * sizeof(int2), stream_));
+}
+
 Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
   AttendParams params = attend_params(out, selection);
   if (plan_.select.queries == Queries::kAll) {
@@ -162,16 +169,6 @@ Status Call::attend_dense(const AttentionOutputs& out) {
                                          kTileCounters * sizeof(int32_t), stream_)));
   AttendParams params = attend_params(out, {});
   return attend_pass(params, Keys::kCausal, kFirstPass);
-}
-
-Selection Call::own_selection() const {
-  return {.indices = layout_.indices,
-          .mask = layout_.mask,
-          .rank = layout_.rank,
-          .count = layout_.count,
-          .num_sets = plan_.num_sets,
-          .capacity = layout_.capacity,
-          .words = layout_.words};
 }
 
 Status Call::keep_lengths() {

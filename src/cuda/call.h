@@ -40,9 +40,11 @@ class Call {
   // Stage estimate, if the plan has block masks: their bits in layout.block_bits, unless they are
   // given, and what attend visits of them.
   Status masks(const Selection& selection);
+  // For read_report, where no mask was made.
+  Status no_masks();
   // Stages attend and scatter.
   Status attend(const AttentionOutputs& out, const Selection& selection);
-  Selection own_selection() const;
+  Selection own_selection() const { return cuda::own_selection(plan_, layout_); }
   // The sequences' lengths, for read_report.
   Status keep_lengths();
 

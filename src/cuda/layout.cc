@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/plan.h"
+#include "core/work.h"
 #include "cuda/arena.h"
 #include "cuda/blocks/plan.h"
 #include "cuda/select/select.h"
@@ -47,8 +48,7 @@ double keep_limit(const Plan& plan) {
 }  // namespace
 
 bool keeps_lengths(const Plan& plan) {
-  return plan.shape.packed &&
-         (plan.path == Path::kSparse || plan.blocks.pattern != BlockPattern::kNone);
+  return plan.shape.packed && (plan.path == Path::kSparse || has_blocks(plan));
 }
 
 Heads heads_of(const Plan& plan) { return {plan.shape.num_q_heads, plan.shape.num_kv_heads}; }
@@ -90,6 +90,16 @@ SelectParams select_params(const Plan& plan) {
           .selection = {.num_sets = plan.num_sets}};
 }
 
+Selection own_selection(const Plan& plan, const Layout& layout) {
+  return {.indices = layout.indices,
+          .mask = layout.mask,
+          .rank = layout.rank,
+          .count = layout.count,
+          .num_sets = plan.num_sets,
+          .capacity = layout.capacity,
+          .words = layout.words};
+}
+
 Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   const AttentionShape& s = plan.shape;
   Layout layout;
@@ -99,7 +109,7 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   layout.tile_counters = arena.take<int32_t>(kTileCounters);
   layout.count = arena.take<int32_t>(s.batch);
   if (s.packed) layout.cu_seqlens = arena.take<int32_t>(2 * (s.batch + 1));
-  if (plan.blocks.pattern != BlockPattern::kNone) {
+  if (has_blocks(plan)) {
     layout.block_visits = arena.take<int2>(s.batch * s.num_q_heads * plan.row_tiles);
     if (plan.blocks.pattern != BlockPattern::kGiven) {
       layout.block_bits =
@@ -123,7 +133,8 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     layout.indices = arena.take<int32_t>(sets * layout.capacity);
     layout.mask = arena.take<uint32_t>(sets * layout.words);
     layout.rank = arena.take<uint32_t>(sets * layout.words);
-    if (plan.select.fill == Fill::kLocal && plan.select.queries == Queries::kKept) {
+    if (has_far_pairs(plan.select)) {
+      layout.far_pairs = arena.take<int64_t>(sets);
       layout.lse = arena.take<float>(s.batch * s.num_q_heads * s.seqlen_q);
     }
     const int64_t elements = s.batch * layout.compact_heads * layout.capacity * s.head_dim;

@@ -1,6 +1,7 @@
 // The workspace of a CUDA plan: one arena, cut into regions.
 //
-//   count, tile counters | block masks | indices, mask, rank | compact K, V | lse of the local pass
+//   count, tile counters | block masks | indices, mask, rank | far pairs, lse of the local pass |
+//   compact K, V
 //
 // What score and select work on is dead before compact writes, so it lies inside compact K and V.
 #pragma once
@@ -34,6 +35,7 @@ struct Layout {
   int32_t* indices = nullptr;        // [batch, num_sets, capacity]
   uint32_t* mask = nullptr;          // [batch, num_sets, words]
   uint32_t* rank = nullptr;          // [batch, num_sets, words]
+  int64_t* far_pairs = nullptr;      // [batch, num_sets] local fill: read_report counts into it
   void* compact_k = nullptr;         // [batch, compact_heads, capacity, head_dim]
   void* compact_v = nullptr;         // [batch, compact_heads, capacity, head_dim]
   float* lse = nullptr;              // [batch, num_q_heads, seqlen_q] local fill
@@ -50,8 +52,13 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* arena);
 Status lay_out(const Plan& plan, int num_multiprocessors, std::span<std::byte> workspace,
                Layout& layout);
 
+inline bool has_blocks(const Plan& plan) { return plan.blocks.pattern != BlockPattern::kNone; }
+
 // Whether a run leaves the lengths of its sequences for read_report.
 bool keeps_lengths(const Plan& plan);
+
+// The sets that lie in the workspace.
+Selection own_selection(const Plan& plan, const Layout& layout);
 
 // Parts of the parameter structs that follow from the plan alone.
 Heads heads_of(const Plan& plan);

@@ -80,6 +80,17 @@ std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const 
   return keys;  // zero fill: dropped rows see nothing
 }
 
+double visible_pairs(const Plan& plan, const Selection& selection) {
+  const AttentionShape& s = plan.shape;
+  int64_t pairs = 0;
+  for (const std::vector<int32_t>& kept : selection.kept) {
+    for (int64_t i = s.seqlen_kv - s.seqlen_q; i < s.seqlen_kv; ++i) {
+      pairs += static_cast<int64_t>(visible_keys(plan, /*dense=*/false, kept, i).size());
+    }
+  }
+  return static_cast<double>(pairs) / static_cast<double>(selection.kept.size());
+}
+
 double attend_row(const QueryRow& r, std::span<const int32_t> tokens, double* out) {
   const AttentionShape& s = r.plan.shape;
   std::vector<double> query(s.head_dim);

@@ -17,6 +17,10 @@ namespace tokensieve::ref {
 std::vector<int32_t> visible_keys(const Plan& plan, bool dense, std::span<const int32_t> kept,
                                   int64_t position);
 
+// (query, key) pairs that a sequence computes per query head: the visible keys of all its rows,
+// counted; the mean over its sets.
+double visible_pairs(const Plan& plan, const Selection& selection);
+
 // One query of one head and the sequence that it looks at.
 struct QueryRow {
   const Plan& plan;

@@ -49,8 +49,13 @@ void fill_report(const Plan& plan, const std::vector<Selection>& sequences,
                  std::span<const double> densities, RunReport& report) {
   ReportSum sum;
   for (size_t b = 0; b < sequences.size(); ++b) {
-    sum.add(plan, sequences[b].budget.keep, sequences[b].reason,
-            densities.empty() ? 1.0 : densities[b]);
+    const Selection& sequence = sequences[b];
+    const double density = densities.empty() ? 1.0 : densities[b];
+    if (sequence.dense()) {
+      sum.add_dense(plan, sequence.reason, density);
+    } else {
+      sum.add_sparse(plan, sequence.budget.keep, visible_pairs(plan, sequence), density);
+    }
   }
   sum.finish(report);
 }

@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +69,10 @@ class ProgramTest(CliCase):
             self.expect(2, *command, says="--ubatch")
         self.expect(2, "ask", "m", "--file", "d", "q", "--ctx", "512", "--ubatch", "513",
                     says="--ubatch: 513 is beyond --ctx 512")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--blocks", "given", says="antidiagonal")
+        self.expect(2, "bench", "--blocks", "flex", "--gamma", "1.5", says="[0, 1]")
+        self.expect(2, "bench", "--blocks", "flex", "--backend", "cuda", says="on the CPU")
+        self.expect(2, "bench", "--blocks", "flex", "--bench", "layer")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
         self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
         self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")
@@ -112,6 +118,17 @@ class ProgramTest(CliCase):
             if command[0] != "report" and not (BIN / "libggml-tokensieve.so").exists():
                 continue
             self.expect(1, *command, "-o", "/nonexistent/x", says="cannot write /nonexistent/x")
+
+    def test_interrupt_ends_what_has_nothing_to_clean_up(self):
+        run_file = self.folder / "run.jsonl"
+        os.mkfifo(run_file)
+        process = subprocess.Popen([PROGRAM, "report", run_file, "-o", self.folder / "page.html"],
+                                   stderr=subprocess.PIPE)
+        with run_file.open("w"):  # it reads, and will not come to an end
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=600)
+        self.assertEqual(process.returncode, 130)
+        self.assertEqual([p.name for p in self.folder.glob("page*")], [])
 
     def test_verify(self):
         golden = pathlib.Path(__file__).parent.parent / "golden"
@@ -207,6 +224,15 @@ class LlamaTest(CliCase):
         self.assertLess(runs["sparse"]["keep_ratio"], 0.4)
         self.assertIn(CODE, runs["sparse"]["answer"])
 
+    def test_blocks(self):
+        result = self.expect(0, "ask", "smollm2", "--file", self.long_document(), self.QUESTION,
+                             "--json", "--profile", self.small_profile(),
+                             "--blocks", "antidiagonal")
+        sparse, = json.loads(result.stdout)["runs"]
+        self.assertLess(sparse["block_density"], 1)
+        self.assertEqual(sparse["sparse_layers"], 28)
+        self.assertIn(CODE, sparse["answer"])
+
     def test_chunks_give_the_answer(self):
         for ubatch in ("512", "700"):
             result = self.expect(0, "ask", "smollm2", "--file", self.long_document(), self.QUESTION,
@@ -245,20 +271,59 @@ class LlamaTest(CliCase):
         self.assertEqual(len(profile["sparse_layers"]), 15)
         self.expect(1, "profile", "smollm2", "--text", self.document, says="at least 64")
 
-    def test_interrupt_leaves_nothing_behind(self):
-        output = self.folder / "never.json"
-        text = self.folder / "text"
-        os.mkfifo(text)
-        process = subprocess.Popen(
-            [PROGRAM, "profile", "smollm2", "--text", text, "-o", output],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        # The text is read after signals are caught and before anything is measured.
-        with text.open("w") as pipe:
-            process.send_signal(signal.SIGINT)
-            pipe.write(self.long_document().read_text())
-        _, errors = process.communicate(timeout=600)
-        self.assertEqual(process.returncode, 130, errors)
-        self.assertEqual([p.name for p in self.folder.glob("never*")], [])
+    def test_a_prompt_beyond_the_context_is_all_that_is_said(self):
+        for options, says in ((("--ctx", "70"), "raise --ctx"),
+                              (("--max-tokens", "9000"), "lower --max-tokens"),
+                              (("--ubatch", "100000"), "beyond the context")):
+            result = self.expect(1, "ask", "smollm2", "--file", self.document, self.QUESTION,
+                                 *options, says=says, env={"TOKENSIEVE_STATS": "1"})
+            self.assertEqual(result.stdout, "")
+            self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+
+    def interrupted(self, moved, *arguments):
+        """Ctrl-C once the terminal has shown `moved`; what the terminal showed."""
+        terminal, its_end = pty.openpty()
+        with open(self.folder / "stdout", "w") as output:
+            process = subprocess.Popen([PROGRAM, *map(str, arguments)], stdin=subprocess.DEVNULL,
+                                       stdout=output, stderr=its_end)
+        os.close(its_end)
+        shown, sent = "", False
+        while True:
+            try:
+                shown += os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # the process has ended
+                break
+            if not sent and re.search(moved, shown):
+                process.send_signal(signal.SIGINT)
+                sent = True
+        os.close(terminal)
+        self.assertEqual(process.wait(600), 130, shown)
+        self.assertIn("cancelled", shown)
+        return shown
+
+    # Prompts are one chunk, which takes half a minute: a bar that says how much is left has moved
+    # within it, and there is no result if the chunk was not read to its end.
+    def test_interrupt_within_a_chunk(self):
+        text = self.folder / "book.txt"
+        text.write_text(self.long_document().read_text() * 3)
+        for attention in ("stock", "dense", "sparse"):
+            shown = self.interrupted(
+                r"reading \(\w+\) .* left", "ask", "smollm2", "--file", text, "--attention",
+                attention, "--ubatch", 8192, self.QUESTION)
+            self.assertNotIn("tokens in", shown)
+            self.assertEqual((self.folder / "stdout").read_text(), "")
+
+    def test_interrupt_leaves_whole_results(self):
+        run, profile = self.folder / "run.jsonl", self.folder / "profile.json"
+        long = ("smollm2", "--lengths", 7600, "--cases", 1, "--ubatch", 8192)
+        for command in (("eval", *long, "--tasks", "multi_key", "--config", "dense", "-o", run),
+                        ("tune", *long, "-o", profile, "--results", run)):
+            self.interrupted(command[0] + r" .* left", *command)
+            lines = run.read_text().splitlines(keepends=True)
+            self.assertTrue(all(line.endswith("\n") for line in lines))
+            self.assertEqual([json.loads(line)["type"] for line in lines], ["run"])
+            run.unlink()
+        self.assertEqual([p.name for p in self.folder.glob("profile*")], [])
 
     def test_output_that_was_not_written_is_an_error(self):
         ask = ("ask", "smollm2", "--file", self.document, "--max-tokens", 3, self.QUESTION)

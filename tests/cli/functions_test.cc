@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -51,6 +52,17 @@ TEST(Terminal, BarIsAlwaysAsWideAsAsked) {
   }
   EXPECT_EQ(bar(0.5, 4), "██  ");
   EXPECT_EQ(bar(0.125, 1), "▏");
+}
+
+TEST(Terminal, ProgressOfAPartIsAShareOfTheWhole) {
+  double seen = -1;
+  const OnProgress whole = [&](double fraction) { seen = fraction; };
+  const OnProgress last_quarter_of_half = part_of(part_of(whole, 1, 2), 3, 4);
+  last_quarter_of_half(0);
+  EXPECT_DOUBLE_EQ(seen, 0.875);
+  last_quarter_of_half(1);
+  EXPECT_DOUBLE_EQ(seen, 1);
+  EXPECT_FALSE(part_of(nullptr, 0, 2)) << "nobody to tell";
 }
 
 TEST(Terminal, WrapKeepsEveryWord) {
@@ -165,17 +177,29 @@ TEST(Models, ErrorsNameTheFix) {
             StatusCode::kDataError);
 }
 
-TEST(System, FreeMemoryKnowsTheLimitOfTheProcess) {
+// What is free where the process may map `bytes` at most; -1: no such limit can be set.
+int64_t free_memory_within(rlim_t bytes) {
   rlimit before = {};
-  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
-  const int64_t free = available_memory_bytes();
-  EXPECT_GT(free, 0);
+  if (getrlimit(RLIMIT_AS, &before) != 0) return -1;
   rlimit limit = before;
-  limit.rlim_cur = rlim_t{1} << 20;  // less than is mapped already
-  ASSERT_EQ(setrlimit(RLIMIT_AS, &limit), 0);
-  const int64_t limited = available_memory_bytes();
-  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
-  EXPECT_EQ(limited, 0);
+  limit.rlim_cur = bytes;
+  if (setrlimit(RLIMIT_AS, &limit) != 0) return -1;
+  const int64_t free = available_memory_bytes();
+  return setrlimit(RLIMIT_AS, &before) == 0 ? free : -1;
+}
+
+TEST(System, FreeMemoryKnowsTheLimitOfTheProcess) {
+  constexpr int64_t kMiB = 1 << 20;
+  EXPECT_GT(available_memory_bytes(), 64 * kMiB);
+  EXPECT_EQ(free_memory_within(kMiB), 0);  // less than is mapped already: nothing can be allocated
+
+  std::ifstream file("/proc/self/statm");
+  int64_t pages = 0;
+  file >> pages;
+  const int64_t mapped = pages * sysconf(_SC_PAGESIZE);
+  const int64_t free = free_memory_within(static_cast<rlim_t>(mapped + 64 * kMiB));
+  EXPECT_LE(free, 64 * kMiB);
+  EXPECT_GE(free, 32 * kMiB);  // what the test itself may have mapped since
 }
 
 TEST(Profiles, LayersRoundTrip) {

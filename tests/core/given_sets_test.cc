@@ -71,7 +71,10 @@ TEST_P(GivenSets, TheChosenOnesGiveTheSameBits) {
   const Plan plan = make_plan(c.shape, c.select, {.backend = backend()}).value();
   Sets sets(plan);
   test::GuardedBytes workspace(workspace_bytes(plan));
-  ASSERT_TRUE(select_tokens(plan, data.inputs(), sets.view(), workspace.span()).ok());
+  RunReport selected;
+  ASSERT_TRUE(select_tokens(plan, data.inputs(), sets.view(), workspace.span(),
+                            {.report = &selected})
+                  .ok());
 
   Outcome chosen, given;
   ASSERT_TRUE(run_in_fresh_memory(plan, data, {}, chosen).ok());
@@ -83,6 +86,7 @@ TEST_P(GivenSets, TheChosenOnesGiveTheSameBits) {
   EXPECT_EQ(before, sets.indices) << "only read";
   EXPECT_EQ(given.report.keep_count, chosen.report.keep_count);
   EXPECT_EQ(given.report.work, chosen.report.work);
+  EXPECT_EQ(selected.work, chosen.report.work);
   EXPECT_EQ(given.report.path, chosen.report.path);
 }
 
@@ -170,6 +174,7 @@ TEST_P(FreeSets, MatchTheOracle) {
   EXPECT_TRUE(
       test::close(outcome.lse, expected.lse, 1e-5, {s.batch, s.num_q_heads, s.seqlen_q}));
   EXPECT_EQ(outcome.report.keep_count, expected.report.keep_count);
+  EXPECT_EQ(outcome.report.work, expected.report.work);
   EXPECT_EQ(outcome.report.reason, c.shape.batch > 1 ? DenseReason::kNothingToDrop
                                                      : DenseReason::kNone);
 }
@@ -196,6 +201,8 @@ INSTANTIATE_TEST_SUITE_P(
                  with(takes_up_to(1), Share::kLayer, Fill::kLocal, kKept), 0},
         FreeCase{"local_kv", batch_of(3, test::self_attention(450, 4, 2, 64)),
                  with(takes_up_to(100), Share::kKv, Fill::kLocal, kKept), 100},
+        FreeCase{"part", batch_of(3, test::suffix_attention(290, 700, 6, 3, 64)),
+                 with(takes_up_to(150), Share::kKv, Fill::kLocal, kKept), 150},
         FreeCase{"chunk", test::suffix_attention(90, 300, 4, 2, 64),
                  with(takes_up_to(50), Share::kHead, Fill::kZero, Queries::kAll), 17},
         FreeCase{"below_min_keep", test::self_attention(300, 4, 2, 64),

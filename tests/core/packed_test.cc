@@ -88,11 +88,16 @@ TEST_P(PackedTest, EqualsTheSequencesOneByOne) {
   ASSERT_TRUE(status.ok()) << status.message();
   const std::vector<double> out = packed.data.out_values();
   int64_t kept = 0;
+  double pairs = 0, dense_pairs = 0;
   for (size_t b = 0; b + 1 < packed.cu_q.size(); ++b) {
     const int64_t begin = packed.cu_q[b], rows = packed.cu_q[b + 1] - begin;
     if (rows == 0) continue;
     const ref::OracleResult expected = packed.alone(b);
     kept += expected.report.keep_count;
+    const auto keys = static_cast<double>(packed.cu_kv[b + 1] - packed.cu_kv[b]);
+    const double dense = static_cast<double>(rows) * (keys - static_cast<double>(rows - 1) / 2);
+    pairs += expected.report.work * dense;
+    dense_pairs += dense;
     const std::vector<double> own(out.begin() + begin * 256, out.begin() + (begin + rows) * 256);
     EXPECT_TRUE(test::close(own, expected.out, 1e-5, {rows, 4, 64})) << "sequence " << b;
     for (int64_t h = 0; h < 4; ++h) {
@@ -105,6 +110,7 @@ TEST_P(PackedTest, EqualsTheSequencesOneByOne) {
     }
   }
   EXPECT_EQ(report.keep_count, kept);
+  EXPECT_NEAR(report.work, pairs / dense_pairs, 1e-12);
   EXPECT_EQ(report.path, select.enabled ? Path::kSparse : Path::kDense);
 }
 

@@ -53,17 +53,17 @@ BadParameter field(const char* name, BlockPattern pattern, T BlockConfig::* memb
 }
 
 std::vector<BadParameter> bad_parameters() {
-  const std::string share = "[0, 1]";
+  const std::string share = "[0, 1]", tokens = ">= 0, at most 2^31";
   std::vector<BadParameter> bad = {
       field("gamma", kFlex, &BlockConfig::gamma, -0.1, {"-0.1", share}),
       field("gamma", kFlex, &BlockConfig::gamma, 1.5, {"1.5", share}),
       field("gamma", kFlex, &BlockConfig::gamma, std::nan(""), {"nan", share}),
       field("flex_tau", kFlex, &BlockConfig::flex_tau, 2.5, {"2.5", "[0, 2]"}),
       field("flex_tau", kFlex, &BlockConfig::flex_tau, std::nan(""), {"nan", "[0, 2]"}),
-      field("min_budget", kFlex, &BlockConfig::min_budget, int64_t{-1}, {"-1", ">= 0, at most 2^31"}),
-      field("max_budget", kFlex, &BlockConfig::max_budget, int64_t{-7}, {"-7", ">= 0, at most 2^31"}),
+      field("min_budget", kFlex, &BlockConfig::min_budget, int64_t{-1}, {"-1", tokens}),
+      field("max_budget", kFlex, &BlockConfig::max_budget, int64_t{-7}, {"-7", tokens}),
       field("max_budget", kFlex, &BlockConfig::max_budget, int64_t{1} << 40,
-            {"1.09951e+12", ">= 0, at most 2^31"}),
+            {"1.09951e+12", tokens}),
       field("threshold", kAntidiagonal, &BlockConfig::threshold, 1.01, {"1.01", share}),
       field("threshold", kScores, &BlockConfig::threshold, -1.0, {"-1", share}),
       field("threshold", kScores, &BlockConfig::threshold, std::nan(""), {"nan", share}),
@@ -79,7 +79,7 @@ std::vector<BadParameter> bad_parameters() {
   }
   for (BlockPattern pattern : {kGiven, kScores, kFlex, kPooled, kAntidiagonal}) {
     bad.push_back(field("dense_rows", pattern, &BlockConfig::dense_rows, int64_t{-1},
-                        {"-1", ">= 0, at most 2^31"}));
+                        {"-1", tokens}));
   }
   bad.push_back({"pattern", kFlex, [](Call& c) { c.blocks.pattern = BlockPattern(17); },
                  {"blocks.pattern is 17", "allowed: none, given, scores, flex, pooled"}});
@@ -117,7 +117,8 @@ TEST(Blocks, UnreadFieldsAreNotChecked) {
 }
 
 TEST(Blocks, PlansSayWhatAMaskHolds) {
-  for (const auto& [share, masks] : {std::pair{Share::kHead, 4}, {Share::kKv, 2}, {Share::kLayer, 1}}) {
+  for (const auto& [share, masks] :
+       {std::pair{Share::kHead, 4}, {Share::kKv, 2}, {Share::kLayer, 1}}) {
     Call call;
     call.shape.seqlen_q = 129;
     call.shape.seqlen_kv = 32 * 128 + 1;

@@ -67,6 +67,7 @@ TEST_P(CpuBackend, MatchesTheOracleUnderEveryIsa) {
     EXPECT_EQ(actual.report.reason, expected.report.reason)
         << dense_reason_text(actual.report.reason);
     EXPECT_EQ(actual.report.keep_count, expected.report.keep_count);
+    EXPECT_EQ(actual.report.work, expected.report.work);
     EXPECT_TRUE(test::close(actual.out, expected.out, test::output_tolerance(c), shape));
     EXPECT_TRUE(test::close(actual.lse, expected.lse, 1e-5,
                             {c.shape.batch, c.shape.num_q_heads, c.shape.seqlen_q}));

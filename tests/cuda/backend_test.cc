@@ -4,6 +4,8 @@
 #include <memory>
 #include <numeric>
 
+#include "core/report.h"
+#include "core/work.h"
 #include "cuda/backend_cases.h"
 #include "cuda/device_case.h"
 #include "cuda/expected.h"
@@ -35,6 +37,7 @@ class CaseTest {
       check("select_tokens", text_of(status));
       if (!status.ok()) return;
       check("sets", check_sets());
+      check("report_of_sets", check_report());
       if (c_.shape.seqlen_q == c_.shape.seqlen_kv) check("compact_scatter", check_rows());
     } else if (c_.reason == DenseReason::kNone) {
       check("plan", text("dense: ", dense_reason_text(plan_.reason)));
@@ -212,13 +215,33 @@ class CaseTest {
     RunReport report;
     const Status status = read_report(plan_, device_.workspace(), device_.stream(), &report);
     if (!status.ok()) return status.message();
-    int64_t kept = 0;
-    for (int64_t count : sets_.count) kept += count;
-    if (report.keep_count != kept) {
-      return text("run kept ", report.keep_count, " tokens, select_tokens ", kept);
+    const RunReport expected = expected_report();
+    if (report.keep_count != expected.keep_count) {
+      return text("run kept ", report.keep_count, " tokens, select_tokens ", expected.keep_count);
     }
-    const bool sparse = kept != c_.shape.batch * c_.shape.seqlen_kv;
-    return (report.path == Path::kSparse) == sparse ? "" : "the wrong path";
+    if (report.work != expected.work) {
+      return text("work is ", report.work, ", the sets make ", expected.work);
+    }
+    return report.path == expected.path ? "" : "the wrong path";
+  }
+
+  // Of the sets, counted here.
+  RunReport expected_report() const {
+    ReportSum sum;
+    for (int64_t b = 0; b < c_.shape.batch; ++b) {
+      const auto& sets = sets_.kept[b];
+      if (sets.empty()) {
+        sum.add_dense(plan_, DenseReason::kDecidedOnDevice);
+        continue;
+      }
+      int64_t far = 0;
+      for (const std::vector<int32_t>& kept : sets) far += far_pairs(plan_, kept);
+      const int64_t keep = sets_.count[b] - plan_.suffix_len();
+      sum.add_sparse(plan_, keep, counted_pairs(plan_, keep, far));
+    }
+    RunReport report;
+    sum.finish(report);
+    return report;
   }
 
   // compact(k) holds the kept rows; scatter brings them back and zeros the others.

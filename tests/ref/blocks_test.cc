@@ -194,7 +194,7 @@ TEST(RefBlocks, HeadsShareMasks) {
        {std::pair{Share::kHead, 1}, {Share::kKv, 2}, {Share::kLayer, 4}}) {
     const Plan plan = given_plan(c, share);
     ASSERT_EQ(plan.num_masks, 4 / heads);
-    const Visits visits = [](int64_t m, int64_t t, int64_t tile) { return (m + t + tile) % 2 == 0; };
+    const Visits visits = [](int64_t m, int64_t t, int64_t c) { return (m + t + c) % 2 == 0; };
     const MaskBits mask(plan, visits);
     expect_rows(plan, data, run_masked(plan, data, mask.mask),
                 [&, per_mask = heads](int64_t h, int64_t position, int64_t key) {
@@ -316,7 +316,8 @@ TEST(RefBlocks, MasksAreOfKeptTokens) {
 // 200 are: tiles (0), (0 1), (0 1).
 TEST(RefBlocks, DensityOverKeptTokens) {
   const Visits column = [](int64_t, int64_t, int64_t c) { return c == 0; };
-  for (const auto& [fill, visible] : {std::pair{Fill::kZero, 1 + 2 + 3}, {Fill::kLocal, 1 + 2 + 2}}) {
+  for (const auto& [fill, visible] :
+       {std::pair{Fill::kZero, 1 + 2 + 3}, {Fill::kLocal, 1 + 2 + 2}}) {
     AttentionCase c = thin_case(1000, 1000, fill);
     c.select.share = Share::kLayer;
     const Plan plan = given_plan(c);
@@ -416,7 +417,7 @@ TEST(RefBlocks, PackedSequences) {
   const BlockConfig blocks = {.pattern = BlockPattern::kGiven};
   const Plan plan =
       make_plan(shape, {.enabled = false}, blocks, {.backend = Backend::kRef}).value();
-  const Visits visits = [](int64_t h, int64_t t, int64_t tile) { return tile == 0 || tile + h == t; };
+  const Visits visits = [](int64_t h, int64_t t, int64_t c) { return c == 0 || c + h == t; };
   const MaskBits mask(plan, visits);
 
   const auto joined = [](const test::Tensor& x, const test::Tensor& y, int64_t heads) {

@@ -64,6 +64,9 @@ TEST_P(GoldenTest, EveryStage) {
       }
     }
   }
+  if (golden_.pairs > 0) {
+    EXPECT_NEAR(result.report.work, golden_.work(), 1e-12);
+  }
   // f16 has 11 bits: 2^-11 relative at worst, a third of that in the L2 norm.
   EXPECT_TRUE(close(result.out, expected, 2.5e-4, {s.seqlen_q, s.num_q_heads, s.head_dim}));
 }

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "core/work.h"
 #include "ref/elements.h"
 #include "support/case_data.h"
 #include "support/safetensors_writer.h"
@@ -54,6 +55,7 @@ GoldenCase make_golden(const AttentionCase& c, uint64_t seed) {
     }
   }
   g.kept = static_cast<int64_t>(g.indices.size()) / s.num_q_heads;
+  g.pairs = std::llround(r.report.work * dense_pairs(s) * s.num_q_heads);
   return g;
 }
 
@@ -65,7 +67,8 @@ test::SafeTensorsWriter writer_of(const GoldenCase& g) {
                 {"pool", std::to_string(c.pool_width)},
                 {"min_tokens", std::to_string(c.min_keep)},
                 {"drop", std::to_string(g.drop)},
-                {"keep", std::to_string(g.keep)}};
+                {"keep", std::to_string(g.keep)},
+                {"pairs", std::to_string(g.pairs)}};
   switch (c.budget) {
     case BudgetPolicy::kTau:
       w.metadata["coverage"] = std::to_string(c.tau);
@@ -142,6 +145,21 @@ TEST_F(VerifyTest, UnseenShapesSharesFillsAndBudgetsPass) {
   EXPECT_EQ(verify(), 0);
 }
 
+TEST_F(VerifyTest, ChunksPass) {
+  AttentionCase c = small_case();
+  c.select.fill = Fill::kLocal;
+  for (const int64_t queries : {32, 101, 229}) {
+    c.shape.seqlen_q = queries;
+    write(writer_of(make_golden(c, 4)), ("chunk" + std::to_string(queries)).c_str());
+  }
+  EXPECT_EQ(verify(), 0);
+}
+
+TEST_F(VerifyTest, TheCommittedCasesPassOnEveryBackend) {
+  const fs::path folder = fs::path(TOKENSIEVE_SOURCE_DIR) / "tests" / "golden";
+  EXPECT_EQ(run_verify({.dir = folder.string()}), 0);
+}
+
 // A layer whose budget keeps everything runs dense.
 TEST_F(VerifyTest, NothingToDropPasses) {
   AttentionCase c = small_case();
@@ -153,6 +171,7 @@ TEST_F(VerifyTest, NothingToDropPasses) {
   g.drop = 0;
   g.keep = g.prefix_len();
   g.kept = g.shape.seqlen_kv;
+  g.pairs = 4 * 230 * 231 / 2;
   g.indices.clear();
   for (int64_t i = 0; i < 4 * g.kept; ++i) g.indices.push_back(i % g.kept);
   g.output.clear();
@@ -180,6 +199,7 @@ TEST_F(VerifyTest, NoticesEveryKindOfDamage) {
   EXPECT_EQ(verdict([](GoldenCase& g) { g.pooled[7] = NAN; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) { g.layer[7] *= 1.01f; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) { g.drop += 1; }), 1);
+  EXPECT_EQ(verdict([](GoldenCase& g) { g.pairs -= 1; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) { g.q[230 * 32 - 3] ^= 0x8000; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) { g.output[1234] ^= 0x4000; }), 1);
   EXPECT_EQ(verdict([](GoldenCase& g) {
@@ -214,6 +234,15 @@ TEST_F(VerifyTest, MalformedCasesAreNamedAndFail) {
   EXPECT_THAT(message("keep", "20"), HasSubstr("tensor \"indices\""));
   EXPECT_THAT(message("share", "all"), HasSubstr("allowed: head, kv, layer"));
   EXPECT_THAT(message("min_tokens", "1e3"), HasSubstr("min_tokens"));
+  EXPECT_THAT(message("pairs", "-1"), HasSubstr("\"pairs\" is -1"));
+
+  GoldenCase chunk = good;
+  chunk.shape.seqlen_q = 40;
+  chunk.q.resize(4 * 40 * 32);
+  chunk.output.resize(4 * 40 * 32);
+  write(writer_of(chunk));
+  EXPECT_THAT(load_golden((folder_ / "case.safetensors").string()).status().message(),
+              HasSubstr("fill = zero takes whole prompts"));
 
   GoldenCase bad = good;
   bad.indices[3] = 100000;

@@ -40,7 +40,8 @@ _entered: contextvars.ContextVar[tuple[Override, ...]] = contextvars.ContextVar(
                                                                                default=())
 
 
-# Of the calls of attention, while somebody measures; waiting for the device is then wanted.
+# Of the calls of attention with their (query, key) pairs if dense, while somebody measures; waiting
+# for the device is then wanted.
 reports: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("reports", default=None)
 
 

@@ -1,7 +1,7 @@
 """Reads a GGUF file of the llama architecture as a transformers model and tokenizer.
 
-transformers has a reader of its own, which takes half a minute for SmolLM2 (it parses the file three
-times in Python), needs the gguf package, overlooks the pre-tokenizer and makes a model that
+transformers has a reader of its own, which takes half a minute for SmolLM2 (it parses the file
+three times in Python), needs the gguf package, overlooks the pre-tokenizer and makes a model that
 save_pretrained refuses. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

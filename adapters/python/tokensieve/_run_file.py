@@ -1,5 +1,5 @@
-"""The files of an evaluation: what `tokensieve eval --write-cases` made, and run files, whose lines are
-those of eval/schema.h."""
+"""The files of an evaluation: what `tokensieve eval --write-cases` made, and run files, whose lines
+are those of eval/schema.h."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def _read_lines(path: str, text: bytes, remedy: str) -> list[Json]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as problem:
-            raise ArgumentError(f"{path}:{number} is not valid JSON ({problem}); {remedy}") from None
+            what = f"{path}:{number} is not valid JSON ({problem})"
+            raise ArgumentError(f"{what}; {remedy}") from None
         if not isinstance(value, dict):
             raise ArgumentError(f"{path}:{number} is not a JSON object; {remedy}")
         lines.append(value)

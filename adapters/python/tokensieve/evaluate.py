@@ -5,11 +5,11 @@
     python -m tokensieve.evaluate cases.jsonl -o run.jsonl
     tokensieve report run.jsonl
 
-The cases are in the model's tokens, and the configurations are those of `tokensieve eval`, worked out
-for every length of a prompt; how they are written, and what they mean, says `tokensieve eval --config
-list`. This program runs them and writes what the model answered; scores, statistics and tables are
-`tokensieve report`'s. Finished results are in the file at once: after Ctrl-C the same command goes on
-where it stopped.
+The cases are in the model's tokens, and the configurations are those of `tokensieve eval`, worked
+out for every length of a prompt; how they are written, and what they mean, says `tokensieve eval
+--config list`. This program runs them and writes what the model answered; scores, statistics and
+tables are `tokensieve report`'s. Finished results are in the file at once: after Ctrl-C the same
+command goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 usage: python -m tokensieve.hf_run PROGRAM [ARGUMENT...]
 
-PROGRAM is an installed command (lm_eval), a module (lm_eval.__main__) or a .py file. It runs as always,
-in this process, after `import tokensieve.hf`. TOKENSIEVE_PROFILE names the profile, for example
-smollm2-128k; without it the upper half of the layers runs sparse.
+PROGRAM is an installed command (lm_eval), a module (lm_eval.__main__) or a .py file. It runs as
+always, in this process, after `import tokensieve.hf`. TOKENSIEVE_PROFILE names the profile, for
+example smollm2-128k; without it the upper half of the layers runs sparse.
 
 example: TOKENSIEVE_PROFILE=llama-3.1-8b python -m tokensieve.hf_run lm_eval --model hf \\
            --model_args pretrained=FOLDER,attn_implementation=tokensieve --tasks TASK

@@ -147,6 +147,12 @@ std::string LlamaModel::piece(llama_token token) const {
   return text;
 }
 
+Status check_ubatch(int32_t ubatch, int32_t context) {
+  if (ubatch <= context) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "--ubatch %d is beyond the context; allowed: 1 to %d", ubatch, context);
+}
+
 Status check_memory(const LlamaModel& model, const ContextOptions& options) {
   const int64_t cache = kv_cache_bytes(model, options.context);
   const int64_t mask = int64_t{2} * options.context * std::min(options.ubatch, options.context);

@@ -68,6 +68,9 @@ struct ContextOptions {
   int32_t outputs = 1;   // most rows of logits in one decode
 };
 
+// Error: --ubatch is longer than the `context`, of which the model or the user says how long it is.
+Status check_ubatch(int32_t ubatch, int32_t context);
+
 // Error: this machine has less free memory than the context surely needs, which is its attention
 // mask and, where all layers have the same, its KV cache.
 Status check_memory(const LlamaModel& model, const ContextOptions& options);

@@ -10,7 +10,8 @@
 namespace tokensieve::cli {
 namespace {
 
-int g_error = 0;  // errno of the first write to standard output that failed: stdio keeps only a flag
+// errno of the first write to standard output that failed: stdio keeps only a flag.
+int g_error = 0;
 
 void note_error(bool failed) {
   if (failed && g_error == 0) g_error = errno;

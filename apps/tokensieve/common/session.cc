@@ -1,8 +1,11 @@
 #include "common/session.h"
 
+#include "common/signals.h"
+
 namespace tokensieve::cli {
 
 Result<Session> start_session(const ModelOptions& options, bool verbose, bool with_plugin) {
+  stop_cleanly_on_interrupt();
   const Result<ResolvedModel> source = resolve_model(options);
   if (!source.ok()) return source.status();
   TOKENSIEVE_RETURN_IF_ERROR(start_llama(verbose));

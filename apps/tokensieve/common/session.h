@@ -13,7 +13,8 @@ struct Session {
   LlamaModel model;
 };
 
-// Finds the model, starts llama.cpp, loads the plug-in if it is wanted, then the model.
+// Finds the model, starts llama.cpp, loads the plug-in if it is wanted, then the model. From then
+// on the command has to stop cleanly on Ctrl-C.
 Result<Session> start_session(const ModelOptions& options, bool verbose, bool with_plugin = true);
 
 }  // namespace tokensieve::cli

@@ -7,10 +7,11 @@
 namespace tokensieve::cli {
 namespace {
 
+volatile std::sig_atomic_t g_stops_cleanly = 0;
 volatile std::sig_atomic_t g_interrupted = 0;
 
 void on_signal(int) {
-  if (g_interrupted != 0) ::_exit(kExitInterrupted);
+  if (g_stops_cleanly == 0 || g_interrupted != 0) ::_exit(kExitInterrupted);
   g_interrupted = 1;
 }
 
@@ -23,6 +24,8 @@ void install_interrupt_handler() {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
+
+void stop_cleanly_on_interrupt() { g_stops_cleanly = 1; }
 
 bool interrupted() { return g_interrupted != 0; }
 

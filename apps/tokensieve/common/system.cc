@@ -1,54 +1,98 @@
 #include "common/system.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <cerrno>
+#include <charconv>
+#include <climits>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <set>
 #include <string>
+#include <string_view>
 
 namespace tokensieve::cli {
 namespace {
 
-// The first line of a small file under /proc or /sys; empty when unreadable.
-std::string first_line(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
-
-// The value of "key 12" or "key: 12 kB" in a file of such lines, in bytes; -1: there is none.
-int64_t value_of(const std::string& path, const std::string& key) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    if (!line.starts_with(key)) continue;
-    const int64_t number = std::strtoll(line.c_str() + key.size(), nullptr, 10);
-    return line.ends_with(" kB") ? number * 1024 : number;
+// The beginning of a file under /proc or /sys. Nothing is allocated, and the stack hardly grows:
+// how much memory is free is also asked when none is. What cannot be read is empty.
+class SmallFile {
+ public:
+  explicit SmallFile(const char* path) {
+    const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    while (size_ < sizeof(text_)) {
+      const ssize_t n = ::read(fd, text_ + size_, sizeof(text_) - size_);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) break;
+      size_ += static_cast<size_t>(n);
+    }
+    ::close(fd);
+    if (size_ == sizeof(text_)) size_ = text().rfind('\n') + 1;  // whole lines
   }
-  return -1;
+
+  std::string_view first_line() const { return text().substr(0, text().find('\n')); }
+
+  // The value of "key 12" or "key: 12 kB", in bytes; -1: there is none.
+  int64_t value_of(std::string_view key) const {
+    for (std::string_view rest = text(); !rest.empty();) {
+      const std::string_view line = rest.substr(0, rest.find('\n'));
+      if (line.starts_with(key)) {
+        return number(line.substr(key.size())) * (line.ends_with(" kB") ? 1024 : 1);
+      }
+      rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    }
+    return -1;
+  }
+
+  int64_t number() const { return number(first_line()); }
+
+ private:
+  std::string_view text() const { return {text_, size_}; }
+
+  static int64_t number(std::string_view digits) {
+    digits.remove_prefix(std::min(digits.size(), digits.find_first_not_of(" \t")));
+    int64_t value = 0;
+    std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    return value;
+  }
+
+  char text_[4096];  // far more than what we look for is from the start
+  size_t size_ = 0;
+};
+
+int64_t status_of_process(std::string_view key) {
+  return std::max<int64_t>(0, SmallFile("/proc/self/status").value_of(key));
 }
 
-int64_t number_in(const std::string& path) {
-  return std::strtoll(first_line(path).c_str(), nullptr, 10);
+// `group`: "" for the root, else "/user.slice/...".
+SmallFile control_file(std::string_view group, const char* name) {
+  char path[PATH_MAX];
+  std::snprintf(path, sizeof(path), "/sys/fs/cgroup%.*s/%s", static_cast<int>(group.size()),
+                group.data(), name);
+  return SmallFile(path);
 }
 
 int64_t free_in_control_group() {
   constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
-  const std::string own = first_line("/proc/self/cgroup");  // "0::/user.slice/..." in version 2
+  const SmallFile groups("/proc/self/cgroup");
+  const std::string_view own = groups.first_line();  // "0::/user.slice/..." in version 2
   int64_t least = kUnlimited;
-  for (const std::string& group : {std::string(), own.substr(std::min<size_t>(3, own.size()))}) {
-    const std::string folder = "/sys/fs/cgroup" + group;
-    const std::string limit = first_line(folder + "/memory.max");
-    if (limit.empty() || limit == "max") continue;
-    const int64_t cache = std::max<int64_t>(0, value_of(folder + "/memory.stat", "inactive_file "));
-    const int64_t used = number_in(folder + "/memory.current");
-    least = std::min(least, number_in(folder + "/memory.max") - used + cache);
+  const std::string_view group_of_process = own.substr(std::min<size_t>(3, own.size()));
+  for (const std::string_view group : {std::string_view(), group_of_process}) {
+    const SmallFile limit = control_file(group, "memory.max");
+    if (limit.first_line().empty() || limit.first_line() == "max") continue;
+    const int64_t cache =
+        std::max<int64_t>(0, control_file(group, "memory.stat").value_of("inactive_file "));
+    const int64_t used = control_file(group, "memory.current").number();
+    least = std::min(least, limit.number() - used + cache);
   }
   return least;
 }
@@ -57,14 +101,13 @@ int64_t free_in_control_group() {
 
 int64_t available_memory_bytes() {
   int64_t free = free_in_control_group();
-  const int64_t machine = value_of("/proc/meminfo", "MemAvailable:");
-  if (machine >= 0) {
-    free = std::min(free, machine + std::max<int64_t>(0, value_of("/proc/meminfo", "SwapFree:")));
+  const SmallFile machine("/proc/meminfo");
+  if (const int64_t available = machine.value_of("MemAvailable:"); available >= 0) {
+    free = std::min(free, available + std::max<int64_t>(0, machine.value_of("SwapFree:")));
   }
   rlimit limit = {};
   if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    const int64_t mapped = std::max<int64_t>(0, value_of("/proc/self/status", "VmSize:"));
-    free = std::min(free, static_cast<int64_t>(limit.rlim_cur) - mapped);
+    free = std::min(free, static_cast<int64_t>(limit.rlim_cur) - status_of_process("VmSize:"));
   }
   return std::max<int64_t>(0, free);
 }
@@ -75,20 +118,16 @@ int default_threads() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    const std::string siblings =
-        first_line(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
-    cores.insert(siblings.empty() ? fmt::format("cpu{}", cpu) : siblings);
+    const std::string name = fmt::format("cpu{}", cpu);
+    const SmallFile siblings(
+        fmt::format("/sys/devices/system/cpu/{}/topology/thread_siblings_list", name).c_str());
+    const std::string_view line = siblings.first_line();
+    cores.insert(line.empty() ? name : std::string(line));
   }
   return std::max<int>(1, static_cast<int>(cores.size()));
 }
 
-int64_t anonymous_memory_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("RssAnon:")) return std::stoll(line.substr(8)) * 1024;
-  }
-  return 0;
-}
+int64_t anonymous_memory_bytes() { return status_of_process("RssAnon:"); }
 
 std::string describe_gpus() {
   std::error_code error;

@@ -136,6 +136,13 @@ std::string Table::render() const {
   return text;
 }
 
+OnProgress part_of(OnProgress whole, size_t part, size_t count) {
+  if (!whole) return {};
+  return [=, whole = std::move(whole)](double fraction) {
+    whole((static_cast<double>(part) + fraction) / static_cast<double>(count));
+  };
+}
+
 Progress::Progress(std::string label, int64_t total, std::string unit)
     : label_(std::move(label)),
       total_(total),

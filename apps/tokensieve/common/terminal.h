@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,11 @@ class Table {
  private:
   std::vector<std::vector<std::string>> rows_;
 };
+
+// How much of something is done: 0 to 1.
+using OnProgress = std::function<void(double fraction)>;
+// The same for one of `count` parts of it that take about as long each.
+OnProgress part_of(OnProgress whole, size_t part, size_t count);
 
 // One line that redraws itself on a terminal; elsewhere a line at the end only.
 class Progress {

@@ -144,8 +144,8 @@ class Inspector {
       this.answer.size ? el("span", {class: "levels"},
         el("b", {style: "color: var(--answer)"}, "underlined"), "the expected answer") : null,
       el("span", {class: "small soft keys"}, "In the map: ", el("kbd", {}, "arrows"), " choose, ",
-        el("kbd", {}, "Esc"), " all. In the text: ", el("kbd", {}, "←"), " ", el("kbd", {}, "→"),
-        " step through tokens"));
+        el("kbd", {}, "Esc"), " all. In the text: ", el("kbd", {}, "←"), " ",
+        el("kbd", {}, "→"), " step through tokens"));
   }
 
   // The grid of layers (columns) and sets (rows): shade is how much each keeps.

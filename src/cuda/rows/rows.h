@@ -9,8 +9,19 @@
 
 namespace tokensieve::cuda {
 
+// What read_report counts.
+struct FarPairsParams {
+  Sequences sequences;
+  Selection selection;
+  Local local;
+  int64_t* far_pairs;  // [batch, num_sets] 0 for a dense sequence
+};
+
 // Kept tokens that the caller gives -> Selection.
 cudaError_t take_given(const GivenParams& params, cudaStream_t stream);
+
+// Pairs of kept rows and kept keys between their sinks and windows, after a run.
+cudaError_t count_far_pairs(const FarPairsParams& params, cudaStream_t stream);
 
 // Stage compact: K and V of every set.
 cudaError_t compact_kv(const CompactParams& params, Element element, int head_dim,

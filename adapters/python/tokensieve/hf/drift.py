@@ -98,6 +98,15 @@ def profile(model: nn.Module, inputs: Iterable[Any], *, tokenizer: Any = None,
     """
     if not 0.0 <= delta <= 1.0:
         raise ArgumentError(f"delta is {delta}; allowed: 0 to 1")
+    drift = _drift(model, inputs, tokenizer)
+    quantile = float(torch.quantile(torch.tensor(drift, dtype=torch.float64), delta))
+    return Profile(tuple(i for i, d in enumerate(drift) if i > 0 and d <= quantile),
+                   select or Profile.default(Fingerprint()).select, min_tokens,
+                   fingerprint(model.config), name, drift)
+
+
+def _drift(model: nn.Module, inputs: Iterable[Any], tokenizer: Any) -> tuple[float, ...]:
+    """Each layer's share of how much the layers change the hidden states."""
     layers = _decoder_layers(model)
     sums = [0.0] * len(layers)
 
@@ -130,11 +139,7 @@ def profile(model: nn.Module, inputs: Iterable[Any], *, tokenizer: Any = None,
     if not (math.isfinite(total) and total > 0.0):
         raise ArgumentError(f"the drift of all layers together is {total}; the model's hidden "
                             "states are not usable")
-    drift = tuple(value / total for value in sums)
-    quantile = float(torch.quantile(torch.tensor(drift, dtype=torch.float64), delta))
-    return Profile(tuple(i for i, d in enumerate(drift) if i > 0 and d <= quantile),
-                   select or Profile.default(Fingerprint()).select, min_tokens,
-                   fingerprint(model.config), name, drift)
+    return tuple(value / total for value in sums)
 
 
 def _ids(text: Any, tokenizer: Any) -> torch.Tensor:

@@ -86,11 +86,11 @@ def say_training(reason: str) -> None:
 def sparse(call: Call, keys: VisibleKeys | None) -> Tensor | None:
     """Attention by tokensieve, or None if that may not be; counts what was done, or why not."""
     override = _context.parse(call.override) or _context.current()
-    reason = next(_reasons(call, keys, override), "")
-    profile = layer.profile_of(call.module, override) if not reason else None
-    if profile is not None and keys is not None:
+    parts: list[_Part] = []
+    reason = next(_reasons(call, keys, override, parts), "")
+    if not reason and keys is not None:
         try:
-            out, report = _run(call, keys, profile)
+            out, report = _run(call, keys, parts)
             layer.count(call.module, "only padding", report)
             return out
         except UnsupportedError as problem:
@@ -100,10 +100,10 @@ def sparse(call: Call, keys: VisibleKeys | None) -> Tensor | None:
     return None
 
 
-def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override | None
-             ) -> Iterator[str]:
-    """Why the call runs dense through SDPA, what counts first. The profile's reasons are the
-    library's; the others only torch knows."""
+def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override | None,
+             parts: list[_Part]) -> Iterator[str]:
+    """Why the call runs dense through SDPA, what counts first; `parts` gets what else is computed.
+    The profile's reasons are the library's; the others only torch knows."""
     query, value, kind = call.query, call.value, call.kind
     if override is not None and not override.enabled:
         yield "switched off"
@@ -126,7 +126,7 @@ def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override |
     if keys is None:
         yield "custom mask"
     elif profile is not None:
-        parts = _parts(call, keys, profile)
+        parts += _parts(call, keys, profile)
         if parts and not any(_goes_to_the_library(part.choice) for part in parts):
             longest = max(parts, key=lambda part: part.keys.stop - part.keys.start)
             if longest.choice.code == _abi.BELOW_MIN_TOKENS and override is not None:
@@ -171,7 +171,7 @@ def _parts(call: Call, keys: VisibleKeys, profile: Profile) -> list[_Part]:
     return parts
 
 
-def _run(call: Call, keys: VisibleKeys, profile: Profile) -> tuple[Tensor, Report | None]:
+def _run(call: Call, keys: VisibleKeys, parts: list[_Part]) -> tuple[Tensor, Report | None]:
     """tokensieve's attention; the result is [batch, seq, heads, dim], 0 in padding."""
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous()
                          for x in (call.query, call.key, call.value))
@@ -183,8 +183,9 @@ def _run(call: Call, keys: VisibleKeys, profile: Profile) -> tuple[Tensor, Repor
     scaling, softcap, sinks = call.logits
     reports: list[Any] = []
     with torch.no_grad():
-        for part in _parts(call, keys, profile):
-            settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd")
+        for part in parts:
+            settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd",
+                                   blocks=part.choice.blocks)
             reports.append(_attend.attend(
                 query[part.sequences, :, part.rows], key[part.sequences, :, part.keys],
                 value[part.sequences, :, part.keys], settings, Extras(sinks), group=group,

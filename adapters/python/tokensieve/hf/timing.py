@@ -42,7 +42,13 @@ class _Call:
     layer: int
     pairs: int  # of a causal sequence
     seconds: Callable[[], float]
-    reports: list[Any]
+    reports: list[tuple[Any, int]]  # of its sequences, with their pairs; empty: dense elsewhere
+
+    def work(self) -> float:
+        if not self.reports:
+            return 1.0
+        return (sum(report.work * pairs for report, pairs in self.reports) /
+                sum(pairs for _, pairs in self.reports))
 
 
 @contextlib.contextmanager
@@ -72,7 +78,7 @@ def measure() -> Iterator[dict[int, LayerMeasure]]:
 
 def _timed(function: Callable[..., Any], calls: list[_Call], module: Any, query: torch.Tensor,
            key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    reports: list[Any] = []
+    reports: list[tuple[Any, int]] = []
     token = _context.reports.set(reports)
     stop = _start(query.device)
     try:
@@ -108,10 +114,9 @@ def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
 
 
 def _layer(calls: list[_Call]) -> LayerMeasure:
-    kept = [report.keep_ratio for call in calls for report in call.reports
+    kept = [report.keep_ratio for call in calls for report, _ in call.reports
             if report.path == "sparse"]
-    computed = sum(call.pairs * (fmean(report.work for report in call.reports)
-                                 if call.reports else 1.0) for call in calls)
+    computed = sum(call.pairs * call.work() for call in calls)
     return LayerMeasure(len(calls), sum(call.seconds() for call in calls),
                         fmean(kept) if kept else None,
                         computed / sum(call.pairs for call in calls))
