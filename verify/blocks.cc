@@ -63,10 +63,11 @@ AttentionInputs BlockCall::inputs() {
   return in;
 }
 
-Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend, Isa isa,
-                   Executor& executor) {
+Result<Check> check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend,
+                           Isa isa, Executor& executor) {
   const Result<Plan> plan = golden.plan_of(
       entry, {.backend = backend, .isa = isa, .num_threads = executor.num_threads()});
+  if (plan.status().code() == StatusCode::kUnsupported) return plan.status();
   if (!plan.ok()) return failed(entry.name.c_str(), plan.status());
   BlockCall call(golden, entry, *plan);
   const Status status =
@@ -78,11 +79,11 @@ Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend b
   if (a.far > 0) {
     detail += fmt::format("; {} differ far from their threshold, last {}", a.far, a.where);
   }
-  return {entry.name, "1 - Jaccard", a.far > 0 ? kNoError : 1.0 - a.jaccard(),
-          !golden.exact               ? kBlockMiss
-          : backend == Backend::kRef ? 0.0
-                                     : kF32BlockMiss,
-          detail};
+  const double tolerance = !golden.exact               ? kBlockMiss
+                           : backend == Backend::kRef ? 0.0
+                                                      : kF32BlockMiss;
+  return Check{entry.name, "1 - Jaccard", a.far > 0 ? kNoError : 1.0 - a.jaccard(), tolerance,
+               detail};
 }
 
 }  // namespace tokensieve::verify
