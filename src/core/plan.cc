@@ -152,9 +152,32 @@ double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   }
 }
 
-// The smallest density at which an estimator is worth trying for: what good ones visit at their
-// published settings on long prompts.
+// The least density to hope for: what good estimators visit at their published settings on long
+// prompts.
 constexpr double kGoodDensity = 0.25;
+
+// Key tiles that a pattern's row tile visits at least, if it has so many.
+int64_t forced_tiles(const BlockConfig& blocks) {
+  switch (blocks.pattern) {
+    case BlockPattern::kFlex:
+      return std::max<int64_t>(1, tiles_of(blocks.min_budget));
+    case BlockPattern::kPooled:
+      return int64_t{blocks.sink_tiles} + blocks.window_tiles;
+    default:
+      return 2;
+  }
+}
+
+// What these are of all, for rows that are the last of the keys.
+double forced_density(const BlockConfig& blocks, double rows, double keys) {
+  const double row_tiles = std::ceil(rows / kBlock);
+  const double fewest = std::ceil(keys / kBlock) - row_tiles + 1;  // key tiles of row tile 0
+  const auto forced = static_cast<double>(forced_tiles(blocks));
+  const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
+  const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
+  return (first(shorter) + (row_tiles - shorter) * std::min(forced, fewest + row_tiles)) /
+         first(row_tiles);
+}
 
 // Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
 // caller means, whatever they cost.
@@ -169,7 +192,8 @@ bool blocks_can_win(const Plan& plan) {
   const double pairs = rows * (keys - rows / 2);
   const double cost =
       cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, keys, pairs);
-  return cost + kGoodDensity * pairs < kSafety * pairs;
+  const double density = std::max(kGoodDensity, forced_density(plan.blocks, rows, keys));
+  return cost + density * pairs < kSafety * pairs;
 }
 
 // Resolves what a mask must hold, or that there is none.
