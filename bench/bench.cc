@@ -1,88 +1,17 @@
 #include "bench.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <map>
-#include <random>
 #include <span>
 #include <utility>
 
-#include "ref/elements.h"
+#include "bench_blocks.h"
+#include "timer.h"
 #include "verify/compare.h"
 #include "yardstick_ggml.h"
 
 namespace tokensieve::bench {
 namespace {
-
-// f32 queries and outputs, f16 keys and values: what llama.cpp passes.
-constexpr double kTolerance = 2e-3;  // of f16 inputs against ggml's own f32 sums
-constexpr int64_t kCheckLength = 1536;  // sparse results are compared with the oracle at this size
-
-// Random tokens of which every 16th is a heavy hitter, so that selection has something to find.
-struct Inputs {
-  Inputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
-      : tokens(tokens), heads(heads), kv_heads(kv_heads), dim(dim) {
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal;
-    std::vector<float> pool(1 << 20);
-    std::vector<uint16_t> light(pool.size()), heavy(pool.size());  // as keys
-    for (size_t i = 0; i < pool.size(); ++i) {
-      pool[i] = normal(random);
-      light[i] = ref::encode(pool[i], ref::kF16);
-      heavy[i] = ref::encode(2.5f * pool[i], ref::kF16);
-    }
-    const size_t queries = static_cast<size_t>(tokens) * heads * dim;
-    const size_t keys = static_cast<size_t>(tokens) * kv_heads * dim;
-    q.resize(queries);
-    k.resize(keys);
-    v.resize(keys);
-    out.assign(queries, NAN);
-    for (size_t i = 0; i < queries; ++i) q[i] = 1.5f * pool[(i * 7 + 3) % pool.size()];
-    const size_t row = static_cast<size_t>(kv_heads) * dim;
-    for (size_t i = 0; i < keys; ++i) {
-      k[i] = ((i / row) % 16 == 5 ? heavy : light)[(i * 5 + 11) % pool.size()];
-      v[i] = light[(i * 3 + 17) % pool.size()];
-    }
-  }
-
-  // The last `queries` tokens ask.
-  AttentionInputs inputs(int64_t queries) const {
-    const float* first = q.data() + static_cast<size_t>(tokens - queries) * heads * dim;
-    return {.q = bshd(first, DType::kF32, 1, queries, heads, dim),
-            .k = bshd(k.data(), DType::kF16, 1, tokens, kv_heads, dim),
-            .v = bshd(v.data(), DType::kF16, 1, tokens, kv_heads, dim)};
-  }
-  AttentionOutputs outputs(int64_t queries) {
-    return {.out = bshd(out.data(), DType::kF32, 1, queries, heads, dim)};
-  }
-  AttentionShape shape(int64_t queries) const {
-    AttentionShape s;
-    s.seqlen_q = queries;
-    s.seqlen_kv = tokens;
-    s.num_q_heads = heads;
-    s.num_kv_heads = kv_heads;
-    s.head_dim = dim;
-    s.kv_dtype = DType::kF16;
-    return s;
-  }
-
-  int64_t tokens;
-  int32_t heads, kv_heads, dim;
-  std::vector<float> q, out;
-  std::vector<uint16_t> k, v;
-};
-
-struct Timing {
-  double ms = 0.0;
-  double spread = 0.0;
-};
-
-Timing summarise(std::vector<double> ms) {
-  std::sort(ms.begin(), ms.end());
-  const double median = ms[ms.size() / 2];
-  return {median, median > 0.0 ? (ms.back() - ms.front()) / median : 0.0};
-}
 
 // A sparse layer that the benches measure.
 struct LayerKind {
@@ -98,11 +27,9 @@ constexpr LayerKind kChunkLayer = {"layer_chunk", Fill::kLocal, Share::kLayer, t
 class Bench {
  public:
   Bench(const Settings& settings, const std::function<void(const Row&)>& emit)
-      : settings_(settings), emit_(emit) {
-    executor_ = make_thread_pool(settings.num_threads);
-    threads_ = executor_->num_threads();
-    ggml_ = make_ggml_flash_attention(settings.llama_bin, threads_);
-    peak_ = fma_peak_gflops(threads_, *executor_);
+      : settings_(settings), emit_(emit), timer_(settings) {
+    ggml_ = make_ggml_flash_attention(settings.llama_bin, timer_.threads());
+    peak_ = fma_peak_gflops(timer_.threads(), timer_.executor());
   }
 
   Status run() {
@@ -126,10 +53,14 @@ class Bench {
         if (rows >= 256) TOKENSIEVE_RETURN_IF_ERROR(bench_attend(dim, rows, keep));
       }
     }
-    if (!settings_.wants("compact") && !settings_.wants("select") && !settings_.wants("layer")) {
-      return {};
-    }
+    const bool layers =
+        settings_.wants("compact") || settings_.wants("select") || settings_.wants("layer");
+    if (!layers && !settings_.wants("blocks")) return {};
     Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
+    if (settings_.wants("blocks")) {
+      TOKENSIEVE_RETURN_IF_ERROR(bench_blocks(settings_, timer_, inputs, emit_));
+    }
+    if (!layers) return {};
     for (double keep : settings_.keep_ratios) {
       TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kZeroLayer, length, keep));
       TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, kLocalLayer, length, keep));
@@ -140,46 +71,8 @@ class Bench {
     return {};
   }
 
-  // Times a plan on inputs; the report of the last run is kept.
-  Status time_plan(const Plan& plan, Inputs& inputs, int64_t queries, Timing* timing,
-                   RunReport* report) {
-    std::vector<std::byte> workspace(workspace_bytes(plan));
-    std::vector<double> ms;
-    for (int i = 0; i <= settings_.repeats; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(plan, inputs.inputs(queries),
-                                                 inputs.outputs(queries), workspace,
-                                                 {.executor = executor_.get(), .report = report}));
-      const std::chrono::duration<double, std::milli> time =
-          std::chrono::steady_clock::now() - start;
-      if (i > 0) ms.push_back(time.count());  // the first run warms up
-    }
-    *timing = summarise(ms);
-    return {};
-  }
-
-  Result<Plan> plan_for(const AttentionShape& shape, const SelectConfig& select,
-                        Backend backend = Backend::kCpu) const {
-    return make_plan(shape, select,
-                     {.backend = backend, .isa = settings_.isa, .num_threads = threads_});
-  }
-
-  static SelectConfig dense_config() {
-    SelectConfig config;
-    config.enabled = false;
-    return config;
-  }
-
   SelectConfig layer_config(const LayerKind& kind, double keep) const {
-    SelectConfig config;
-    config.budget = BudgetPolicy::kKeepRatio;
-    config.keep_ratio = keep;
-    config.min_keep = 64;
-    config.fill = kind.fill;
-    config.share = kind.share;
-    config.local_window = settings_.local_window;
-    config.dense_policy = DensePolicy::kNever;
-    return config;
+    return settings_.layer(kind.fill, kind.share, keep);
   }
 
   static double gflops(const AttentionShape& s, double ms) {
@@ -193,7 +86,7 @@ class Bench {
   // keep < 1 these are the compact rows of a longer prompt.
   Status bench_attend(int32_t dim, int64_t rows, double keep) {
     Inputs inputs(rows, settings_.num_q_heads, settings_.num_kv_heads, dim);
-    const Result<Plan> plan = plan_for(inputs.shape(rows), dense_config());
+    const Result<Plan> plan = timer_.plan_for(inputs.shape(rows), {.enabled = false});
     if (!plan.ok()) return plan.status();
     Row row;
     row.bench = "attend";
@@ -201,7 +94,7 @@ class Bench {
     row.rows = rows;
     row.keep_ratio = keep;
     Timing timing;
-    TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, rows, &timing, nullptr));
+    TOKENSIEVE_RETURN_IF_ERROR(timer_.time(*plan, inputs, rows, &timing, nullptr));
     row.ms = timing.ms;
     row.spread = timing.spread;
     row.gflops = gflops(inputs.shape(rows), timing.ms);
@@ -244,13 +137,13 @@ class Bench {
     const SelectConfig config = layer_config(kind, keep);
     std::vector<float> results[2];
     for (int i = 0; i < 2; ++i) {
-      const Result<Plan> plan = plan_for(inputs.shape(queries), config,
+      const Result<Plan> plan = timer_.plan_for(inputs.shape(queries), config,
                                          i == 0 ? Backend::kCpu : Backend::kRef);
       if (!plan.ok()) return plan.status();
       std::vector<std::byte> workspace(workspace_bytes(*plan));
       TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, inputs.inputs(queries),
                                                  inputs.outputs(queries), workspace,
-                                                 {.executor = executor_.get()}));
+                                                 {.executor = &timer_.executor()}));
       results[i] = inputs.out;
     }
     const size_t count = static_cast<size_t>(queries) * settings_.num_q_heads * dim;
@@ -271,17 +164,17 @@ class Bench {
     TOKENSIEVE_RETURN_IF_ERROR(check_layer(kind, inputs.dim, keep, &error));
     const AttentionShape shape = inputs.shape(queries);
     if (!dense_ || dense_->queries != queries) {
-      const Result<Plan> plan = plan_for(shape, dense_config());
+      const Result<Plan> plan = timer_.plan_for(shape, {.enabled = false});
       if (!plan.ok()) return plan.status();
       dense_ = Dense{queries, {}};
-      TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, queries, &dense_->timing, nullptr));
+      TOKENSIEVE_RETURN_IF_ERROR(timer_.time(*plan, inputs, queries, &dense_->timing, nullptr));
     }
-    const Result<Plan> plan = plan_for(shape, layer_config(kind, keep));
+    const Result<Plan> plan = timer_.plan_for(shape, layer_config(kind, keep));
     if (!plan.ok()) return plan.status();
     if (plan->path == Path::kDense) return {};  // too short for this keep ratio
     Timing timing;
     RunReport report;
-    TOKENSIEVE_RETURN_IF_ERROR(time_plan(*plan, inputs, queries, &timing, &report));
+    TOKENSIEVE_RETURN_IF_ERROR(timer_.time(*plan, inputs, queries, &timing, &report));
 
     Row row;
     row.head_dim = inputs.dim;
@@ -326,8 +219,7 @@ class Bench {
 
   const Settings& settings_;
   const std::function<void(const Row&)>& emit_;
-  std::unique_ptr<Executor> executor_;
-  int threads_ = 1;
+  Timer timer_;
   std::unique_ptr<GgmlFlashAttention> ggml_;
   double peak_ = 0.0;
   std::optional<Dense> dense_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,10 +25,23 @@ struct Settings {
   int num_threads = 0;    // 0: all
   int repeats = 3;
   Isa isa = Isa::kAuto;
+  BlockConfig blocks;  // of bench blocks
   std::string llama_bin;  // folder of ggml's backends; empty: no ggml yardstick
 
   bool wants(const std::string& bench) const {
     return std::find(benches.begin(), benches.end(), bench) != benches.end();
+  }
+  // A sparse layer that keeps this ratio, also where dense would win.
+  SelectConfig layer(Fill fill, Share share, double keep) const {
+    SelectConfig config;
+    config.budget = BudgetPolicy::kKeepRatio;
+    config.keep_ratio = keep;
+    config.min_keep = 64;
+    config.fill = fill;
+    config.share = share;
+    config.local_window = local_window;
+    config.dense_policy = DensePolicy::kNever;
+    return config;
   }
 };
 
@@ -37,6 +51,7 @@ struct Row {
   int32_t head_dim = 0;
   int64_t rows = 0;  // tokens of the prompt (attend: rows that attend)
   double keep_ratio = 1.0;
+  std::optional<double> block_density;  // of rows with block masks
   double ms = 0.0;      // median
   double spread = 0.0;  // (slowest - fastest) / median
   double gflops = 0.0;  // of the causal work really asked for; 0 where it means nothing

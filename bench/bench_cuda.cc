@@ -2,170 +2,24 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-#include <cmath>
+#include <cstdio>
 #include <memory>
 #include <random>
 #include <span>
 
+#include "core/tiles.h"
 #include "cuda/call.h"
-#include "cuda/checks.h"
-#include "cuda/device_buffer.h"
-#include "ref/elements.h"
+#include "cuda_estimates.h"
+#include "cuda_timing.h"
 
 namespace tokensieve::bench {
 namespace {
 
 using cuda::Call;
 using cuda::DeviceBuffer;
-using cuda::launched;
 
 constexpr double kTolerance = 5e-3;     // bf16 against the oracle
 constexpr int64_t kCheckLength = 1536;  // sparse results are compared with the oracle at this size
-constexpr double kSustained = 0.4;      // seconds: shorter bursts run at clocks that do not last
-constexpr double kGraphMs = 2.0;        // work in a graph, so that launches by the host do not show
-
-struct Timing {
-  double ms = 0.0;
-  double spread = 0.0;
-};
-
-// bf16 tensors [1, tokens, heads, dim] of random numbers; every 16th token's key is a heavy hitter.
-class Inputs {
- public:
-  Inputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
-      : shape_{.seqlen_q = tokens,
-               .seqlen_kv = tokens,
-               .num_q_heads = heads,
-               .num_kv_heads = kv_heads,
-               .head_dim = dim,
-               .dtype = DType::kBF16,
-               .kv_dtype = DType::kBF16,
-               .out_dtype = DType::kBF16},
-        q_(tokens * heads * dim * 2),
-        k_(tokens * kv_heads * dim * 2),
-        v_(tokens * kv_heads * dim * 2),
-        out_(tokens * heads * dim * 2) {
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal;
-    std::vector<uint16_t> pool(1048573);  // a prime: no two rows are equal
-    for (uint16_t& x : pool) x = ref::encode(1.5 * normal(random), ref::kBF16);
-    const DeviceBuffer device_pool(pool);
-    for (const DeviceBuffer* to : {&q_, &k_, &v_}) tile(device_pool, *to);
-  }
-
-  bool ok() const { return q_.ok() && k_.ok() && v_.ok() && out_.ok(); }
-  // A call with so many of the tokens as queries.
-  AttentionShape shape(int64_t queries) const {
-    AttentionShape shape = shape_;
-    shape.seqlen_q = queries;
-    return shape;
-  }
-  AttentionInputs inputs(int64_t queries) const {
-    return {.q = view(q_, queries, shape_.num_q_heads),
-            .k = view(k_, shape_.seqlen_kv, shape_.num_kv_heads),
-            .v = view(v_, shape_.seqlen_kv, shape_.num_kv_heads)};
-  }
-  AttentionOutputs outputs(int64_t queries) const {
-    return {.out = view(out_, queries, shape_.num_q_heads)};
-  }
-  const DeviceBuffer& q() const { return q_; }
-  const DeviceBuffer& k() const { return k_; }
-  const DeviceBuffer& v() const { return v_; }
-  const DeviceBuffer& out() const { return out_; }
-
- private:
-  TensorView view(const DeviceBuffer& memory, int64_t rows, int32_t heads) const {
-    return bshd(memory.data(), DType::kBF16, 1, rows, heads, shape_.head_dim);
-  }
-  static void tile(const DeviceBuffer& pool, const DeviceBuffer& to) {
-    for (size_t at = 0; at < to.bytes(); at += pool.bytes()) {
-      cudaMemcpy(to.data() + at, pool.data(), std::min(pool.bytes(), to.bytes() - at),
-                 cudaMemcpyDeviceToDevice);
-    }
-  }
-
-  AttentionShape shape_;
-  DeviceBuffer q_, k_, v_, out_;
-};
-
-// Times what `enqueue(stream)` enqueues, as a graph of several calls.
-class Timer {
- public:
-  Timer() {
-    cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-    cudaEventCreate(&begin_);
-    cudaEventCreate(&end_);
-  }
-  ~Timer() {
-    cudaEventDestroy(end_);
-    cudaEventDestroy(begin_);
-    cudaStreamDestroy(stream_);
-  }
-  Timer(const Timer&) = delete;
-
-  using Enqueue = std::function<Status(void* stream)>;
-  Status time(const Enqueue& enqueue, int repeats, Timing& timing) {
-    double single = 0.0;
-    for (int i = 0; i < 2; ++i) {  // the first call loads the kernels
-      TOKENSIEVE_RETURN_IF_ERROR(measure([&] { return enqueue(stream_); }, 1, single));
-    }
-    const int calls = std::clamp(static_cast<int>(kGraphMs / single), 1, 50);
-    Graph graph;
-    TOKENSIEVE_RETURN_IF_ERROR(capture(enqueue, calls, graph));
-    const auto replay = [&] { return launched("graph", cudaGraphLaunch(graph.replay, stream_)); };
-    const int replays =
-        std::max(1, static_cast<int>(std::ceil(kSustained * 1e3 / (single * calls))));
-    double warm = 0.0;
-    TOKENSIEVE_RETURN_IF_ERROR(measure(replay, std::max(1, replays / 4), warm));
-    std::vector<double> ms(repeats);
-    for (double& x : ms) {
-      TOKENSIEVE_RETURN_IF_ERROR(measure(replay, replays, x));
-      x /= calls;
-    }
-    std::sort(ms.begin(), ms.end());
-    timing.ms = ms[ms.size() / 2];
-    timing.spread = (ms.back() - ms.front()) / timing.ms;
-    return {};
-  }
-
- private:
-  struct Graph {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t replay = nullptr;
-    ~Graph() {
-      if (replay != nullptr) cudaGraphExecDestroy(replay);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-    }
-  };
-
-  Status capture(const Enqueue& enqueue, int calls, Graph& graph) {
-    TOKENSIEVE_RETURN_IF_ERROR(launched(
-        "capture", cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal)));
-    Status status;
-    for (int i = 0; i < calls && status.ok(); ++i) status = enqueue(stream_);
-    const cudaError_t error = cudaStreamEndCapture(stream_, &graph.graph);
-    TOKENSIEVE_RETURN_IF_ERROR(status);
-    TOKENSIEVE_RETURN_IF_ERROR(launched("capture", error));
-    return launched("graph", cudaGraphInstantiate(&graph.replay, graph.graph, 0));
-  }
-
-  // Milliseconds of one of `count` back to back.
-  template <typename F>
-  Status measure(F&& body, int count, double& ms) {
-    cudaEventRecord(begin_, stream_);
-    for (int i = 0; i < count; ++i) TOKENSIEVE_RETURN_IF_ERROR(body());
-    cudaEventRecord(end_, stream_);
-    TOKENSIEVE_RETURN_IF_ERROR(launched("run", cudaEventSynchronize(end_)));
-    float total = 0.0f;
-    cudaEventElapsedTime(&total, begin_, end_);
-    ms = std::max(1e-4, static_cast<double>(total) / count);
-    return {};
-  }
-
-  cudaStream_t stream_ = nullptr;
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
-};
 
 struct LayerKind {
   const char* name;
@@ -177,6 +31,47 @@ constexpr LayerKind kLayers[] = {{"layer_zero", Fill::kZero, Share::kHead},
                                  {"layer_local", Fill::kLocal, Share::kLayer},
                                  {"layer_chunk", Fill::kLocal, Share::kLayer, true}};
 
+constexpr double kDensities[] = {0.25, 0.5};  // of random block masks
+
+// A mask for every query head: the first column, the diagonal and random tiles.
+struct RandomMask {
+  std::vector<uint32_t> bits;
+  double density = 0.0;  // visited / visible tiles
+  double pairs = 0.0;    // visible ones in visited tiles, of all heads
+
+  RandomMask(const Plan& plan, double share)
+      : bits(static_cast<size_t>(plan.num_masks * plan.row_tiles * plan.mask_words)) {
+    std::mt19937 random(11);
+    const TileGrid grid = tile_grid(plan, {});
+    const BlockMask mask = view(plan, bits.data());
+    int64_t visited = 0, visible = 0;
+    for (int64_t m = 0; m < plan.num_masks; ++m) {
+      for (int64_t t = 0; t < grid.row_tiles(); ++t) {
+        for (int64_t c = 0; c < grid.end(t); ++c) {
+          const bool forced = c == 0 || c >= grid.diagonal(t);
+          ++visible;
+          if (!forced && random() >= share * 0x1p32) continue;
+          mask_rows(mask, 0, m).set(t, c);
+          ++visited;
+          pairs += c >= grid.diagonal(t) ? kBlock * (kBlock + 1) / 2 : kBlock * kBlock;
+        }
+      }
+    }
+    density = static_cast<double>(visited) / static_cast<double>(visible);
+  }
+  static BlockMask view(const Plan& plan, uint32_t* bits) {
+    return {bits, plan.row_tiles, plan.mask_words, plan.num_masks};
+  }
+};
+
+// The plan of a measured call.
+using PlanOf = std::function<Result<Plan>(const AttentionShape&, Backend)>;
+
+Result<Plan> block_plan(const AttentionShape& shape, Backend backend) {
+  return make_plan(shape, {.enabled = false}, BlockConfig{.pattern = BlockPattern::kGiven},
+                   {.backend = backend});
+}
+
 class CudaBench {
  public:
   CudaBench(const Settings& settings, const std::function<void(const Row&)>& emit)
@@ -187,7 +82,13 @@ class CudaBench {
     if (!device.ok()) return device.status();
     device_ = *device;
     for (int32_t dim : settings_.head_dims) {
-      for (const LayerKind& kind : kLayers) TOKENSIEVE_RETURN_IF_ERROR(check(kind, dim));
+      for (const LayerKind& kind : kLayers) {
+        const PlanOf plan = [&](const AttentionShape& shape, Backend backend) {
+          return layer_plan(shape, kind, 0.4, backend);
+        };
+        TOKENSIEVE_RETURN_IF_ERROR(check(kind.name, plan, kind.chunk, dim));
+      }
+      TOKENSIEVE_RETURN_IF_ERROR(check("blocks", block_plan, /*chunk=*/false, dim));
       for (int64_t length : settings_.lengths) TOKENSIEVE_RETURN_IF_ERROR(run_length(dim, length));
     }
     return {};
@@ -199,7 +100,7 @@ class CudaBench {
   }
 
   Result<Plan> layer_plan(const AttentionShape& shape, const LayerKind& kind, double keep,
-                          Backend backend = Backend::kCuda) const {
+                          Backend backend) const {
     SelectConfig select;
     select.budget = BudgetPolicy::kKeepRatio;
     select.keep_ratio = keep;
@@ -211,16 +112,20 @@ class CudaBench {
     return make_plan(shape, select, {.backend = backend});
   }
 
-  // The layer gives the oracle's result; at a size that the oracle can do.
-  Status check(const LayerKind& kind, int32_t dim) const {
+  // A call gives the oracle's result; at a size that the oracle can do.
+  Status check(const char* name, const PlanOf& plan_of, bool chunk, int32_t dim) const {
     const int32_t group = settings_.num_q_heads / settings_.num_kv_heads;
     const Inputs inputs(kCheckLength, 2 * group, 2, dim);
-    const int64_t queries = kind.chunk ? kCheckLength / 2 : kCheckLength;
-    const Result<Plan> plan = layer_plan(inputs.shape(queries), kind, 0.4);
+    const int64_t queries = chunk ? kCheckLength / 2 : kCheckLength;
+    const Result<Plan> plan = plan_of(inputs.shape(queries), Backend::kCuda);
     if (!plan.ok()) return plan.status();
-    const DeviceBuffer workspace(workspace_bytes(*plan));
-    TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, inputs.inputs(queries),
-                                               inputs.outputs(queries),
+    const bool masked = plan->blocks.pattern == BlockPattern::kGiven;
+    std::vector<uint32_t> bits;
+    if (masked) bits = RandomMask(*plan, 0.3).bits;
+    const DeviceBuffer workspace(workspace_bytes(*plan)), device_bits(bits);
+    AttentionInputs in = inputs.inputs(queries);
+    if (masked) in.block_mask = RandomMask::view(*plan, device_bits.as<uint32_t>());
+    TOKENSIEVE_RETURN_IF_ERROR(tokensieve::run(*plan, in, inputs.outputs(queries),
                                                {workspace.data(), workspace.bytes()}));
     const auto q = inputs.q().read<uint16_t>(), k = inputs.k().read<uint16_t>(),
                v = inputs.v().read<uint16_t>();
@@ -228,9 +133,10 @@ class CudaBench {
     AttentionShape shape = inputs.shape(queries);
     out.resize(static_cast<size_t>(queries) * shape.num_q_heads * shape.head_dim);
     shape.out_dtype = DType::kF32;
-    const Result<Plan> oracle = layer_plan(shape, kind, 0.4, Backend::kRef);
+    const Result<Plan> oracle = plan_of(shape, Backend::kRef);
     if (!oracle.ok()) return oracle.status();
-    AttentionInputs host = inputs.inputs(queries);
+    AttentionInputs host = in;
+    if (masked) host.block_mask.bits = bits.data();
     host.q.data = const_cast<uint16_t*>(q.data());
     host.k.data = const_cast<uint16_t*>(k.data());
     host.v.data = const_cast<uint16_t*>(v.data());
@@ -239,7 +145,6 @@ class CudaBench {
     outputs.out.data = expected.data();
     outputs.out.dtype = DType::kF32;
     const std::unique_ptr<Executor> executor = make_thread_pool(0);
-    const AttentionShape& s = plan->shape;
     Plan threaded = *oracle;
     threaded.options.num_threads = executor->num_threads();
     TOKENSIEVE_RETURN_IF_ERROR(
@@ -253,8 +158,8 @@ class CudaBench {
     error = std::sqrt(error / norm);
     if (error < kTolerance) return {};
     return Status::error(StatusCode::kInternal,
-                         "%s, head_dim %d differs from the oracle: rel-L2 %g", kind.name,
-                         s.head_dim, error);
+                         "%s, head_dim %d differs from the oracle: rel-L2 %g", name, dim,
+                         error);
   }
 
   Status run_length(int32_t dim, int64_t length) {
@@ -284,11 +189,58 @@ class CudaBench {
       const double pairs = q * (kv - q) + q * q / 2;
       row.gflops = 4.0 * shape.head_dim * settings_.num_q_heads * pairs / dense.ms / 1e6;
       emit_(row);
+      for (double density : kDensities) {
+        if (!chunk) TOKENSIEVE_RETURN_IF_ERROR(bench_blocks(inputs, queries, density, dense));
+      }
+      if (!chunk) TOKENSIEVE_RETURN_IF_ERROR(bench_estimates(inputs, dense));
     }
     for (double keep : settings_.keep_ratios) {
       for (const LayerKind& kind : kLayers) {
         if (kind.chunk != chunk) continue;
         TOKENSIEVE_RETURN_IF_ERROR(bench_layer(inputs, queries, kind, keep, dense));
+      }
+    }
+    return {};
+  }
+
+  // Attention under random masks against dense attention of the same call.
+  Status bench_blocks(const Inputs& inputs, int64_t queries, double density, const Timing& dense) {
+    const AttentionShape shape = inputs.shape(queries);
+    const Result<Plan> plan = block_plan(shape, Backend::kCuda);
+    if (!plan.ok()) return plan.status();
+    const RandomMask mask(*plan, density);
+    const DeviceBuffer workspace(workspace_bytes(*plan)), bits(mask.bits);
+    if (!workspace.ok() || !bits.ok()) return out_of_memory(shape.seqlen_kv);
+    AttentionInputs in = inputs.inputs(queries);
+    in.block_mask = RandomMask::view(*plan, bits.as<uint32_t>());
+    Timing timing;
+    TOKENSIEVE_RETURN_IF_ERROR(timer_.time(
+        [&](void* stream) {
+          return tokensieve::run(*plan, in, inputs.outputs(queries),
+                                 {workspace.data(), workspace.bytes()}, {.stream = stream});
+        },
+        settings_.repeats, timing));
+    char name[48];
+    std::snprintf(name, sizeof(name), "blocks of density %.3f", mask.density);
+    Row row = row_of(name, shape, timing);
+    row.gflops = 4.0 * shape.head_dim * mask.pairs / timing.ms / 1e6;
+    row.yardstick = "own_dense";
+    row.yardstick_ms = dense.ms;
+    row.ratio = dense.ms / timing.ms;
+    emit_(row);
+    return {};
+  }
+
+  // Estimated masks of all tokens, and of those that the paper's layer keeps.
+  Status bench_estimates(const Inputs& inputs, const Timing& dense) {
+    SelectConfig select = {.enabled = false, .dense_policy = DensePolicy::kNever};
+    for (const bool selects : {false, true}) {
+      select.enabled = selects;
+      select.budget = BudgetPolicy::kKeepRatio;
+      select.keep_ratio = 0.478;
+      for (const Estimator& estimator : estimators()) {
+        TOKENSIEVE_RETURN_IF_ERROR(bench_estimate(inputs, estimator, select, device_, timer_,
+                                                  settings_.repeats, dense.ms, emit_));
       }
     }
     return {};
@@ -314,7 +266,7 @@ class CudaBench {
   Status bench_layer(const Inputs& inputs, int64_t queries, const LayerKind& kind, double keep,
                      const Timing& dense) {
     const AttentionShape shape = inputs.shape(queries);
-    const Result<Plan> plan = layer_plan(shape, kind, keep);
+    const Result<Plan> plan = layer_plan(shape, kind, keep, Backend::kCuda);
     if (!plan.ok()) return plan.status();
     if (plan->path == Path::kDense) return {};  // too short for this keep ratio
     const DeviceBuffer memory(workspace_bytes(*plan));

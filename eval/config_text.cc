@@ -38,9 +38,8 @@ bool names(const SelectField& about, const std::string& key) {
   return is_key(about) && (key == about.name || key == about.alias);
 }
 
-template <typename T>
-Status set_field(const SelectField& about, const std::string& key, const std::string& text,
-                 T& field) {
+template <typename Field, typename T>
+Status set_field(const Field& about, const std::string& key, const std::string& text, T& field) {
   if constexpr (std::is_enum_v<T>) {
     const std::optional<T> word = parse<T>(text);
     if (!word) return bad_value(key, text, allowed_words<T>());
@@ -64,6 +63,25 @@ Status set_select(SelectConfig& select, const std::string& key, const std::strin
     found = true;
     status = set_field(about, key, text, field);
     if (about.of_budget) select.budget = *about.of_budget;
+  });
+  return status;
+}
+
+// ---- keys of block masks: the fields of BlockConfig, its pattern as "blocks" --------------------
+
+// `share` is the selection's; block masks have one for each head.
+bool names(const BlockField& about, const std::string& key) {
+  const std::string_view name = about.name;
+  return name == "pattern" ? key == "blocks" : name != "share" && key == name;
+}
+
+Status set_blocks(BlockConfig& blocks, const std::string& key, const std::string& text,
+                  bool& found) {
+  Status status;
+  for_each_block_field(blocks, [&](const BlockField& about, auto& field) {
+    if (!names(about, key)) return;
+    found = true;
+    status = set_field(about, key, text, field);
   });
   return status;
 }
@@ -172,6 +190,11 @@ std::vector<std::pair<std::string, std::string>> keys_and_help() {
   for_each_field(select, [&](const SelectField& about, auto&) {
     if (is_key(about)) all.emplace_back(about.alias, about.help);
   });
+  BlockConfig blocks;
+  for_each_block_field(blocks, [&](const BlockField& about, auto&) {
+    const std::string name = about.name == std::string_view("pattern") ? "blocks" : about.name;
+    if (names(about, name)) all.emplace_back(name, about.help);
+  });
   for (const Key& key : kKeys) all.emplace_back(key.name, key.help);
   return all;
 }
@@ -190,9 +213,11 @@ Status set_key(Config& config, const std::string& name, const std::string& text)
   }
   bool found = false;
   TOKENSIEVE_RETURN_IF_ERROR(set_select(config.profile.select, name, text, found));
+  if (!found) TOKENSIEVE_RETURN_IF_ERROR(set_blocks(config.profile.blocks, name, text, found));
   if (!found) return unknown_key(name);
   for (LayerSelect& group : config.profile.layer_select) {
     TOKENSIEVE_RETURN_IF_ERROR(set_select(group.select, name, text, found));
+    TOKENSIEVE_RETURN_IF_ERROR(set_blocks(group.blocks, name, text, found));
   }
   const bool has_window = config.method->equal_work == EqualWork::kWindow;
   if (named_by(name) == (has_window ? EqualWork::kWindow : EqualWork::kTokens)) {

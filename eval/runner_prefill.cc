@@ -25,6 +25,7 @@ void add_layers(const std::vector<LayerStats>& layers, CaseResult& result) {
                              .work = l.work,
                              .attention_ms = l.attention_ms,
                              .reason = l.ran_sparse() ? "" : why});
+    if (l.block_density < 1) result.layers.back().block_density = l.block_density;
   }
 }
 
@@ -32,6 +33,7 @@ void summarize(CaseResult& result) {
   const cli::LayerMeans means = cli::means_of(result.layers);
   result.keep_ratio = means.keep_ratio;
   result.work = means.work;
+  if (means.block_density < 1) result.block_density = means.block_density;
   result.attention_ms = means.attention_ms;
 }
 

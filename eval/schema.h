@@ -150,6 +150,7 @@ struct LayerResult {
   double keep_ratio = 1;
   double work = 1;  // computed / causal (query, key) pairs
   double attention_ms = 0;
+  std::optional<double> block_density;  // visited / visible tiles, where a mask left some out
   std::string reason;  // why it ran dense
 
   bool ran_sparse() const { return reason.empty(); }
@@ -160,6 +161,7 @@ void members(LayerResult& l, Visit& visit) {
   visit("keep_ratio", l.keep_ratio);
   visit("work", l.work);
   visit("attention_ms", l.attention_ms);
+  visit("block_density", l.block_density);
   visit("reason", l.reason);
 }
 
@@ -189,6 +191,7 @@ struct CaseResult : CaseLine {
   std::optional<double> generate_ms;
   std::optional<double> keep_ratio;  // mean over sparse layers
   std::optional<double> work;        // mean over all layers of the model
+  std::optional<double> block_density;  // mean over the layers whose block masks left tiles out
   std::vector<LayerResult> layers;
   std::optional<Metrics> metrics;
   std::string reused;  // whose result this is: it would have run the same
@@ -213,6 +216,7 @@ void members(CaseResult& r, Visit& visit) {
   visit("generate_ms", r.generate_ms);
   visit("keep_ratio", r.keep_ratio);
   visit("work", r.work);
+  visit("block_density", r.block_density);
   visit("layers", r.layers);
   visit("metrics", r.metrics);
   visit("reused", r.reused);

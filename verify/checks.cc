@@ -51,7 +51,7 @@ std::pair<std::vector<double>, std::vector<double>> expected_outputs(
   ref::Selection selection;
   selection.kept = sets;
   std::vector<double> out(oracle.out.size()), lse(oracle.lse.size());
-  const Status status = ref::attend(per_head, golden.inputs(), 0, selection,
+  const Status status = ref::attend(per_head, golden.inputs(), 0, selection, {},
                                     {.executor = &executor}, out.data(), lse.data());
   if (!status.ok()) out.assign(out.size(), kNoError);
   return {out, lse};

@@ -6,6 +6,7 @@
 #include "cuda/layout.h"
 #include "cuda/select/select.h"
 #include "ref/elements.h"
+#include "verify/blocks.h"
 #include "verify/checks.h"
 
 namespace tokensieve::verify {
@@ -191,6 +192,30 @@ class CudaChecker {
 std::vector<Check> check_cuda(const GoldenCase& golden, const ref::OracleResult& oracle,
                               Executor& executor) {
   return CudaChecker(golden, oracle, executor).run();
+}
+
+Status estimate_on_cuda(BlockCall& call) {
+  const BlockInputs& host = call.golden.inputs;
+  const DeviceBuffer q(host.q), k(host.k), indices(call.indices), scores(call.entry.scores);
+  const DeviceBuffer count(std::vector<int64_t>{call.count}), bits(call.bits);
+  DeviceBuffer workspace(workspace_bytes(call.plan));
+  workspace.fill(0xff);
+  AttentionInputs in = call.inputs();
+  in.q.data = q.data();
+  in.k.data = k.data();
+  if (in.keep.indices != nullptr) {
+    in.keep = {indices.as<int32_t>(), call.count, count.as<int64_t>()};
+  }
+  if (in.block_scores != nullptr) in.block_scores = scores.as<float>();
+  BlockMask mask = call.mask();
+  mask.bits = bits.as<uint32_t>();
+  TOKENSIEVE_RETURN_IF_ERROR(
+      estimate_blocks(call.plan, in, mask, {workspace.data(), workspace.bytes()}));
+  if (const cudaError_t error = cudaDeviceSynchronize(); error != cudaSuccess) {
+    return Status::error(StatusCode::kInternal, "%s", cudaGetErrorString(error));
+  }
+  call.bits = bits.read<uint32_t>();
+  return {};
 }
 
 }  // namespace tokensieve::verify

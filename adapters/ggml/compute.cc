@@ -122,6 +122,7 @@ Status Computer::run_segment(const Node& node, int64_t stream, const MaskSegment
   if (segment.causal) return run_causal(node, stream, segment, settings, report);
   report.reason = choose(settings, node, segment).reason;
   report.pairs += pairs;
+  report.masked_pairs += pairs;
   return run_biased(node, stream, segment, settings);
 }
 
@@ -137,32 +138,34 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
   RunReport run;
   if (choice.sparse) {
     const Status status =
-        plan_and_run(node.layer, shape, choice.select, settings, inputs, outputs, run);
+        plan_and_run(node.layer, shape, choice, settings, inputs, outputs, run);
     if (status.code() == StatusCode::kCancelled) return status;
     if (!status.ok()) {
       log_line(GGML_LOG_LEVEL_WARN, "tokensieve: layer %d runs dense: %s", node.layer,
                status.message());
-      choice = {.reason = kRunFailed, .select = {.enabled = false}};
+      choice = {.reason = kRunFailed, .select = {.enabled = false}, .blocks = {}};
     }
   }
   if (!choice.sparse) {
     TOKENSIEVE_RETURN_IF_ERROR(
-        plan_and_run(node.layer, shape, choice.select, settings, inputs, outputs, run));
+        plan_and_run(node.layer, shape, choice, settings, inputs, outputs, run));
   }
+  const auto pairs = static_cast<double>(segment.pairs);
+  report.pairs += run.work * pairs;
+  report.masked_pairs += run.block_density * pairs;
   if (run.path == Path::kSparse) {
     report.sparse = true;
     report.kept += static_cast<double>(run.keep_count);
     report.tokens += static_cast<double>(segment.num_cells);
-    report.pairs += run.work * static_cast<double>(segment.pairs);
   } else {
     report.reason = choice.sparse ? dense_reason_text(run.reason) : choice.reason;
-    report.pairs += static_cast<double>(segment.pairs);
   }
   return {};
 }
 
 Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment& segment,
                             const Settings& settings) {
+  const Choice kAll{.select = {.enabled = false}, .blocks = {}};
   AttentionShape shape = shape_of(node, segment);
   shape.causal = false;
   AttentionInputs inputs = inputs_of(node, stream, segment);
@@ -180,8 +183,8 @@ Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment&
       inputs.bias_slopes = node.max_bias > 0.0f ? slopes_.data() : nullptr;
     }
     RunReport run;
-    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(node.layer, shape, {.enabled = false}, settings,
-                                            inputs, {.out = node.out(stream, row, rows)}, run));
+    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(node.layer, shape, kAll, settings, inputs,
+                                            {.out = node.out(stream, row, rows)}, run));
     done += rows;
   }
   return {};
@@ -250,11 +253,11 @@ TensorView Computer::unpack(const Node& node, const ggml_tensor* source, int64_t
 }
 
 Status Computer::plan_and_run(int32_t layer, const AttentionShape& shape,
-                              const SelectConfig& select, const Settings& settings,
+                              const Choice& choice, const Settings& settings,
                               AttentionInputs inputs, const AttentionOutputs& outputs,
                               RunReport& report) {
   const Result<Plan> plan = make_plan(
-      shape, select,
+      shape, choice.select, choice.blocks,
       {.backend = settings.backend, .num_threads = executor_->num_threads()});
   if (!plan.ok()) return plan.status();
   RunOptions options = {.executor = executor_.get(),

@@ -55,7 +55,7 @@ class Computer {
   TensorView unpack(const Node& node, const ggml_tensor* source, int64_t stream,
                     std::span<const int32_t> cells, Scratch& scratch);
   // Where the plan is sparse, the host's hook (if any) has its say in between.
-  Status plan_and_run(int32_t layer, const AttentionShape& shape, const SelectConfig& select,
+  Status plan_and_run(int32_t layer, const AttentionShape& shape, const Choice& choice,
                       const Settings& settings, AttentionInputs inputs,
                       const AttentionOutputs& outputs, RunReport& report);
   std::span<const int32_t> cells_of(const MaskSegment& segment) const;

@@ -11,7 +11,9 @@ bool is_for_model(const Profile& profile, const Node& node) {
   return check_fingerprint(profile, model).ok();
 }
 
-Choice dense(const char* reason) { return {.reason = reason, .select = {.enabled = false}}; }
+Choice dense(const char* reason) {
+  return {.reason = reason, .select = {.enabled = false}, .blocks = {}};
+}
 
 }  // namespace
 
@@ -39,7 +41,7 @@ Choice choose(const Settings& settings, const Node& node, const MaskSegment& seg
   const bool may_go_on = segment.num_rows == segment.num_cells && !settings.whole_prompts;
   if (may_go_on && of_profile.select.fill == Fill::kZero) return dense(kFirstChunk);
   if (!is_for_model(*settings.profile, node)) return dense(kOtherModel);
-  Choice choice{.sparse = true, .select = of_profile.select};
+  Choice choice{.sparse = true, .select = of_profile.select, .blocks = of_profile.blocks};
   if (settings.always_sparse) choice.select.dense_policy = DensePolicy::kNever;
   return choice;
 }

@@ -21,6 +21,7 @@ struct Choice {
   bool sparse = false;
   const char* reason = "";  // why not
   SelectConfig select;      // enabled = false if dense
+  BlockConfig blocks;       // over the selected tokens, or over all where a plan drops none
 };
 
 // Whether a run of rows can ever be sparse, whatever the mode and the profile say; nullptr or why

@@ -16,6 +16,7 @@ struct LayerSums {
   double keep_ratios = 0;  // sum over sparse nodes
   double pairs = 0;
   double dense_pairs = 0;
+  double masked_pairs = 0;
   double ms = 0;
   std::string reason;
 };
@@ -41,6 +42,7 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
   stats.work = sums.dense_pairs > 0 ? sums.pairs / sums.dense_pairs : 1.0;
   stats.attention_ms = sums.ms;
   stats.never_sparse_nodes = sums.never_sparse_nodes;
+  stats.block_density = sums.dense_pairs > 0 ? sums.masked_pairs / sums.dense_pairs : 1.0;
   std::snprintf(stats.reason, sizeof(stats.reason), "%s", sums.reason.c_str());
   return stats;
 }
@@ -64,6 +66,7 @@ void add_to_stats(const NodeReport& report) {
   }
   sums.pairs += report.pairs;
   sums.dense_pairs += report.dense_pairs;
+  sums.masked_pairs += report.masked_pairs;
   sums.ms += report.ms;
   if (report.reason[0] != '\0') sums.reason = report.reason;
 }

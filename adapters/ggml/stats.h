@@ -17,6 +17,7 @@ struct NodeReport {
   double tokens = 0;           // tokens of the sparse runs
   double pairs = 0;            // (query, key) pairs per head
   double dense_pairs = 0;      // that the mask shows
+  double masked_pairs = 0;     // dense_pairs times the density of block masks
   double ms = 0;
   const char* reason = "";     // of the last dense run; copied
 };

@@ -74,6 +74,8 @@ typedef struct tokensieve_ggml_layer_stats {
   /* Of `nodes`: with rows that no settings make sparse, for their mask (sliding windows) or logits
    * (softcap, sinks, ALiBi). */
   int64_t never_sparse_nodes;
+  double block_density; /* visited / visible tiles where block masks steer, mean over all nodes; 1:
+                           none did */
 } tokensieve_ggml_layer_stats;
 
 /* Writes up to `capacity` layers, ascending; returns how many there are. stats may be NULL. */

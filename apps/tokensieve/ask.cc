@@ -137,6 +137,7 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
     const LayerMeans means = means_of(run.layers);
     run.keep_ratio = means.keep_ratio;
     run.work = means.work;
+    run.block_density = means.block_density;
     run.attention_ms = means.attention_ms;
   }
   Result<std::string> answer =
@@ -198,6 +199,7 @@ Status ask(const AskOptions& options) {
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;
     profile = std::move(chosen.value().profile);
+    if (options.blocks) set_blocks(profile, {.pattern = *options.blocks});
   }
   Result<Prompt> prompt = build_prompt(model, *documents, options.question,
                                        options.system.value_or(source.system_prompt));

@@ -76,6 +76,7 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
                   "layer profile: a file or a shipped name; default: the model's")
       ->type_name("FILE")
       ->excludes(paper);
+  add_blocks_option(command, options.blocks);
   command.add_option("--system", options.system, "system prompt; default: the model's")
       ->type_name("TEXT");
   command.add_option("--ctx", options.context, "context in tokens; default: what the prompt needs")

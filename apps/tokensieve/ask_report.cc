@@ -54,12 +54,14 @@ std::string report_json(const AskReport& report) {
                  {"ubatch", run.ubatch},
                  {"tokens_per_second", tokens_per_second(report, run)},
                  {"work", run.work},
+                 {"block_density", run.block_density},
                  {"sparse_layers", sparse_layer_count(run)},
                  {"memory_bytes", run.memory_bytes}};
     for (const LayerStats& l : run.layers) {
       item["layers"].push_back({{"layer", l.layer},
                                 {"sparse", l.ran_sparse()},
                                 {"keep_ratio", l.keep_ratio},
+                                {"block_density", l.block_density},
                                 {"attention_ms", l.attention_ms}});
     }
     runs.push_back(std::move(item));
@@ -92,6 +94,8 @@ std::string report_table(const AskReport& report, bool color) {
   row("work", [](const AskRun& r) { return fmt::format("{:.0f} %", r.work * 100); });
   row("sparse layers", [](const AskRun& r) { return fmt::format("{}", sparse_layer_count(r)); });
   row("kept in them", [](const AskRun& r) { return fmt::format("{:.0f} %", r.keep_ratio * 100); });
+  row("tiles visited",
+      [](const AskRun& r) { return fmt::format("{:.0f} %", r.block_density * 100); });
   row("memory", [](const AskRun& r) { return format_bytes(static_cast<double>(r.memory_bytes)); });
   row("mode, ubatch", [](const AskRun& r) { return fmt::format("{}, {}", r.mode, r.ubatch); });
   row("answer", [](const AskRun& r) { return join_lines(wrap(r.answer, kAnswerColumns)); });
@@ -119,6 +123,9 @@ std::string report_line(const AskReport& report, const AskRun& run) {
                                  format_duration(run.attention_ms));
   if (const int sparse = sparse_layer_count(run); sparse > 0) {
     text += fmt::format(", {} sparse layers keep {:.0f} %", sparse, run.keep_ratio * 100);
+  }
+  if (run.block_density < 1) {
+    text += fmt::format(", block masks visit {:.0f} % of the tiles", run.block_density * 100);
   }
   return text;
 }

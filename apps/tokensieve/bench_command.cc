@@ -21,6 +21,7 @@ void print_json(const char* backend, const bench::Row& row) {
     line["head_dim"] = row.head_dim;
     line["rows"] = row.rows;
     line["keep_ratio"] = row.keep_ratio;
+    if (row.block_density) line["block_density"] = *row.block_density;
     line["ms"] = row.ms;
     line["spread"] = row.spread;
   }
@@ -49,11 +50,12 @@ void print_text(const bench::Row& row) {
   }
   const std::string speed = row.gflops > 0 ? fmt::format("{:.0f}", row.gflops) : "";
   std::string against;
+  if (row.block_density) against = fmt::format("density {:.2f}, ", *row.block_density);
   if (row.share) {
-    against = fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
+    against += fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
   } else if (!row.yardstick.empty()) {
-    against = fmt::format("x{:.2f} over {} ({:.2f} ms)", row.ratio, row.yardstick,
-                          row.yardstick_ms);
+    against += fmt::format("x{:.2f} over {} ({:.2f} ms)", row.ratio, row.yardstick,
+                           row.yardstick_ms);
   }
   print_out("{:<38}{:>5}{:>8}{:>7.2f}{:>11.{}f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
             row.keep_ratio, row.ms, row.ms < 1 ? 4 : 2, speed, against);
@@ -97,11 +99,16 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
   command.add_option("--backend", options.backend, "backend to measure")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  add_blocks_option(command, options.blocks)
+      ->description("block masks alone and over the selected tokens, instead of --bench (cpu)")
+      ->excludes("--bench");
+  add_block_options(command, s.blocks);
   command.add_flag("--json", options.json, "one JSON object a line");
   add_examples(command,
                "  tokensieve bench\n"
                "  tokensieve bench --backend cuda --lengths 8192,131072 --json\n"
-               "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n");
+               "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n"
+               "  tokensieve bench --blocks flex --gamma 0.5 --lengths 8192\n");
 }
 
 int run_bench(const BenchOptions& options) {
@@ -113,6 +120,14 @@ int run_bench(const BenchOptions& options) {
   }
   settings.isa = *isa;
   const bool cuda = options.backend == "cuda";
+  if (options.blocks && cuda) {
+    print_err("tokensieve: --blocks is measured on the CPU; leave --backend cuda out\n");
+    return kExitUsage;
+  }
+  if (options.blocks.value_or(BlockPattern::kNone) != BlockPattern::kNone) {
+    settings.blocks.pattern = *options.blocks;
+    settings.benches = {"blocks"};
+  }
   if (cuda) use_cuda_defaults(*options.command, settings);
   if (const Status status = bench::check_settings(settings); !status.ok()) {
     print_err("tokensieve: {}\n", status.message());

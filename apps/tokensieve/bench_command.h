@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
 
 #include "bench.h"
@@ -13,6 +14,7 @@ struct BenchOptions {
   bench::Settings settings;
   std::string isa = "auto";
   std::string backend = "cpu";
+  std::optional<BlockPattern> blocks;
   bool json = false;
   const CLI::App* command = nullptr;  // knows which options were given
 };

@@ -17,7 +17,15 @@ void add_verify_options(CLI::App& command, verify::VerifyOptions& options) {
   command.add_flag("--json", options.json, "print one JSON object a line");
   add_examples(command,
                "  tokensieve verify tests/golden\n"
-               "  tokensieve verify tests/golden --backend cpu/avx2 --json\n");
+               "  tokensieve verify tests/golden --backend cpu/avx2 --json\n"
+               "  tokensieve verify tests/golden/blocks\n");
+  command.footer(command.get_footer() +
+                 "\nFiles called official_* or blocks_* hold block masks. Their inputs are made from\n"
+                 "the .json beside them, and every estimator is held against its mask:\n"
+                 "Jaccard >= .98 and, where the official code's scores are recorded, the same choice\n"
+                 "for every tile that is farther from its threshold than bf16's error, 1/256 of its\n"
+                 "row's mass. Masks of exact arithmetic (\"rounding\": \"exact\"): equal for ref,\n"
+                 "Jaccard >= .99 for other backends.\n");
 }
 
 }  // namespace tokensieve::cli

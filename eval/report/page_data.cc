@@ -27,6 +27,7 @@ Json summary_json(const Summary& summary) {
                        {"top1", number(c.top1)},
                        {"perplexity_ratio", number(c.perplexity_ratio)},
                        {"work", number(c.work)},
+                       {"block_density", number(c.block_density)},
                        {"keep_ratio", number(c.keep_ratio)},
                        {"prefill_ms", number(c.prefill_ms)},
                        {"attention_ms", number(c.attention_ms)},
@@ -84,7 +85,7 @@ Json layers_json(const Cases& cases, const EvalRun& run) {
   Json list = Json::array();
   for (const Config& config : run.configs) {
     struct Sums {
-      std::vector<double> keep_ratio, work, attention_ms;
+      std::vector<double> keep_ratio, work, attention_ms, block_density;
       std::string reason;
     };
     std::map<int32_t, Sums> layers;
@@ -94,6 +95,7 @@ Json layers_json(const Cases& cases, const EvalRun& run) {
         sums.keep_ratio.push_back(layer.keep_ratio);
         sums.work.push_back(layer.work);
         sums.attention_ms.push_back(layer.attention_ms);
+        sums.block_density.push_back(layer.block_density.value_or(1));
         sums.reason = layer.reason;
       }
     }
@@ -104,6 +106,7 @@ Json layers_json(const Cases& cases, const EvalRun& run) {
                        {"keep_ratio", number(eval::mean(sums.keep_ratio))},
                        {"work", number(eval::mean(sums.work))},
                        {"attention_ms", number(eval::mean(sums.attention_ms))},
+                       {"block_density", number(eval::mean(sums.block_density))},
                        {"reason", sums.reason}});
     }
     list.push_back({{"config", config.name}, {"layers", std::move(means)}});

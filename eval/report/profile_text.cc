@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -65,6 +66,28 @@ std::string others_of(const SelectConfig& select) {
   return text;
 }
 
+// ", flex blocks, gamma 0.95": what its pattern uses and is not as usual.
+std::string blocks_of(const BlockConfig& blocks) {
+  if (blocks.pattern == BlockPattern::kNone) return "";
+  std::string text = fmt::format(", {} blocks", name_of(blocks.pattern));
+  BlockConfig usual;
+  for_each_block_field(blocks, [&](const BlockField& about, const auto& value) {
+    if (!about.used_by(blocks)) return;
+    for_each_block_field(usual, [&](const BlockField& other, const auto& normal) {
+      if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>> &&
+                    std::is_same_v<decltype(value), decltype(normal)>) {
+        if (std::string_view(other.name) == about.name && value != normal) {
+          text += fmt::format(", {} {}", about.name, value);
+        }
+      }
+    });
+  });
+  if (blocks.pattern == BlockPattern::kPooled && blocks.share != Share::kHead) {
+    text += fmt::format(", masks by {}", name_of(blocks.share));
+  }
+  return text;
+}
+
 }  // namespace
 
 ProfileText describe(const Config& config) {
@@ -78,11 +101,13 @@ ProfileText describe(const Config& config) {
   text.budget = budget_of(select);
   text.family = fmt::format("layers {}, {}, {}", cli::format_layers(profile->sparse_layers),
                             fill_of(select), sets_of(select.share)) +
-                others_of(select);
+                others_of(select) + blocks_of(profile->blocks);
   for (const LayerSelect& group : profile->layer_select) {
     const Budget budget = budget_of(group.select);
     text.family += fmt::format(", {} {} and {} in layers {}", budget.name, budget.value,
                                fill_of(group.select), cli::format_layers(group.layers));
+    const std::string own = blocks_of(group.blocks);
+    if (own != blocks_of(profile->blocks)) text.family += own.empty() ? " without blocks" : own;
   }
   if (!config.mode.empty()) text.family += ", " + config.mode;
   if (!config.gate.value_or(true)) text.family += ", always sparse";

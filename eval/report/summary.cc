@@ -131,6 +131,7 @@ ConfigSummary summarize_config(const Cases& cases, const Config& config) {
   summary.top1 = estimate(results, metric(&Metrics::top1));
   summary.perplexity_ratio = perplexity_ratio(results);
   summary.work = mean_of(results, [](const CaseResult& r) { return r.work; });
+  summary.block_density = mean_of(results, [](const CaseResult& r) { return r.block_density; });
   summary.keep_ratio = mean_of(results, [](const CaseResult& r) { return r.keep_ratio; });
   summary.prefill_ms = mean_of(results, [](const CaseResult& r) { return r.prefill_ms; });
   summary.attention_ms = mean_of(results, [](const CaseResult& r) { return r.attention_ms; });
@@ -174,6 +175,7 @@ std::string summary_table(const Summary& summary) {
     return [format](double value) { return fmt::format(fmt::runtime(format), value); };
   };
   const auto percent = [](double value) { return fmt::format("{:.1f} %", 100 * value); };
+  const auto tiles = [](double value) { return fmt::format(" (tiles {:.1f} %)", 100 * value); };
   cli::Table table;
   table.add_row({"configuration", "score", "loss in points", "KL", "top-1", "follow-up loss",
                  "work", "prefill", "speed-up"});
@@ -183,7 +185,8 @@ std::string summary_table(const Summary& summary) {
     };
     table.add_row({c.config, cell(c.score, mean(plain("{:.1f}"))), cell(c.loss, format_points),
                    cell(c.kl, mean(plain("{:.4f}"))), cell(c.top1, mean(percent)),
-                   cell(c.follow_up_loss, format_points), cell(c.work, percent),
+                   cell(c.follow_up_loss, format_points),
+                   cell(c.work, percent) + (c.block_density ? tiles(*c.block_density) : ""),
                    cell(c.prefill_ms, cli::format_duration), cell(c.speedup, plain("{:.2f}x"))});
   }
   std::string text = table.render();

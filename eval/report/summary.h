@@ -30,6 +30,7 @@ struct ConfigSummary {
   std::optional<Estimate> top1;              // share of tokens with the same best guess
   std::optional<Estimate> perplexity_ratio;  // to dense
   std::optional<double> work;                // computed / causal (query, key) pairs
+  std::optional<double> block_density;       // visited / visible tiles, where block masks steer
   std::optional<double> keep_ratio;
   std::optional<double> prefill_ms;    // mean of a case
   std::optional<double> attention_ms;  // mean of a case

@@ -19,6 +19,7 @@
 #include <span>
 
 #include "tokensieve/backend.h"
+#include "tokensieve/blocks.h"
 #include "tokensieve/executor.h"
 #include "tokensieve/export.h"
 #include "tokensieve/select.h"
@@ -80,8 +81,10 @@ enum class DenseReason : int32_t {
 
 TOKENSIEVE_API const char* dense_reason_text(DenseReason reason);
 
-enum class Stage : int32_t { kScore = 0, kBudget, kSelect, kCompact, kAttend, kScatter };
-inline constexpr int kNumStages = 6;
+enum class Stage : int32_t {
+  kScore = 0, kBudget, kSelect, kCompact, kAttend, kScatter, kEstimate
+};
+inline constexpr int kNumStages = 7;
 TOKENSIEVE_API const char* stage_name(Stage stage);
 
 // A plan is a plain value: copy it, keep it, use it from several threads at once.
@@ -95,6 +98,13 @@ struct TOKENSIEVE_API Plan {
   int64_t prefix_len = 0;  // tokens that may be dropped; packed: at most, of any sequence
   int64_t max_keep = 0;    // most prefix tokens of a set that runs sparse
   int32_t num_sets = 0;    // index sets per sequence: num_q_heads, num_kv_heads or 1
+  // pattern = kNone: no block mask takes part, be it by choice or because estimating one cannot
+  // win. What a mask holds (blocks.h): room for every tile, so that a sequence fits however many
+  // tokens it keeps.
+  BlockConfig blocks;
+  int32_t num_masks = 0;   // per sequence: num_q_heads, num_kv_heads or 1; 0 without a mask
+  int64_t row_tiles = 0;
+  int64_t mask_words = 0;
   size_t workspace = 0;    // bytes
 
   // Tokens after the prefix, which are always kept; packed: at least, of any sequence. Those of a
@@ -107,6 +117,9 @@ struct TOKENSIEVE_API Plan {
 // Pure: looks at no data, allocates nothing. Errors: kInvalidArgument, kUnsupported.
 TOKENSIEVE_API Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                                       const PlanOptions& options = {});
+// With block masks: over all tokens (select.enabled = false) or over the selected ones.
+TOKENSIEVE_API Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
+                                      const BlockConfig& blocks, const PlanOptions& options = {});
 
 // Bytes of workspace that run() and select_tokens() need, any alignment.
 TOKENSIEVE_API size_t workspace_bytes(const Plan& plan);
@@ -153,6 +166,14 @@ struct AttentionInputs {
   // to keep make it with BudgetPolicy::kKeepCount, keep_count = the most prefix tokens of a set,
   // min_keep = 0 and DensePolicy::kNever.
   KeepSet keep;
+  // BlockPattern::kGiven; only read. With selected tokens `keep` must be given, too: nobody can know
+  // the tiles of tokens that are yet to be chosen.
+  BlockMask block_mask;
+  // BlockPattern::kScores: f32 [batch, num_masks, row_tiles, key tiles of seqlen_kv]; with selected
+  // tokens as block_mask.
+  const float* block_scores = nullptr;
+  // f32 [num_masks] or null: each mask's own gamma, alpha or threshold.
+  const float* block_thresholds = nullptr;
 };
 
 struct AttentionOutputs {
@@ -163,14 +184,16 @@ struct AttentionOutputs {
 };
 
 // What a run did. CUDA: what is known without waiting: `path` and `reason` are the plan's,
-// keep_count is -1 and keep_ratio and work are NaN where the device decides (a sparse
-// plan), stage_ns is 0. read_report() waits and reads them.
+// keep_count is -1 and keep_ratio and work are NaN where the device decides (a sparse plan; with
+// block masks work and block_density, too), stage_ns is 0. read_report() waits and reads them.
 struct RunReport {
   Path path = Path::kDense;  // kSparse if any sequence ran sparse
   DenseReason reason = DenseReason::kNone;  // of the first sequence that ran dense
   int64_t keep_count = 0;     // kept tokens of all sequences together (dense: all)
   double keep_ratio = 1.0;    // keep_count / (batch * seqlen_kv)
   double work = 0;  // computed (query, key) pairs, mean over heads / those of dense attention
+  // Visited tiles / those that hold a visible pair, of the pass that a block mask steers; 1 without.
+  double block_density = 1.0;
   int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend
   Isa isa = Isa::kAuto;               // CPU backend: the instruction set that really ran
 };
@@ -214,6 +237,12 @@ TOKENSIEVE_API Status read_report(const Plan& plan, std::span<std::byte> workspa
 TOKENSIEVE_API Status select_tokens(const Plan& plan, const AttentionInputs& inputs,
                                     const KeepSet& keep, std::span<std::byte> workspace,
                                     const RunOptions& options = {});
+
+// The block mask of a plan with an estimated one (kScores included): inputs as of run(), v is not
+// read; a sparse plan needs inputs.keep. Every bit of `mask` is written. Not for packed plans.
+TOKENSIEVE_API Status estimate_blocks(const Plan& plan, const AttentionInputs& inputs,
+                                      const BlockMask& mask, std::span<std::byte> workspace,
+                                      const RunOptions& options = {});
 
 // Gathers rows of x [batch, seq, heads, dim] into compact [batch, capacity, num_heads_out, dim]:
 // row r of output head h is x[keep.indices[b, set(h), r], h * heads / num_heads_out]. x and

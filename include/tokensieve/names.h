@@ -46,7 +46,11 @@ template <>
 inline constexpr auto kWords<Path> = std::to_array<const char*>({"dense", "sparse"});
 template <>
 inline constexpr auto kWords<Stage> =
-    std::to_array<const char*>({"score", "budget", "select", "compact", "attend", "scatter"});
+    std::to_array<const char*>({"score", "budget", "select", "compact", "attend", "scatter",
+                                "estimate"});
+template <>
+inline constexpr auto kWords<BlockPattern> =
+    std::to_array<const char*>({"none", "given", "scores", "flex", "pooled", "antidiagonal"});
 
 // Whether it is one of the enumerators.
 template <typename E>

@@ -1,7 +1,7 @@
 // Layer profile: which layers of a model run sparse, and how. JSON on disk (docs/profile.md).
 //
 //   const LayerChoice choice = choose(profile, {.layer = 7, .seqlen_q = 8192, .seqlen_kv = 8192});
-//   make_plan(shape, choice.select);  // dense if choice.reason says why
+//   make_plan(shape, choice.select, choice.blocks);  // dense if choice.reason says why
 #pragma once
 
 #include <string>
@@ -27,6 +27,7 @@ struct ModelFingerprint {
 struct LayerSelect {
   std::vector<int32_t> layers;  // ascending
   SelectConfig select;
+  BlockConfig blocks;
 };
 
 struct TOKENSIEVE_API Profile {
@@ -34,12 +35,14 @@ struct TOKENSIEVE_API Profile {
   ModelFingerprint fingerprint;
   std::vector<int32_t> sparse_layers;  // ascending; never 0
   SelectConfig select;                     // of sparse layers that layer_select does not name
+  BlockConfig blocks;                      // likewise; an estimator, or none
   std::vector<LayerSelect> layer_select;   // no layer twice
   int64_t min_tokens = 4096;               // shorter prompts run dense
   std::vector<double> drift;               // per layer, normalised to sum 1; may be empty
 
   bool is_sparse(int32_t layer) const;
   const SelectConfig& select_of(int32_t layer) const;
+  const BlockConfig& blocks_of(int32_t layer) const;
 };
 
 // Errors: kNotFound, kDataError (names the file, the key and what is allowed).
@@ -66,6 +69,9 @@ struct LayerCall {
 
 struct LayerChoice {
   SelectConfig select;  // enabled = false: run dense, for `reason`
+  // Estimated block masks, over the selected tokens or over all (enabled = false, kDisabled). None
+  // in a call that the profile leaves alone, or that answers all queries from selected keys.
+  BlockConfig blocks;
   DenseReason reason = DenseReason::kNone;
 };
 

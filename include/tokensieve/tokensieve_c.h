@@ -87,11 +87,8 @@ enum tokensieve_backend {
 
 enum tokensieve_isa {
   TOKENSIEVE_ISA_AUTO = 0, /* the best of this CPU, unless TOKENSIEVE_ISA names one */
-  TOKENSIEVE_ISA_AVX512 = 1,
-  TOKENSIEVE_ISA_AVX2 = 2,
-  TOKENSIEVE_ISA_SSE4 = 3,
-  TOKENSIEVE_ISA_NEON = 4,
-  TOKENSIEVE_ISA_BASELINE = 5
+  TOKENSIEVE_ISA_AVX512 = 1, TOKENSIEVE_ISA_AVX2 = 2, TOKENSIEVE_ISA_SSE4 = 3,
+  TOKENSIEVE_ISA_NEON = 4, TOKENSIEVE_ISA_BASELINE = 5
 };
 
 TOKENSIEVE_API const char* tokensieve_backend_name(int32_t backend);
@@ -239,10 +236,8 @@ enum tokensieve_path { TOKENSIEVE_PATH_DENSE = 0, TOKENSIEVE_PATH_SPARSE = 1 };
 
 enum tokensieve_dense_reason {
   TOKENSIEVE_DENSE_REASON_NONE = 0, /* it ran, or will try, sparse */
-  TOKENSIEVE_DENSE_REASON_DISABLED = 1,
-  TOKENSIEVE_DENSE_REASON_SHORT_PROMPT = 2,
-  TOKENSIEVE_DENSE_REASON_FEW_QUERIES = 3,
-  TOKENSIEVE_DENSE_REASON_NOTHING_TO_DROP = 4,
+  TOKENSIEVE_DENSE_REASON_DISABLED = 1, TOKENSIEVE_DENSE_REASON_SHORT_PROMPT = 2,
+  TOKENSIEVE_DENSE_REASON_FEW_QUERIES = 3, TOKENSIEVE_DENSE_REASON_NOTHING_TO_DROP = 4,
   TOKENSIEVE_DENSE_REASON_BREAK_EVEN = 5,
   TOKENSIEVE_DENSE_REASON_NOT_SPARSIFIABLE = 6,
   TOKENSIEVE_DENSE_REASON_NON_FINITE_SCORE = 7,
@@ -263,6 +258,10 @@ typedef struct tokensieve_plan_info {
   int64_t prefix_len;    /* tokens that may be dropped; dense: 0 */
   int64_t keep_capacity; /* tokens that a set may hold: the least capacity of a keep set */
   uint64_t workspace_bytes;
+  int32_t block_pattern; /* enum tokensieve_block_pattern; none: no block mask takes part */
+  int32_t num_masks;     /* per sequence: num_q_heads, num_kv_heads or 1; 0 without */
+  int64_t row_tiles;     /* what a tokensieve_block_mask must hold */
+  int64_t mask_words;
 } tokensieve_plan_info;
 
 TOKENSIEVE_INIT(plan_info)
@@ -271,6 +270,8 @@ TOKENSIEVE_API int32_t tokensieve_plan_get_info(const tokensieve_plan* plan,
                                                 tokensieve_status* status);
 
 /* ---- Run -------------------------------------------------------------------------------- */
+
+struct tokensieve_block_mask; /* tokensieve_blocks_c.h */
 
 /* Kept tokens, in the caller's memory. */
 typedef struct tokensieve_keep_set {
@@ -296,6 +297,9 @@ typedef struct tokensieve_inputs {
   const tokensieve_keep_set* keep; /* given sets of <= keep_capacity, whatever min_keep: each ends
                                       with all tokens after prefix_len; count = length: dense.
                                       NULL: run chooses */
+  const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
+  const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
+  const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {
@@ -306,13 +310,10 @@ typedef struct tokensieve_outputs {
 } tokensieve_outputs;
 
 enum tokensieve_stage {
-  TOKENSIEVE_STAGE_SCORE = 0,
-  TOKENSIEVE_STAGE_BUDGET = 1,
-  TOKENSIEVE_STAGE_SELECT = 2,
-  TOKENSIEVE_STAGE_COMPACT = 3,
-  TOKENSIEVE_STAGE_ATTEND = 4,
-  TOKENSIEVE_STAGE_SCATTER = 5,
-  TOKENSIEVE_NUM_STAGES = 6
+  TOKENSIEVE_STAGE_SCORE = 0, TOKENSIEVE_STAGE_BUDGET = 1, TOKENSIEVE_STAGE_SELECT = 2,
+  TOKENSIEVE_STAGE_COMPACT = 3, TOKENSIEVE_STAGE_ATTEND = 4, TOKENSIEVE_STAGE_SCATTER = 5,
+  TOKENSIEVE_STAGE_ESTIMATE = 6, /* of a block mask */
+  TOKENSIEVE_NUM_STAGES = 7
 };
 TOKENSIEVE_API const char* tokensieve_stage_name(int32_t stage);
 
@@ -327,6 +328,7 @@ typedef struct tokensieve_report {
   double keep_ratio;      /* keep_count / (batch * seqlen_kv) */
   double work; /* computed (query, key) pairs, mean over heads / those of dense attention */
   int64_t stage_ns[TOKENSIEVE_NUM_STAGES]; /* wall time; fused stages count in attend */
+  double block_density; /* visited / visible tiles of the pass that a block mask steers; else 1 */
 } tokensieve_report;
 
 typedef struct tokensieve_run_options {

@@ -17,7 +17,7 @@
 #ifndef TOKENSIEVE_PROFILE_C_H_
 #define TOKENSIEVE_PROFILE_C_H_
 
-#include "tokensieve/tokensieve_c.h"
+#include "tokensieve/tokensieve_blocks_c.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -28,9 +28,10 @@ extern "C" {
 /* Which keys JSON has: */
 enum tokensieve_keys {
   TOKENSIEVE_KEYS_PROFILE = 0, /* those of docs/profile.md; written: what is used, no more */
-  TOKENSIEVE_KEYS_ALL = 1      /* every field of tokensieve_select: also enabled, queries and
-                                  dense_policy, and what budget and fill do not use. For programs
-                                  that keep settings in objects of their own: nothing gets lost */
+  TOKENSIEVE_KEYS_ALL = 1      /* every field of tokensieve_select and tokensieve_blocks: also
+                                  enabled, queries and dense_policy, and what budget, fill and
+                                  pattern do not use. For programs that keep settings in objects of
+                                  their own: nothing gets lost */
 };
 
 /* Sets the fields that a JSON object names, such as {"fill": "local", "sinks": 8}, with
@@ -47,6 +48,14 @@ TOKENSIEVE_API int32_t tokensieve_select_to_json(const tokensieve_select* select
 /* The words of a field that is an enumeration: ("fill", 0) is "zero", ("fill", 1) "local", ("fill",
  * 2) NULL. NULL for other fields and names. */
 TOKENSIEVE_API const char* tokensieve_select_word(const char* field, int32_t value);
+
+/* The same for block masks: {"pattern": "flex", "gamma": 0.95}. */
+TOKENSIEVE_API int32_t tokensieve_blocks_merge_json(const char* json, tokensieve_blocks* blocks,
+                                                    tokensieve_status* status);
+TOKENSIEVE_API int32_t tokensieve_blocks_to_json(const tokensieve_blocks* blocks, char* text,
+                                                 size_t capacity, size_t* length,
+                                                 tokensieve_status* status);
+TOKENSIEVE_API const char* tokensieve_blocks_word(const char* field, int32_t value);
 
 /* ---- Profiles ---------------------------------------------------------------------------- */
 
@@ -113,6 +122,14 @@ TOKENSIEVE_API int32_t tokensieve_profile_choose(const tokensieve_profile* profi
                                                  const tokensieve_layer_call* call,
                                                  tokensieve_select* select, int32_t* reason,
                                                  tokensieve_status* status);
+
+/* Which block masks the same call takes: `blocks`, initialised, for
+ * tokensieve_make_plan_with_blocks. A call that tokensieve_profile_choose leaves dense takes none,
+ * unless it is only selection that the profile switches off (TOKENSIEVE_DENSE_REASON_DISABLED). */
+TOKENSIEVE_API int32_t tokensieve_profile_choose_blocks(const tokensieve_profile* profile,
+                                                        const tokensieve_layer_call* call,
+                                                        tokensieve_blocks* blocks,
+                                                        tokensieve_status* status);
 
 #ifdef __cplusplus
 }

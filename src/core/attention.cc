@@ -4,6 +4,7 @@
 #include "core/backend_table.h"
 #include "core/packed.h"
 #include "core/validate.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -15,13 +16,15 @@ Result<const BackendOps*> ops_of(const Plan& plan) {
                        "the plan is not one that make_plan returned; call make_plan");
 }
 
+Status no_packed(const char* call) {
+  return Status::error(StatusCode::kUnsupported,
+                       "%s does not take packed plans; call it for every sequence with a plan of "
+                       "its own",
+                       call);
+}
+
 Status needs_selection(const Plan& plan, const char* call) {
-  if (plan.shape.packed) {
-    return Status::error(StatusCode::kUnsupported,
-                         "%s does not take packed plans; call it for every sequence with a plan of "
-                         "its own",
-                         call);
-  }
+  if (plan.shape.packed) return no_packed(call);
   if (plan.path == Path::kSparse) return {};
   return Status::error(StatusCode::kInvalidArgument,
                        "%s needs a sparse plan; this one is dense: %s", call,
@@ -65,6 +68,22 @@ Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const Keep
   TOKENSIEVE_RETURN_IF_ERROR(needs_selection(plan, "select_tokens"));
   TOKENSIEVE_RETURN_IF_ERROR(validate_select_tokens(plan, inputs, keep, workspace, options));
   return (*ops)->select_tokens(plan, inputs, keep, workspace, options);
+}
+
+Status estimate_blocks(const Plan& plan, const AttentionInputs& inputs, const BlockMask& mask,
+                       std::span<std::byte> workspace, const RunOptions& options) {
+  const Result<const BackendOps*> ops = ops_of(plan);
+  if (!ops.ok()) return ops.status();
+  if (plan.shape.packed) return no_packed("estimate_blocks");
+  const BlockPattern pattern = plan.blocks.pattern;
+  if (pattern == BlockPattern::kNone || pattern == BlockPattern::kGiven) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "estimate_blocks needs a plan that estimates a block mask; this one's "
+                         "pattern is %s",
+                         name_of(pattern));
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(validate_estimate(plan, inputs, mask, workspace, options));
+  return (*ops)->estimate_blocks(plan, inputs, mask, workspace, options);
 }
 
 Status compact(const Plan& plan, const TensorView& x, const KeepSet& keep,

@@ -123,6 +123,8 @@ INIT(run_options, empty<tokensieve_run_options>())
 INIT(report, to_c(RunReport{}))
 INIT(shape, to_c(AttentionShape{}))
 INIT(select, to_c(SelectConfig{}))
+INIT(blocks, to_c(BlockConfig{}))
+INIT(block_mask, empty<tokensieve_block_mask>())
 INIT(options, to_c(PlanOptions{}))
 #undef INIT
 
@@ -209,16 +211,26 @@ void tokensieve_thread_pool_executor(tokensieve_thread_pool* pool, tokensieve_ex
 int32_t tokensieve_make_plan(const tokensieve_shape* shape, const tokensieve_select* select,
                              const tokensieve_options* options, tokensieve_plan** plan,
                              tokensieve_status* status) {
+  return tokensieve_make_plan_with_blocks(shape, select, nullptr, options, plan, status);
+}
+
+int32_t tokensieve_make_plan_with_blocks(const tokensieve_shape* shape,
+                                         const tokensieve_select* select,
+                                         const tokensieve_blocks* blocks,
+                                         const tokensieve_options* options, tokensieve_plan** plan,
+                                         tokensieve_status* status) {
   return guarded(status, [&]() -> Status {
     if (plan == nullptr) return null_argument("plan");
     *plan = nullptr;
     AttentionShape cpp_shape;
     SelectConfig cpp_select;
+    BlockConfig cpp_blocks;
     PlanOptions cpp_options;
     TOKENSIEVE_RETURN_IF_ERROR(from_c(shape, cpp_shape));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(select, cpp_select));
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(blocks, cpp_blocks));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(options, cpp_options));
-    const Result<Plan> result = make_plan(cpp_shape, cpp_select, cpp_options);
+    const Result<Plan> result = make_plan(cpp_shape, cpp_select, cpp_blocks, cpp_options);
     if (!result.ok()) return result.status();
     *plan = new tokensieve_plan{*result};
     return {};
@@ -286,6 +298,19 @@ int32_t tokensieve_select_tokens(const tokensieve_plan* plan, const tokensieve_i
     TOKENSIEVE_RETURN_IF_ERROR(from_c(inputs, in));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(keep, set));
     return select_tokens(p, in, set, bytes(workspace, workspace_bytes), o);
+  });
+}
+
+int32_t tokensieve_estimate_blocks(const tokensieve_plan* plan, const tokensieve_inputs* inputs,
+                                   const tokensieve_block_mask* mask, void* workspace,
+                                   size_t workspace_bytes, const tokensieve_run_options* options,
+                                   tokensieve_status* status) {
+  return call(plan, options, status, [&](const Plan& p, const RunOptions& o) -> Status {
+    AttentionInputs in;
+    BlockMask written;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(inputs, in));
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(mask, "mask", written));
+    return estimate_blocks(p, in, written, bytes(workspace, workspace_bytes), o);
   });
 }
 

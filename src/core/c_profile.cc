@@ -44,12 +44,12 @@ Status from_c(const tokensieve_layer_call* in, LayerCall& out) {
   return {};
 }
 
-Status read_keys(int32_t in, SelectKeys& out) {
+Status read_keys(int32_t in, SettingKeys& out) {
   if (in != TOKENSIEVE_KEYS_PROFILE && in != TOKENSIEVE_KEYS_ALL) {
     return Status::error(StatusCode::kInvalidArgument,
                          "keys is %d; allowed: 0 (profile) and 1 (all)", in);
   }
-  out = in == TOKENSIEVE_KEYS_ALL ? SelectKeys::kAll : SelectKeys::kProfile;
+  out = in == TOKENSIEVE_KEYS_ALL ? SettingKeys::kAll : SettingKeys::kProfile;
   return {};
 }
 
@@ -76,6 +76,59 @@ int32_t create(tokensieve_profile** profile, tokensieve_status* status, Make&& m
   });
 }
 
+template <typename Config, typename CStruct>
+int32_t merge_json(const char* json, const char* name, CStruct* settings,
+                   tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (json == nullptr) return null_argument("json");
+    if (settings == nullptr) return null_argument(name);
+    Config merged;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(settings, merged));
+    const Result<Json> object = parse_json(json, name);
+    const Status read = object.ok() ? read_settings(*object, name, SettingKeys::kAll, merged)
+                                    : object.status();
+    // It is an argument here, not a file.
+    if (!read.ok()) return Status::error(StatusCode::kInvalidArgument, "%s", read.message());
+    write_struct(to_c(merged), settings);
+    return {};
+  });
+}
+
+template <typename Config, typename CStruct>
+int32_t to_json(const CStruct* settings, const char* name, char* text, size_t capacity,
+                size_t* length, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (settings == nullptr) return null_argument(name);
+    Config config;
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(settings, config));
+    return copy_text(settings_json(config, SettingKeys::kAll).dump(), text, capacity, length);
+  });
+}
+
+template <typename Config>
+const char* word_of(const char* field, int32_t value) {
+  const char* word = nullptr;
+  if (field == nullptr) return word;
+  const Config config;
+  each_setting(config, [&](const auto& about, const auto& of_config) {
+    using Value = std::remove_cvref_t<decltype(of_config)>;
+    if constexpr (std::is_enum_v<Value>) {
+      const auto named = static_cast<Value>(value);
+      if (std::strcmp(field, about.name) == 0 && is_valid(named)) word = name_of(named);
+    }
+  });
+  return word;
+}
+
+Status choose_for(const tokensieve_profile* profile, const tokensieve_layer_call* call,
+                  LayerChoice& choice) {
+  if (profile == nullptr) return null_argument("profile");
+  LayerCall layer_call;
+  TOKENSIEVE_RETURN_IF_ERROR(from_c(call, layer_call));
+  choice = choose(profile->profile, layer_call);
+  return {};
+}
+
 }  // namespace
 
 extern "C" {
@@ -89,43 +142,27 @@ size_t tokensieve_layer_call_init_sized(tokensieve_layer_call* out, size_t size)
 
 int32_t tokensieve_select_merge_json(const char* json, tokensieve_select* select,
                                      tokensieve_status* status) {
-  return guarded(status, [&]() -> Status {
-    if (json == nullptr) return null_argument("json");
-    if (select == nullptr) return null_argument("select");
-    SelectConfig merged;
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, merged));
-    const Result<Json> object = parse_json(json, "select");
-    const Status read = object.ok() ? read_select(*object, "select", SelectKeys::kAll, merged)
-                                    : object.status();
-    // It is an argument here, not a file.
-    if (!read.ok()) return Status::error(StatusCode::kInvalidArgument, "%s", read.message());
-    write_struct(to_c(merged), select);
-    return {};
-  });
+  return merge_json<SelectConfig>(json, "select", select, status);
+}
+int32_t tokensieve_blocks_merge_json(const char* json, tokensieve_blocks* blocks,
+                                     tokensieve_status* status) {
+  return merge_json<BlockConfig>(json, "blocks", blocks, status);
 }
 
 int32_t tokensieve_select_to_json(const tokensieve_select* select, char* text, size_t capacity,
                                   size_t* length, tokensieve_status* status) {
-  return guarded(status, [&]() -> Status {
-    if (select == nullptr) return null_argument("select");
-    SelectConfig config;
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, config));
-    return copy_text(select_json(config, SelectKeys::kAll).dump(), text, capacity, length);
-  });
+  return to_json<SelectConfig>(select, "select", text, capacity, length, status);
+}
+int32_t tokensieve_blocks_to_json(const tokensieve_blocks* blocks, char* text, size_t capacity,
+                                  size_t* length, tokensieve_status* status) {
+  return to_json<BlockConfig>(blocks, "blocks", text, capacity, length, status);
 }
 
 const char* tokensieve_select_word(const char* field, int32_t value) {
-  const char* word = nullptr;
-  if (field == nullptr) return word;
-  const SelectConfig config;
-  for_each_field(config, [&](const SelectField& about, const auto& of_config) {
-    using Value = std::remove_cvref_t<decltype(of_config)>;
-    if constexpr (std::is_enum_v<Value>) {
-      const auto named = static_cast<Value>(value);
-      if (std::strcmp(field, about.name) == 0 && is_valid(named)) word = name_of(named);
-    }
-  });
-  return word;
+  return word_of<SelectConfig>(field, value);
+}
+const char* tokensieve_blocks_word(const char* field, int32_t value) {
+  return word_of<BlockConfig>(field, value);
 }
 
 int32_t tokensieve_profile_load(const char* path, tokensieve_profile** profile,
@@ -140,7 +177,7 @@ int32_t tokensieve_profile_parse(const char* json, const char* source_name, int3
                                  tokensieve_profile** profile, tokensieve_status* status) {
   return create(profile, status, [&]() -> Result<Profile> {
     if (json == nullptr) return null_argument("json");
-    SelectKeys known = SelectKeys::kProfile;
+    SettingKeys known = SettingKeys::kProfile;
     TOKENSIEVE_RETURN_IF_ERROR(read_keys(keys, known));
     return parse_profile(json, source_name == nullptr ? "profile" : source_name, known);
   });
@@ -161,7 +198,7 @@ int32_t tokensieve_profile_to_json(const tokensieve_profile* profile, int32_t ke
                                    size_t capacity, size_t* length, tokensieve_status* status) {
   return guarded(status, [&]() -> Status {
     if (profile == nullptr) return null_argument("profile");
-    SelectKeys written = SelectKeys::kProfile;
+    SettingKeys written = SettingKeys::kProfile;
     TOKENSIEVE_RETURN_IF_ERROR(read_keys(keys, written));
     return copy_text(profile_to_json(profile->profile, written), text, capacity, length);
   });
@@ -183,13 +220,27 @@ int32_t tokensieve_profile_choose(const tokensieve_profile* profile,
   return guarded(status, [&]() -> Status {
     if (profile == nullptr) return null_argument("profile");
     if (select == nullptr) return null_argument("select");
-    LayerCall layer_call;
     SelectConfig before;
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(call, layer_call));
+    LayerChoice choice;
+    TOKENSIEVE_RETURN_IF_ERROR(choose_for(profile, call, choice));
     TOKENSIEVE_RETURN_IF_ERROR(from_c(select, before));  // it was initialised
-    const LayerChoice choice = choose(profile->profile, layer_call);
     write_struct(to_c(choice.select), select);
     if (reason != nullptr) *reason = static_cast<int32_t>(choice.reason);
+    return {};
+  });
+}
+
+int32_t tokensieve_profile_choose_blocks(const tokensieve_profile* profile,
+                                         const tokensieve_layer_call* call,
+                                         tokensieve_blocks* blocks, tokensieve_status* status) {
+  return guarded(status, [&]() -> Status {
+    if (profile == nullptr) return null_argument("profile");
+    if (blocks == nullptr) return null_argument("blocks");
+    BlockConfig before;
+    LayerChoice choice;
+    TOKENSIEVE_RETURN_IF_ERROR(choose_for(profile, call, choice));
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(blocks, before));  // it was initialised
+    write_struct(to_c(choice.blocks), blocks);
     return {};
   });
 }

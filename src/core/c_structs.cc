@@ -40,6 +40,12 @@ SAME(TOKENSIEVE_ARITHMETIC_FP32, Arithmetic::kFp32);
 SAME(TOKENSIEVE_ARITHMETIC_REFERENCE_ROUNDING, Arithmetic::kReferenceRounding);
 SAME(TOKENSIEVE_DENSE_BREAK_EVEN, DensePolicy::kBreakEven);
 SAME(TOKENSIEVE_DENSE_NEVER, DensePolicy::kNever);
+SAME(TOKENSIEVE_BLOCKS_NONE, BlockPattern::kNone);
+SAME(TOKENSIEVE_BLOCKS_GIVEN, BlockPattern::kGiven);
+SAME(TOKENSIEVE_BLOCKS_SCORES, BlockPattern::kScores);
+SAME(TOKENSIEVE_BLOCKS_FLEX, BlockPattern::kFlex);
+SAME(TOKENSIEVE_BLOCKS_POOLED, BlockPattern::kPooled);
+SAME(TOKENSIEVE_BLOCKS_ANTIDIAGONAL, BlockPattern::kAntidiagonal);
 SAME(TOKENSIEVE_PATH_DENSE, Path::kDense);
 SAME(TOKENSIEVE_PATH_SPARSE, Path::kSparse);
 SAME(TOKENSIEVE_DENSE_REASON_NONE, DenseReason::kNone);
@@ -60,6 +66,7 @@ SAME(TOKENSIEVE_STAGE_SELECT, Stage::kSelect);
 SAME(TOKENSIEVE_STAGE_COMPACT, Stage::kCompact);
 SAME(TOKENSIEVE_STAGE_ATTEND, Stage::kAttend);
 SAME(TOKENSIEVE_STAGE_SCATTER, Stage::kScatter);
+SAME(TOKENSIEVE_STAGE_ESTIMATE, Stage::kEstimate);
 SAME(TOKENSIEVE_NUM_STAGES, kNumStages);
 #undef SAME
 
@@ -113,6 +120,30 @@ Status from_c(const tokensieve_select* in, SelectConfig& out) {
   return {};
 }
 
+Status from_c(const tokensieve_blocks* in, BlockConfig& out) {
+  out = {};
+  if (in == nullptr) return {};
+  tokensieve_blocks b;
+  TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "blocks", b));
+  if (b.reserved != 0) {
+    return Status::error(StatusCode::kUnsupported, "blocks.reserved is %d; allowed: 0", b.reserved);
+  }
+  out = {.pattern = static_cast<BlockPattern>(b.pattern),
+         .share = static_cast<Share>(b.share),
+         .gamma = b.gamma,
+         .flex_tau = b.flex_tau,
+         .min_budget = b.min_budget,
+         .max_budget = b.max_budget,
+         .threshold = b.threshold,
+         .stride = b.stride,
+         .alpha = b.alpha,
+         .sink_tiles = b.sink_tiles,
+         .window_tiles = b.window_tiles,
+         .last_tiles = b.last_tiles,
+         .dense_rows = b.dense_rows};
+  return {};
+}
+
 Status from_c(const tokensieve_options* in, PlanOptions& out) {
   out = {};
   if (in == nullptr) return {};
@@ -149,6 +180,16 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.bias_slopes = i.bias_slopes;
   out.cu_seqlens_q = i.cu_seqlens_q;
   out.cu_seqlens_kv = i.cu_seqlens_kv;
+  out.block_scores = i.block_scores;
+  out.block_thresholds = i.block_thresholds;
+  if (i.block_mask != nullptr) {
+    TOKENSIEVE_RETURN_IF_ERROR(from_c(i.block_mask, "block_mask", out.block_mask));
+    if (out.block_mask.bits == nullptr) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "block_mask.bits is NULL; pass the bits, or leave inputs.block_mask "
+                           "NULL");
+    }
+  }
   if (i.keep == nullptr) return {};
   TOKENSIEVE_RETURN_IF_ERROR(from_c(i.keep, out.keep));
   if (out.keep.indices != nullptr) return {};
@@ -167,6 +208,13 @@ Status from_c(const tokensieve_keep_set* in, KeepSet& out) {
   tokensieve_keep_set k;
   TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, "keep", k));
   out = {.indices = k.indices, .capacity = k.capacity, .count = k.count};
+  return {};
+}
+
+Status from_c(const tokensieve_block_mask* in, const char* name, BlockMask& out) {
+  tokensieve_block_mask m;
+  TOKENSIEVE_RETURN_IF_ERROR(read_struct(in, name, m));
+  out = {.bits = m.bits, .row_tiles = m.row_tiles, .words = m.words, .num_masks = m.num_masks};
   return {};
 }
 
@@ -208,6 +256,23 @@ tokensieve_select to_c(const SelectConfig& in) {
           .sinks = in.sinks};
 }
 
+tokensieve_blocks to_c(const BlockConfig& in) {
+  return {.struct_size = sizeof(tokensieve_blocks),
+          .pattern = static_cast<int32_t>(in.pattern),
+          .share = static_cast<int32_t>(in.share),
+          .stride = in.stride,
+          .gamma = in.gamma,
+          .flex_tau = in.flex_tau,
+          .threshold = in.threshold,
+          .alpha = in.alpha,
+          .min_budget = in.min_budget,
+          .max_budget = in.max_budget,
+          .dense_rows = in.dense_rows,
+          .sink_tiles = in.sink_tiles,
+          .window_tiles = in.window_tiles,
+          .last_tiles = in.last_tiles};
+}
+
 tokensieve_options to_c(const PlanOptions& in) {
   return {.struct_size = sizeof(tokensieve_options),
           .backend = static_cast<int32_t>(in.backend),
@@ -224,7 +289,8 @@ tokensieve_report to_c(const RunReport& in) {
                            .isa = static_cast<int32_t>(in.isa),
                            .keep_count = in.keep_count,
                            .keep_ratio = in.keep_ratio,
-                           .work = in.work};
+                           .work = in.work,
+                           .block_density = in.block_density};
   std::copy_n(in.stage_ns, kNumStages, out.stage_ns);
   return out;
 }
@@ -239,7 +305,11 @@ tokensieve_plan_info to_c(const Plan& in) {
           .num_sets = in.num_sets,
           .prefix_len = in.prefix_len,
           .keep_capacity = sparse ? in.keep_capacity() : 0,
-          .workspace_bytes = in.workspace};
+          .workspace_bytes = in.workspace,
+          .block_pattern = static_cast<int32_t>(in.blocks.pattern),
+          .num_masks = in.num_masks,
+          .row_tiles = in.row_tiles,
+          .mask_words = in.mask_words};
 }
 
 }  // namespace tokensieve

@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "tokensieve/attention.h"
-#include "tokensieve/tokensieve_c.h"
+#include "tokensieve/tokensieve_blocks_c.h"
 #include "tokensieve/version.h"
 
 namespace tokensieve {
@@ -76,14 +76,17 @@ void write_struct(const T& value, T* out) {
 
 Status from_c(const tokensieve_shape* in, AttentionShape& out);
 Status from_c(const tokensieve_select* in, SelectConfig& out);    // NULL: defaults
+Status from_c(const tokensieve_blocks* in, BlockConfig& out);     // NULL: defaults
 Status from_c(const tokensieve_options* in, PlanOptions& out);    // NULL: defaults
 Status from_c(const tokensieve_tensor* in, const char* name, TensorView& out);
 Status from_c(const tokensieve_inputs* in, AttentionInputs& out);
 Status from_c(const tokensieve_outputs* in, AttentionOutputs& out);
 Status from_c(const tokensieve_keep_set* in, KeepSet& out);
+Status from_c(const tokensieve_block_mask* in, const char* name, BlockMask& out);
 
 tokensieve_shape to_c(const AttentionShape& in);
 tokensieve_select to_c(const SelectConfig& in);
+tokensieve_blocks to_c(const BlockConfig& in);
 tokensieve_options to_c(const PlanOptions& in);
 tokensieve_report to_c(const RunReport& in);
 tokensieve_plan_info to_c(const Plan& in);

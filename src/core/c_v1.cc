@@ -15,6 +15,13 @@ namespace {
 // The size that a struct had. One that has grown: the offset of its first new field.
 template <typename T>
 constexpr size_t kSize = sizeof(T);
+template <>
+constexpr size_t kSize<tokensieve_plan_info> = offsetof(tokensieve_plan_info, block_pattern);
+template <>
+constexpr size_t kSize<tokensieve_inputs> = offsetof(tokensieve_inputs, block_mask);
+template <>
+constexpr size_t kSize<tokensieve_report> =
+    offsetof(tokensieve_report, stage_ns) + 6 * sizeof(int64_t);
 
 }  // namespace
 

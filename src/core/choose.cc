@@ -36,6 +36,21 @@ DenseReason choose_select(const Profile& profile, const LayerCall& call, SelectC
   return DenseReason::kNone;
 }
 
+// Blocks are for the calls that a profile changes, also where it does not select tokens.
+bool takes_blocks(const Profile& profile, const LayerCall& call, const LayerChoice& choice) {
+  if (choice.reason == DenseReason::kDisabled) {
+    return call.plain_causal && call.seqlen_kv >= profile.min_tokens;
+  }
+  return choice.reason == DenseReason::kNone && choice.select.queries == Queries::kKept;
+}
+
+const LayerSelect* group_of(const Profile& profile, int32_t layer) {
+  for (const LayerSelect& group : profile.layer_select) {
+    if (std::binary_search(group.layers.begin(), group.layers.end(), layer)) return &group;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 bool Profile::is_sparse(int32_t layer) const {
@@ -43,16 +58,20 @@ bool Profile::is_sparse(int32_t layer) const {
 }
 
 const SelectConfig& Profile::select_of(int32_t layer) const {
-  for (const LayerSelect& group : layer_select) {
-    if (std::binary_search(group.layers.begin(), group.layers.end(), layer)) return group.select;
-  }
-  return select;
+  const LayerSelect* group = group_of(*this, layer);
+  return group != nullptr ? group->select : select;
+}
+
+const BlockConfig& Profile::blocks_of(int32_t layer) const {
+  const LayerSelect* group = group_of(*this, layer);
+  return group != nullptr ? group->blocks : blocks;
 }
 
 LayerChoice choose(const Profile& profile, const LayerCall& call) {
   LayerChoice choice{.select = profile.select_of(call.layer)};
   choice.reason = choose_select(profile, call, choice.select);
   choice.select.enabled = choice.reason == DenseReason::kNone;
+  if (takes_blocks(profile, call, choice)) choice.blocks = profile.blocks_of(call.layer);
   return choice;
 }
 

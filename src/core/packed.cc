@@ -44,13 +44,20 @@ Result<Plan> plan_of_sequence(const Plan& packed, int64_t seqlen_q, int64_t seql
     select.min_drop = 0.0;
     select.dense_policy = DensePolicy::kNever;
   }
-  return make_plan(shape, select, packed.options);
+  return make_plan(shape, select, packed.blocks, packed.options);
 }
 
 // Sequence b's part; none if it runs dense.
 KeepSet sets_of(const Plan& packed, const KeepSet& keep, int64_t b, int64_t seqlen_kv) {
   if (keep.indices == nullptr || keep.count[b] == seqlen_kv) return {};
   return {keep.indices + b * packed.num_sets * keep.capacity, keep.capacity, keep.count + b};
+}
+
+// Sequence b's part, whose rows lie as far apart as those of the longest.
+BlockMask mask_of(const BlockMask& mask, int64_t b) {
+  BlockMask part = mask;
+  if (mask.bits != nullptr) part.bits += b * mask.num_masks * mask.row_tiles * mask.words;
+  return part;
 }
 
 // From [num_q_heads, rows] to rows of a [num_q_heads, stride] tensor.
@@ -75,6 +82,7 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
   float* lse = reinterpret_cast<float*>(workspace.data() + skip);
   const std::span<std::byte> rest = workspace.subspan(packed_scratch_bytes(plan.shape));
 
+  const BackendOps& ops = *backend_ops(plan.options.backend);
   ReportSum sum;
   RunReport total, report;
   RunOptions sequence_options = options;
@@ -92,10 +100,12 @@ Status run_packed(const Plan& plan, const AttentionInputs& inputs, const Attenti
     in.v = rows_of(inputs.v, kv, kv_end);
     in.cu_seqlens_q = in.cu_seqlens_kv = nullptr;
     in.keep = sets_of(plan, inputs.keep, b, kv_end - kv);
-    TOKENSIEVE_RETURN_IF_ERROR(run(*sequence, in,
-                                   {.out = rows_of(outputs.out, q, q_end),
-                                    .lse = outputs.lse != nullptr ? lse : nullptr},
-                                   rest, sequence_options));
+    in.block_mask = mask_of(inputs.block_mask, b);
+    // The checks of the whole call hold for its parts.
+    TOKENSIEVE_RETURN_IF_ERROR(ops.run(*sequence, in,
+                                       {.out = rows_of(outputs.out, q, q_end),
+                                        .lse = outputs.lse != nullptr ? lse : nullptr},
+                                       rest, sequence_options));
     if (outputs.lse != nullptr) place_lse(lse, outputs.lse + q, heads, q_end - q, rows_q);
     sum.add(sequence->shape, report);
     total.isa = report.isa;

@@ -55,14 +55,27 @@ Status read_fingerprint(const Json& object, const std::string& where, ModelFinge
   return fields.status();
 }
 
-// An entry holds only what differs from `select`.
-Status read_layer_group(const Json& entry, const std::string& where, SelectKeys keys,
+// Masks and scores come with a call: a profile names an estimator.
+Status read_blocks(const JsonFields& object, SettingKeys keys, BlockConfig& blocks) {
+  if (!object.has("blocks")) return {};
+  const std::string where = object.where() + ": blocks";
+  TOKENSIEVE_RETURN_IF_ERROR(read_settings(object.at("blocks"), where, keys, blocks));
+  if (blocks.pattern != BlockPattern::kGiven && blocks.pattern != BlockPattern::kScores) return {};
+  return Status::error(StatusCode::kDataError,
+                       "%s: pattern is %s, which comes with a call; allowed: none, flex, pooled, "
+                       "antidiagonal",
+                       where.c_str(), name_of(blocks.pattern));
+}
+
+// An entry holds only what differs from `select` and `blocks`.
+Status read_layer_group(const Json& entry, const std::string& where, SettingKeys keys,
                         std::set<int32_t>& seen, Profile& profile) {
   JsonFields fields(entry, where);
-  fields.reject_unknown({"layers", "select"});
-  fields.require({"layers", "select"});
+  fields.reject_unknown({"layers", "select", "blocks"});
+  fields.require({"layers"});
+  if (!fields.has("blocks")) fields.require({"select"});
   if (!fields.ok()) return fields.status();
-  LayerSelect group{.layers = {}, .select = profile.select};
+  LayerSelect group{.layers = {}, .select = profile.select, .blocks = profile.blocks};
   read_layers(fields, "layers", profile.fingerprint.num_layers, group.layers);
   if (group.layers.empty()) fields.fail("layers names no layer");
   for (const int32_t layer : group.layers) {
@@ -71,13 +84,16 @@ Status read_layer_group(const Json& entry, const std::string& where, SelectKeys 
     }
   }
   if (!fields.ok()) return fields.status();
-  TOKENSIEVE_RETURN_IF_ERROR(
-      read_select(fields.at("select"), where + ": select", keys, group.select));
+  if (fields.has("select")) {
+    TOKENSIEVE_RETURN_IF_ERROR(
+        read_settings(fields.at("select"), where + ": select", keys, group.select));
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(read_blocks(fields, keys, group.blocks));
   profile.layer_select.push_back(std::move(group));
   return {};
 }
 
-Status read_layer_select(const JsonFields& root, SelectKeys keys, Profile& profile) {
+Status read_layer_select(const JsonFields& root, SettingKeys keys, Profile& profile) {
   if (!root.has("layer_select")) return {};
   const std::string where = root.where() + ": layer_select";
   if (!root.at("layer_select").is_array()) {
@@ -90,11 +106,11 @@ Status read_layer_select(const JsonFields& root, SelectKeys keys, Profile& profi
   return {};
 }
 
-Status read_root(const Json& object, const std::string& source_name, SelectKeys keys,
+Status read_root(const Json& object, const std::string& source_name, SettingKeys keys,
                  Profile& profile) {
   JsonFields root(object, source_name);
   root.reject_unknown({"tokensieve_profile", "model", "fingerprint", "sparse_layers", "select",
-                       "layer_select", "min_tokens", "drift"});
+                       "blocks", "layer_select", "min_tokens", "drift"});
   int32_t version = 0;
   root.read("tokensieve_profile", version, 1000);
   if (version != 1) root.fail("tokensieve_profile is " + std::to_string(version) + "; allowed: 1");
@@ -106,22 +122,33 @@ Status read_root(const Json& object, const std::string& source_name, SelectKeys 
   TOKENSIEVE_RETURN_IF_ERROR(read_fingerprint(root.at("fingerprint"),
                                               source_name + ": fingerprint", profile.fingerprint));
   TOKENSIEVE_RETURN_IF_ERROR(
-      read_select(root.at("select"), source_name + ": select", keys, profile.select));
+      read_settings(root.at("select"), source_name + ": select", keys, profile.select));
+  TOKENSIEVE_RETURN_IF_ERROR(read_blocks(root, keys, profile.blocks));
   read_layers(root, "sparse_layers", profile.fingerprint.num_layers, profile.sparse_layers);
   read_drift(root, profile.drift);
   if (!root.ok()) return root.status();
   return read_layer_select(root, keys, profile);
 }
 
-Json layer_select_json(const Profile& profile, const Json& common, SelectKeys keys) {
+// The members of `own` that `common` has not.
+Json differing(const Json& own, const Json& common) {
+  Json differs = Json::object();
+  for (const auto& [key, value] : own.items()) {
+    if (!common.contains(key) || common[key] != value) differs[key] = value;
+  }
+  return differs;
+}
+
+Json layer_select_json(const Profile& profile, SettingKeys keys) {
+  const Json select = settings_json(profile.select, keys);
+  const Json blocks = settings_json(profile.blocks, keys);
   Json list = Json::array();
   for (const LayerSelect& group : profile.layer_select) {
-    const Json select = select_json(group.select, keys);
-    Json differs = Json::object();
-    for (const auto& [key, value] : select.items()) {
-      if (!common.contains(key) || common[key] != value) differs[key] = value;
-    }
-    list.push_back({{"layers", group.layers}, {"select", std::move(differs)}});
+    Json entry = {{"layers", group.layers},
+                  {"select", differing(settings_json(group.select, keys), select)}};
+    Json differs = differing(settings_json(group.blocks, keys), blocks);
+    if (!differs.empty()) entry["blocks"] = std::move(differs);
+    list.push_back(std::move(entry));
   }
   return list;
 }
@@ -129,7 +156,7 @@ Json layer_select_json(const Profile& profile, const Json& common, SelectKeys ke
 }  // namespace
 
 Result<Profile> parse_profile(const std::string& json, const std::string& source_name,
-                              SelectKeys keys) {
+                              SettingKeys keys) {
   if (json.size() > kMaxBytes) {
     return Status::error(StatusCode::kDataError, "%s is %zu bytes; a profile has at most %zu",
                          source_name.c_str(), json.size(), kMaxBytes);
@@ -145,7 +172,7 @@ Result<Profile> parse_profile(const std::string& json, const std::string& source
 }
 
 Result<Profile> parse_profile(const std::string& json, const std::string& source_name) {
-  return parse_profile(json, source_name, SelectKeys::kProfile);
+  return parse_profile(json, source_name, SettingKeys::kProfile);
 }
 
 Result<Profile> load_profile(const std::string& path) {
@@ -159,9 +186,8 @@ Result<Profile> load_profile(const std::string& path) {
   return parse_profile(text, path);
 }
 
-std::string profile_to_json(const Profile& profile, SelectKeys keys) {
+std::string profile_to_json(const Profile& profile, SettingKeys keys) {
   const ModelFingerprint& f = profile.fingerprint;
-  const Json select = select_json(profile.select, keys);
   Json root = {{"tokensieve_profile", 1},
                {"model", profile.model},
                {"fingerprint",
@@ -172,16 +198,19 @@ std::string profile_to_json(const Profile& profile, SelectKeys keys) {
                  {"head_dim", f.head_dim}}},
                {"sparse_layers", profile.sparse_layers},
                {"min_tokens", profile.min_tokens},
-               {"select", select}};
+               {"select", settings_json(profile.select, keys)}};
+  if (keys == SettingKeys::kAll || profile.blocks.pattern != BlockPattern::kNone) {
+    root["blocks"] = settings_json(profile.blocks, keys);
+  }
   if (!profile.layer_select.empty()) {
-    root["layer_select"] = layer_select_json(profile, select, keys);
+    root["layer_select"] = layer_select_json(profile, keys);
   }
   if (!profile.drift.empty()) root["drift"] = profile.drift;
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string profile_to_json(const Profile& profile) {
-  return profile_to_json(profile, SelectKeys::kProfile);
+  return profile_to_json(profile, SettingKeys::kProfile);
 }
 
 Status check_fingerprint(const Profile& profile, const ModelFingerprint& model) {

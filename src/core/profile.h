@@ -4,13 +4,13 @@
 
 #include <string>
 
-#include "core/select_json.h"
+#include "core/settings_json.h"
 #include "tokensieve/profile.h"
 
 namespace tokensieve {
 
 Result<Profile> parse_profile(const std::string& json, const std::string& source_name,
-                              SelectKeys keys);
-std::string profile_to_json(const Profile& profile, SelectKeys keys);
+                              SettingKeys keys);
+std::string profile_to_json(const Profile& profile, SettingKeys keys);
 
 }  // namespace tokensieve

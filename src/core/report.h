@@ -7,10 +7,11 @@ namespace tokensieve {
 
 class ReportSum {
  public:
-  void add_dense(const Plan& plan, DenseReason reason);
+  // `density`: of the sequence's block masks.
+  void add_dense(const Plan& plan, DenseReason reason, double density = 1.0);
 
-  // A sequence that kept `keep` prefix tokens and computed so many pairs per query head.
-  void add_sparse(const Plan& plan, int64_t keep, double pairs);
+  // A sequence that kept `keep` prefix tokens, whose sets make so many pairs per query head.
+  void add_sparse(const Plan& plan, int64_t keep, double pairs, double density = 1.0);
 
   // A sequence that was a call of its own.
   void add(const AttentionShape& shape, const RunReport& sequence);
@@ -19,7 +20,8 @@ class ReportSum {
   void finish(RunReport& report) const;
 
  private:
-  void add(const AttentionShape& shape, int64_t kept, double pairs, DenseReason reason, Path path);
+  void add(const AttentionShape& shape, int64_t kept, double pairs, double density,
+           DenseReason reason, Path path);
 
   Path path_ = Path::kDense;
   DenseReason reason_ = DenseReason::kNone;
@@ -27,6 +29,7 @@ class ReportSum {
   double tokens_ = 0;
   double pairs_ = 0;
   double dense_pairs_ = 0;
+  double density_ = 0;  // times dense_pairs
 };
 
 }  // namespace tokensieve

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 
 #include "tokensieve/attention.h"
 
@@ -48,5 +49,16 @@ Status check_keep_memory(const Plan& plan, const KeepSet& keep, int64_t least);
 
 // inputs.keep of a run.
 Status check_given(const Plan& plan, const AttentionInputs& inputs);
+
+// Its block mask, scores and thresholds (validate_blocks.cc), and the bytes of the first two.
+Status check_blocks(const Plan& plan, const AttentionInputs& inputs);
+size_t mask_bytes(const Plan& plan);
+size_t block_score_bytes(const Plan& plan);
+
+// Of any call (validate_run.cc). Token -> row tables are data, but a wrong entry would read foreign
+// memory; `rows`: of k and v.
+Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
+                       const RunOptions& options);
+Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows);
 
 }  // namespace tokensieve

@@ -17,37 +17,6 @@ Status check_ranks(const Plan& plan, const AttentionInputs& in, const RunOptions
                        plan.options.num_ranks);
 }
 
-Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
-                       const RunOptions& options) {
-  const size_t bytes = workspace.data() == nullptr ? 0 : workspace.size();
-  if (bytes < plan.workspace) {
-    return Status::error(StatusCode::kWorkspaceTooSmall,
-                         "workspace is %zu bytes; the plan needs workspace_bytes(plan) = %zu",
-                         bytes, plan.workspace);
-  }
-  const int threads = options.executor ? options.executor->num_threads() : 1;
-  if (threads < 1 || threads > plan.options.num_threads) {
-    return Status::error(StatusCode::kInvalidArgument,
-                         "the executor has %d threads; allowed: 1 to the plan's num_threads = %d",
-                         threads, plan.options.num_threads);
-  }
-  return {};
-}
-
-// Token -> row tables are data, but a wrong entry would read foreign memory.
-Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows) {
-  if (kv_indices == nullptr || on_device(plan)) return {};
-  const int64_t count = plan.shape.batch * plan.shape.seqlen_kv;
-  bool valid = true;
-  for (int64_t i = 0; i < count; ++i) valid &= kv_indices[i] >= 0 && kv_indices[i] < rows;
-  if (valid) return {};
-  int64_t i = 0;
-  while (kv_indices[i] >= 0 && kv_indices[i] < rows) ++i;
-  return Status::error(StatusCode::kInvalidArgument,
-                       "kv_indices[%lld] is %d; allowed: 0 to %lld (rows of k and v)", (long long)i,
-                       kv_indices[i], (long long)(rows - 1));
-}
-
 // Begins of sequences: ascending from 0 to `rows`, none longer than `longest`.
 Status check_cu_seqlens(const char* name, const int32_t* cu_seqlens, int64_t batch, int64_t rows,
                         int64_t longest) {
@@ -126,6 +95,36 @@ Status check_bias(const Plan& plan, const AttentionInputs& in) {
 
 }  // namespace
 
+Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
+                       const RunOptions& options) {
+  const size_t bytes = workspace.data() == nullptr ? 0 : workspace.size();
+  if (bytes < plan.workspace) {
+    return Status::error(StatusCode::kWorkspaceTooSmall,
+                         "workspace is %zu bytes; the plan needs workspace_bytes(plan) = %zu",
+                         bytes, plan.workspace);
+  }
+  const int threads = options.executor ? options.executor->num_threads() : 1;
+  if (threads < 1 || threads > plan.options.num_threads) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "the executor has %d threads; allowed: 1 to the plan's num_threads = %d",
+                         threads, plan.options.num_threads);
+  }
+  return {};
+}
+
+Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows) {
+  if (kv_indices == nullptr || on_device(plan)) return {};
+  const int64_t count = plan.shape.batch * plan.shape.seqlen_kv;
+  bool valid = true;
+  for (int64_t i = 0; i < count; ++i) valid &= kv_indices[i] >= 0 && kv_indices[i] < rows;
+  if (valid) return {};
+  int64_t i = 0;
+  while (kv_indices[i] >= 0 && kv_indices[i] < rows) ++i;
+  return Status::error(StatusCode::kInvalidArgument,
+                       "kv_indices[%lld] is %d; allowed: 0 to %lld (rows of k and v)", (long long)i,
+                       kv_indices[i], (long long)(rows - 1));
+}
+
 Status validate_run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& outputs,
                     std::span<std::byte> workspace, const RunOptions& options) {
   const AttentionShape& s = plan.shape;
@@ -146,6 +145,7 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
   TOKENSIEVE_RETURN_IF_ERROR(check_no_self_overlap("out", outputs.out));
   TOKENSIEVE_RETURN_IF_ERROR(check_bias(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_given(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_blocks(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_ranks(plan, in, options));
   TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
 
@@ -169,6 +169,10 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
                       {"keep.indices", in.keep.indices,
                        static_cast<size_t>(s.batch * plan.num_sets * in.keep.capacity) * 4},
                       {"keep.count", in.keep.count, static_cast<size_t>(s.batch) * 8},
+                      {"block_mask", in.block_mask.bits, mask_bytes(plan)},
+                      {"block_scores", in.block_scores, block_score_bytes(plan)},
+                      {"block_thresholds", in.block_thresholds,
+                       static_cast<size_t>(plan.num_masks) * 4},
                       {"cu_seqlens_q", in.cu_seqlens_q, cu_seqlens},
                       {"cu_seqlens_kv", in.cu_seqlens_kv, cu_seqlens}}));
   const int64_t rows = in.k.shape[1] < in.v.shape[1] ? in.k.shape[1] : in.v.shape[1];

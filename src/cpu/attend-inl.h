@@ -111,7 +111,9 @@ HWY_INLINE void softmax_row(const Tile& tile, int r, int skip, int seen, int col
   }
   max0 = hn::Max(max0, hn::Load(d, s + cols - kLanes));
   const float block_max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1)));
-  if (seen <= skip || block_max <= 0.5f * kMasked) {
+  // The maximum does not tell NaN from masked.
+  const auto masked = [](float x) { return x <= 0.5f * kMasked; };
+  if (seen <= skip || (masked(block_max) && std::all_of(s + skip, s + seen, masked))) {
     std::fill(s, s + cols, 0.0f);
     return;
   }

@@ -15,7 +15,7 @@ PanelGroup Attender::group(const Pass& pass, int64_t slot) const {
 }
 
 template <typename F>
-void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target) {
+void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target) {
   constexpr int64_t kPanelsPerTask = 8;
   const int64_t skip_begin = divide_up(skip.begin, kPanelKeys);
   const int64_t skipped = std::max<int64_t>(0, skip.end / kPanelKeys - skip_begin);
@@ -29,9 +29,12 @@ void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target) {
     Rows v = c_.rows(c_.in.v, batch_, g.kv_head);
     k.indices = v.indices = list;
     k.cells = v.cells = cells_;
+    const std::span<const int32_t> kept(list, list != nullptr ? static_cast<size_t>(keys) : 0);
+    const TileGrid grid = tile_grid(c_.plan, kept);
     const int64_t begin = i % tasks * kPanelsPerTask;
     for (int64_t p = begin; p < std::min(num_panels, begin + kPanelsPerTask); ++p) {
       const int64_t first = (p < skip_begin ? p : p + skipped) * kPanelKeys;
+      if (steered && !listed(g, grid, first / kBlock)) continue;
       const int count = static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first));
       c_.kernels.pack_panel(k, v, first, count, dim(), panels.kt + first * dim(),
                             panels.v + first * dim());
@@ -39,25 +42,21 @@ void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target) {
   });
 }
 
-void Attender::pack_all(const Pass& pass, KeyRange skip) {
-  pack(pass, skip, shape().seqlen_kv, [&](const PanelGroup&, int64_t slot) {
+void Attender::pack_all(const Pass& pass, KeyRange skip, bool steered) {
+  pack(pass, skip, shape().seqlen_kv, steered, [&](const PanelGroup&, int64_t slot) {
     return std::pair<Panels, const int32_t*>(identity(slot), nullptr);
   });
 }
 
 void Attender::pack_kept(const Pass& pass, int64_t keys) {
-  pack(pass, {}, keys, [&](const PanelGroup& g, int64_t slot) {
+  pack(pass, {}, keys, /*steered=*/true, [&](const PanelGroup& g, int64_t slot) {
     return std::pair<Panels, const int32_t*>(compacted(slot), indices(g.set));
   });
 }
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
                          int rows) const {
-  Rows q = c_.rows(c_.in.q, batch_, head);
-  if (list != nullptr) {  // positions of the whole sequence; q holds its end
-    q.indices = list;
-    q.base -= c_.q_offset() * q.stride_bytes;
-  }
+  const Rows q = list != nullptr ? c_.q_rows(batch_, head, list) : c_.rows(c_.in.q, batch_, head);
   c_.kernels.load_rows(q, first, rows, dim(), c_.q_scale(), tile.q);
   std::fill_n(tile.q + static_cast<int64_t>(rows) * dim(), int64_t{kRowPadding} * dim(), 0.0f);
   std::fill_n(tile.o, static_cast<int64_t>(rows + kRowPadding) * dim(), 0.0f);
@@ -106,8 +105,7 @@ void Attender::attend_rows(const Panels& panels, int64_t keys, int64_t head, int
     logits.bias_cells = cells_;
   }
   const int32_t* row_end = shape().causal ? scratch.row_end : nullptr;
-  const KeyRange range = {0, keys};
-  c_.kernels.attend(tile, {panels.kt, panels.v, {&range, 1}, row_end}, logits);
+  attend_keys(tile, panels, {0, keys}, row_end, logits, head, first / kBlock);
   for (int r = 0; r < rows; ++r) finish_row(tile, r, head, first + r);
 }
 
@@ -115,7 +113,7 @@ void Attender::dense() {
   const int64_t keys = shape().seqlen_kv;
   const int64_t tiles = divide_up(shape().seqlen_q, kTileRows);
   for_passes(/*sets=*/false, [&](const Pass& pass) {
-    pack_all(pass);
+    pack_all(pass, {}, /*steered=*/true);
     for_tiles(pass, tiles, [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile,
                                int thread) {
       const int64_t row = tile * kTileRows;
@@ -125,11 +123,13 @@ void Attender::dense() {
   });
 }
 
-// Compact rows against compact keys, zeros between them.
+// Compact rows, from `row` on after the first query, against compact keys; zeros between them.
 void Attender::zero_fill_tile(const PanelGroup& group, const Panels& panels, int64_t head,
-                              int64_t keep, int64_t first, int thread) const {
+                              int64_t keep, int64_t first_query, int64_t row,
+                              int thread) const {
   const int32_t* list = indices(group.set);
   const int64_t count = kept(keep);
+  const int64_t first = first_query + row;
   ThreadScratch scratch = c_.scratch(thread);
   Tile& tile = scratch.tile;
   tile.rows = static_cast<int>(std::min<int64_t>(kTileRows, count - first));
@@ -137,15 +137,14 @@ void Attender::zero_fill_tile(const PanelGroup& group, const Panels& panels, int
   for (int r = 0; r < tile.rows; ++r) {
     scratch.row_end[r] = static_cast<int32_t>(first + r + 1);
   }
-  const KeyRange range = {0, count};
-  c_.kernels.attend(tile, {panels.kt, panels.v, {&range, 1}, scratch.row_end}, logits());
+  attend_keys(tile, panels, {0, count}, scratch.row_end, logits(), head, row / kBlock);
   // Rows between the last kept query before this tile and its own last one belong to the task.
-  int64_t row = first == 0 ? 0 : std::max<int64_t>(0, list[first - 1] + 1 - c_.q_offset());
+  int64_t dropped = first == 0 ? 0 : std::max<int64_t>(0, list[first - 1] + 1 - c_.q_offset());
   for (int r = 0; r < tile.rows; ++r) {
     const int64_t query = list[first + r] - c_.q_offset();
-    zero_rows(head, row, query);
+    zero_rows(head, dropped, query);
     finish_row(tile, r, head, query);
-    row = query + 1;
+    dropped = query + 1;
   }
 }
 
@@ -159,8 +158,10 @@ void Attender::zero_fill(int64_t keep) {
                                int thread) {
       const int32_t* list = indices(g.set);
       const int64_t first_query = std::lower_bound(list, list + keys, c_.q_offset()) - list;
-      const int64_t row = first_query + tile * kTileRows;
-      if (row < keys) zero_fill_tile(g, compacted(slot), head, keep, row, thread);
+      const int64_t row = tile * kTileRows;
+      if (first_query + row < keys) {
+        zero_fill_tile(g, compacted(slot), head, keep, first_query, row, thread);
+      }
     });
   });
 }
@@ -172,7 +173,7 @@ void Attender::chunk(int64_t keep) {
   const int64_t exact_rows = c_.plan.select.obs_window;
   const int64_t sparse_rows = shape().seqlen_q - exact_rows;
   for_passes(/*sets=*/false, [&](const Pass& pass) {
-    pack_all(pass);
+    pack_all(pass, {}, /*steered=*/false);
     for_tiles(pass, divide_up(exact_rows, kTileRows),
               [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
                 const int64_t row = tile * kTileRows;

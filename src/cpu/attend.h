@@ -95,11 +95,18 @@ class Attender {
   }
 
   // Packs keys for every group of the pass: those of all tokens but whole panels of `skip`, or the
-  // first `keys` kept ones.
-  void pack_all(const Pass& pass, KeyRange skip = {});
+  // first `keys` kept ones. `steered`: key tiles that the block masks list nowhere are left out.
+  void pack_all(const Pass& pass, KeyRange skip, bool steered);
   void pack_kept(const Pass& pass, int64_t keys);
   template <typename F>
-  void pack(const Pass& pass, KeyRange skip, int64_t keys, F&& target);
+  void pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target);
+  bool listed(const PanelGroup& group, const TileGrid& grid, int64_t key_tile) const;
+
+  // Continues `tile` over keys `range` of the panels, or those of them that the block mask of
+  // `head` lists for row tile `row_tile`.
+  void attend_keys(const Tile& tile, const Panels& panels, const KeyRange& range,
+                   const int32_t* row_end, const Logits& logits, int64_t head,
+                   int64_t row_tile) const;
 
   // Starts a tile with rows [first, first + rows) of q, or of the queries that a list of tokens
   // gives.
@@ -117,10 +124,12 @@ class Attender {
   void attend_rows(const Panels& panels, int64_t keys, int64_t head, int64_t first, int rows,
                    int64_t seen, int thread) const;
   void zero_fill_tile(const PanelGroup& group, const Panels& panels, int64_t head, int64_t keep,
-                      int64_t first, int thread) const;
+                      int64_t first_query, int64_t row, int thread) const;
   int64_t plan_spans(int64_t keep);
   void local_block(ThreadScratch& scratch, const Panels& panels, int64_t head, int64_t begin,
                    int64_t end, int64_t window_begin) const;
+  void finish_carried(ThreadScratch& scratch, const Panels& panels, int64_t head, int64_t row,
+                      const KeyRange& range) const;
   void local_span(const PanelGroup& group, int64_t slot, int64_t head, int64_t keep, int64_t span,
                   int thread) const;
 

@@ -1,5 +1,7 @@
 // Local fill: every row sees the sinks and its window; kept rows go on over the compact keys before
 // the window, in the same online softmax, so that nothing is merged.
+#include <utility>
+
 #include "cpu/attend.h"
 
 namespace tokensieve::cpu {
@@ -62,6 +64,33 @@ void Attender::local_block(ThreadScratch& scratch, const Panels& panels, int64_t
   c_.kernels.attend(tile, {panels.kt, panels.v, ranges, scratch.row_end}, logits());
 }
 
+// The carried rows, kept queries from `row` on, against compact keys `range`.
+void Attender::finish_carried(ThreadScratch& scratch, const Panels& panels, int64_t head,
+                              int64_t row, const KeyRange& range) const {
+  const Tile& carried = scratch.kept;
+  std::fill_n(carried.q + int64_t{carried.rows} * dim(), int64_t{kRowPadding} * dim(), 0.0f);
+  // Two row tiles of a block mask may share the tile. The later rows go first: the kernel also
+  // writes to some rows past a tile's last, and these are then done.
+  int cut = carried.rows;
+  if (c_.mask.bits != nullptr) {
+    cut = static_cast<int>(std::min<int64_t>(cut, kBlock - row % kBlock));
+  }
+  for (const auto& [begin, end] : {std::pair{cut, carried.rows}, {0, cut}}) {
+    if (begin == end) continue;
+    Tile part = carried;
+    part.q += int64_t{begin} * dim();
+    part.o += int64_t{begin} * dim();
+    part.m += begin;
+    part.l += begin;
+    part.rows = end - begin;
+    attend_keys(part, panels, range, scratch.kept_row_end + begin, logits(), head,
+                (row + begin) / kBlock);
+    for (int r = 0; r < part.rows; ++r) {
+      finish_row(part, r, head, scratch.kept_rows[begin + r]);
+    }
+  }
+}
+
 void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, int64_t keep,
                           int64_t span, int thread) const {
   const SelectConfig& select = c_.plan.select;
@@ -70,7 +99,9 @@ void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, i
   const int32_t* list_end = list + kept(keep);
   // Kept sinks are visible to every row already.
   const int64_t compact_begin = std::lower_bound(list, list_end, select.sinks) - list;
+  const int64_t first_query = std::lower_bound(list, list_end, c_.q_offset()) - list;
   int64_t compact_end = compact_begin;
+  int64_t carried_row = 0;  // of the first carried row, among the kept queries
   ThreadScratch scratch = c_.scratch(thread);
   scratch.kept.rows = 0;
   for (int64_t block = spans[span]; block < spans[span + 1]; ++block) {
@@ -85,6 +116,7 @@ void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, i
       next += is_kept;
       const int64_t query = begin + r - c_.q_offset();
       if (is_kept && limit > compact_begin) {
+        if (scratch.kept.rows == 0) carried_row = next - 1 - list - first_query;
         carry_row(scratch, r, query, limit);
         compact_end = limit;
       } else {
@@ -92,13 +124,7 @@ void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, i
       }
     }
   }
-  const Tile& carried = scratch.kept;
-  if (carried.rows == 0) return;
-  std::fill_n(carried.q + int64_t{carried.rows} * dim(), int64_t{kRowPadding} * dim(), 0.0f);
-  const Panels compact = compacted(slot);
-  const KeyRange range = {compact_begin, compact_end};
-  c_.kernels.attend(carried, {compact.kt, compact.v, {&range, 1}, scratch.kept_row_end}, logits());
-  for (int r = 0; r < carried.rows; ++r) finish_row(carried, r, head, scratch.kept_rows[r]);
+  finish_carried(scratch, compacted(slot), head, carried_row, {compact_begin, compact_end});
 }
 
 void Attender::local_fill(int64_t keep) {
@@ -109,7 +135,7 @@ void Attender::local_fill(int64_t keep) {
   int64_t spans = 0;
   c_.parallel(Stage::kSelect, 1, [&](int64_t, int) { spans = plan_spans(keep); });
   for_passes(/*sets=*/true, [&](const Pass& pass) {
-    pack_all(pass, unseen);
+    pack_all(pass, unseen, /*steered=*/false);
     pack_kept(pass, kept(keep));
     for_tiles(pass, spans, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t span,
                                int thread) { local_span(g, slot, head, keep, span, thread); });

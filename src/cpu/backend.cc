@@ -89,15 +89,15 @@ int64_t take_given_tokens(Context& context, int64_t b, DenseReason* reason) {
 // Counts a sequence that kept `keep` prefix tokens of every set, or, at -1, ran dense.
 // indices [num_sets][keep_capacity].
 void add_to_report(Context& context, int64_t keep, DenseReason reason, const int32_t* indices,
-                   int64_t keep_capacity) {
+                   int64_t keep_capacity, double density = 1.0) {
   const Plan& plan = context.plan;
-  if (keep < 0) return context.sum.add_dense(plan, reason);
+  if (keep < 0) return context.sum.add_dense(plan, reason, density);
   int64_t far = 0;
   for (int64_t set = 0; has_far_pairs(plan.select) && set < plan.num_sets; ++set) {
     const auto count = static_cast<size_t>(keep + plan.suffix_len());
     far += far_pairs(plan, {indices + set * keep_capacity, count});
   }
-  context.sum.add_sparse(plan, keep, counted_pairs(plan, keep, far));
+  context.sum.add_sparse(plan, keep, counted_pairs(plan, keep, far), density);
 }
 
 Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& out,
@@ -111,12 +111,14 @@ Status run(const Plan& plan, const AttentionInputs& in, const AttentionOutputs& 
                                         : choose_tokens(context, b, &reason);
     }
     if (context.cancelled) break;
+    const double density = mask_sequence(context, b, keep, reason);
     if (keep >= 0) {
       attend_sparse(context, b, keep);
     } else {
       attend_dense(context, b);
     }
-    add_to_report(context, keep, reason, context.layout.indices, context.layout.keep_capacity);
+    add_to_report(context, keep, reason, context.layout.indices, context.layout.keep_capacity,
+                  density);
   }
   return finish(context);
 }
@@ -147,6 +149,22 @@ Status select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet&
   return finish(context);
 }
 
+// Its masks are written where they are wanted.
+Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockMask& mask,
+                       std::span<std::byte> workspace, const RunOptions& options) {
+  Context context = make_context(plan, in, kNoOutputs, workspace, options);
+  for (int64_t b = 0; b < plan.shape.batch && !context.cancelled; ++b) {
+    DenseReason reason = plan.reason;
+    const int64_t keep =
+        plan.path == Path::kSparse ? take_given_tokens(context, b, &reason) : -1;
+    context.layout.mask = mask_rows(mask, b, 0).bits;
+    const double density = mask_sequence(context, b, keep, reason);
+    add_to_report(context, keep, reason, context.layout.indices, context.layout.keep_capacity,
+                  density);
+  }
+  return finish(context);
+}
+
 }  // namespace
 }  // namespace cpu
 
@@ -159,6 +177,7 @@ const BackendOps kCpuOps = {
     .select_tokens = cpu::select_tokens,
     .compact = cpu::compact,
     .scatter = cpu::scatter,
+    .estimate_blocks = cpu::estimate_blocks,
 };
 
 }  // namespace tokensieve

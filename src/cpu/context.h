@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/report.h"
+#include "core/tiles.h"
 #include "cpu/kernels.h"
 #include "cpu/layout.h"
 #include "tokensieve/attention.h"
@@ -29,6 +30,7 @@ struct Context {
   const AttentionInputs& in;
   const AttentionOutputs& out;
   Layout layout;
+  BlockMask mask{};  // of the sequence at hand; no bits: every tile is visited
   ReportSum sum{};
   RunReport report{};
   std::atomic<bool> cancelled{false};
@@ -50,6 +52,32 @@ struct Context {
   }
   float softcap_log2() const { return plan.shape.softcap * kLog2E; }
   int64_t q_offset() const { return plan.shape.seqlen_kv - plan.shape.seqlen_q; }
+
+  // Rows by position among the tokens of `list`, or among all. Those of q begin with the first
+  // query.
+  Rows q_rows(int64_t batch, int64_t head, const int32_t* list) const {
+    Rows q = rows(in.q, batch, head);
+    q.base -= q_offset() * q.stride_bytes;
+    q.indices = list;
+    return q;
+  }
+  Rows k_rows(int64_t batch, int64_t q_head, const int32_t* list) const {
+    const AttentionShape& s = plan.shape;
+    Rows k = rows(in.k, batch, q_head * s.num_kv_heads / s.num_q_heads);
+    k.indices = list;
+    k.cells = in.kv_indices ? in.kv_indices + batch * s.seqlen_kv : nullptr;
+    return k;
+  }
+
+  // The kept tokens of a query head where sets keep `keep` prefix tokens; -1: none, it runs dense.
+  std::span<const int32_t> kept_of(int64_t q_head, int64_t keep) const {
+    if (keep < 0) return {};
+    const int64_t set = q_head * plan.num_sets / plan.shape.num_q_heads;
+    return {layout.indices + set * layout.keep_capacity,
+            static_cast<size_t>(keep + plan.suffix_len())};
+  }
+  int64_t heads_per_mask() const { return plan.shape.num_q_heads / plan.num_masks; }
+  MaskRows mask_of(int64_t q_head) const { return mask_rows(mask, 0, q_head / heads_per_mask()); }
 
   // Whether to stop: asks the caller's callback, one thread at a time and never after a yes. While
   // another thread asks, its answer is on the way.
@@ -95,6 +123,10 @@ void score_sequence(Context& context, int64_t batch);
 // indices [num_sets][keep_capacity].
 int64_t select_sequence(Context& context, int32_t* indices, int64_t keep_capacity,
                         DenseReason* reason);
+
+// Stage estimate of one sequence: its block masks, given or estimated, which context.mask then is.
+// keep: of select_sequence, -1 for dense. Returns their density.
+double mask_sequence(Context& context, int64_t batch, int64_t keep, DenseReason reason);
 
 // Attend (with compact and scatter fused) of one sequence.
 void attend_dense(Context& context, int64_t batch);

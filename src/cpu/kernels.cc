@@ -51,6 +51,7 @@ const Kernels kKernels = {
     .pack_queries = pack_queries,
     .score_block = score_block,
     .score_sum = score_sum,
+    .slash_sum = slash_sum,
 };
 
 }  // namespace HWY_NAMESPACE

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "tokensieve/backend.h"
@@ -74,6 +75,15 @@ struct VisibleKeys {
   const int32_t* row_end;
 };
 
+// Where a block of keys and its queries lie: key j at min(key + j * step, last), query i at
+// query + i. A query sees the keys up to its own position.
+struct Positions {
+  int64_t query;
+  int64_t key;
+  int64_t step = 1;
+  int64_t last = std::numeric_limits<int64_t>::max();
+};
+
 struct Kernels {
   Isa isa;
   int panel_cols;
@@ -91,14 +101,17 @@ struct Kernels {
   // qt [count / panel_cols rounded up][dim][panel_cols] from rows [first, first + count), scaled.
   void (*pack_queries)(const Rows& q, int64_t first, int count, int dim, float scale, float* qt);
   // Exponentials of keys [first, first + count), count <= kBlockKeys, against panel_cols queries:
-  // e [count][panel_cols] = 2^(logit - m), m and l [panel_cols] their maximum and sum. Key j is
-  // seen by query i if first + j <= first_pos + i. k_rows is scratch
-  // [kPanelKeys + kRowPadding][dim].
+  // e [count][panel_cols] = 2^(logit - m), m and l [panel_cols] their maximum and sum. k_rows is
+  // scratch [kPanelKeys + kRowPadding][dim]; null: k is f32 with kRowPadding readable rows past the
+  // last, and is read in place.
   void (*score_block)(const Rows& k, int64_t first, int count, int dim, const float* qt,
-                      int64_t first_pos, float softcap, float* k_rows, float* e, float* m,
+                      const Positions& at, float softcap, float* k_rows, float* e, float* m,
                       float* l);
   // score[j] += sum over queries of e[j][i] * weight[i].
   void (*score_sum)(const float* e, int count, const float* weight, float* score);
+  // The same along diagonals: slash[count - 1 - j + i] = sum of e[j][i] * weight[i], for the
+  // count + panel_cols - 1 distances of the block, nearest last key first.
+  void (*slash_sum)(const float* e, int count, const float* weight, float* slash);
 };
 
 // Null if the instruction set is not compiled in or this CPU lacks it.

@@ -3,40 +3,13 @@
 #include <algorithm>
 
 #include "core/plan.h"
+#include "cpu/arena.h"
+#include "cpu/estimate.h"
 
 namespace tokensieve::cpu {
 namespace {
 
-// Panels and exponentials of several heads are held at once while they fit: fewer phases, and
-// still within a last-level cache.
-constexpr int64_t kPhaseBytes = int64_t{16} << 20;
-
 constexpr int kPadRows = kTileRows + kRowPadding;
-
-// Hands out 64-byte aligned arrays of a buffer; with a null base it only measures.
-class Arena {
- public:
-  explicit Arena(std::byte* base) : base_(base) {
-    if (base != nullptr) used_ = (kAlign - reinterpret_cast<uintptr_t>(base) % kAlign) % kAlign;
-  }
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* at = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
-    return at;
-  }
-  size_t used() const { return used_; }
-  void rewind(size_t used) { used_ = used; }
-
-  static constexpr size_t kAlign = 64;
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
 ThreadScratch take_scratch(Arena& arena, int dim) {
   ThreadScratch scratch;
@@ -60,25 +33,6 @@ size_t scratch_bytes(int dim) {
   Arena arena(nullptr);
   take_scratch(arena, dim);
   return arena.used();
-}
-
-ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols) {
-  // The microkernel writes whole row groups, which end with a panel.
-  const int64_t keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
-  const int64_t blocks = round_up(keys, kBlockKeys) / kBlockKeys;
-  const int64_t per_head = query_blocks(plan, cols);
-  const int64_t unit_bytes = keys * cols * static_cast<int64_t>(sizeof(float));
-  const int64_t all = per_head * plan.shape.num_q_heads;
-  int64_t units = std::clamp<int64_t>(kPhaseBytes / unit_bytes, 1, all);
-  if (units > per_head) units = units / per_head * per_head;
-  ScoreBuffers buffers;
-  buffers.units = units;
-  buffers.unit_keys = keys;
-  buffers.qt = arena.take<float>(units * plan.shape.head_dim * cols);
-  buffers.e = arena.take<float>(units * keys * cols);
-  buffers.m = arena.take<float>(units * blocks * cols);
-  buffers.l = arena.take<float>(units * blocks * cols);
-  return buffers;
 }
 
 PanelBuffers take_panels(Arena& arena, const Plan& plan) {
@@ -110,8 +64,23 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
 
 }  // namespace
 
-int64_t query_blocks(const Plan& plan, int panel_cols) {
-  return round_up(plan.select.obs_window, panel_cols) / panel_cols;
+ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries) {
+  // The microkernel writes whole row groups, which end with a panel.
+  const int64_t keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
+  const int64_t blocks = round_up(keys, kBlockKeys) / kBlockKeys;
+  const int64_t per_head = round_up(queries, cols) / cols;
+  const int64_t unit_bytes = keys * cols * static_cast<int64_t>(sizeof(float));
+  const int64_t all = per_head * plan.shape.num_q_heads;
+  int64_t units = std::clamp<int64_t>(kPhaseBytes / unit_bytes, 1, all);
+  if (units > per_head) units = units / per_head * per_head;
+  ScoreBuffers buffers = {};
+  buffers.units = units;
+  buffers.unit_keys = keys;
+  buffers.qt = arena.take<float>(units * plan.shape.head_dim * cols);
+  buffers.e = arena.take<float>(units * keys * cols);
+  buffers.m = arena.take<float>(units * blocks * cols);
+  buffers.l = arena.take<float>(units * blocks * cols);
+  return buffers;
 }
 
 int64_t num_blocks(const Plan& plan) {
@@ -130,10 +99,12 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     layout.indices = arena.take<int32_t>(plan.num_sets * layout.keep_capacity);
     layout.spans = arena.take<int32_t>(plan.num_sets * (num_blocks(plan) + 1));
   }
+  layout.mask = arena.take<uint32_t>(plan.num_masks * plan.row_tiles * plan.mask_words);
+  layout.failed = arena.take<uint32_t>(plan.num_masks);
   const size_t phase = arena.used();
   size_t most = phase;
   if (plan.path == Path::kSparse) {
-    layout.score = take_score(arena, plan, kernels.panel_cols);
+    layout.score = take_score(arena, plan, kernels.panel_cols, plan.select.obs_window);
     most = std::max(most, arena.used());
     arena.rewind(phase);
     layout.select.pooled = arena.take<float>(layer_heads(plan) * plan.prefix_len);
@@ -143,13 +114,20 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
     most = std::max(most, arena.used());
     arena.rewind(phase);
   }
+  const size_t estimate = estimate_bytes(plan, kernels);
+  layout.estimate = arena.take<std::byte>(static_cast<int64_t>(estimate));
+  most = std::max(most, arena.used());
+  arena.rewind(phase);
   layout.panels = take_panels(arena, plan);
   if (plan.shape.packed) {
     // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
-    // panels or exponentials (with their maxima and sums), and all queries.
-    const int64_t queries = query_blocks(plan, kernels.panel_cols) * kernels.panel_cols *
-                            plan.shape.num_q_heads * plan.shape.head_dim;
-    most = std::max(most, phase + 2 * kPhaseBytes + static_cast<size_t>(queries) * sizeof(float));
+    // panels or exponentials (with their maxima, sums and distances), and all queries.
+    const int64_t probe = plan.blocks.pattern == BlockPattern::kFlex ? kBlock : 0;
+    const int64_t rows =
+        round_up(std::max<int64_t>(plan.select.obs_window, probe), kernels.panel_cols);
+    const int64_t queries = rows * plan.shape.num_q_heads * plan.shape.head_dim;
+    most = std::max(most, phase + estimate + 2 * kPhaseBytes +
+                              static_cast<size_t>(queries) * sizeof(float));
   }
   // The base may start up to kAlign - 1 bytes into the caller's buffer.
   layout.bytes = std::max(most, arena.used()) + (base ? 0 : Arena::kAlign);

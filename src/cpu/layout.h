@@ -24,6 +24,7 @@ struct ScoreBuffers {
   float* e;           // [units][unit_keys][cols]
   float* m;           // [units][blocks][cols]
   float* l;           // [units][blocks][cols], then the weights
+  float* slash;       // [units][blocks][kBlockKeys + cols]; FlexPrefill's probe only
   int64_t units;      // (query head, cols queries) pairs at once
   int64_t unit_keys;  // seqlen_kv, padded to whole panels
 };
@@ -46,15 +47,21 @@ struct Layout {
   float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
   int32_t* indices;    // [num_sets][keep_capacity] of one sequence
   int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
+  uint32_t* mask;      // [num_masks][row_tiles][mask_words] of one sequence
+  uint32_t* failed;    // [num_masks]: NaN or inf came up in its estimate
   int64_t keep_capacity;
   ScoreBuffers score;
   SelectBuffers select;
+  std::byte* estimate;  // of an estimator (estimate.h)
   PanelBuffers panels;
   size_t bytes;
 };
 
-int64_t query_blocks(const Plan& plan, int panel_cols);
 int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
+// Room for `queries` newest rows of as many heads as fit, at least for one block of rows.
+class Arena;
+ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries);
+
 // With a null base only the number of bytes is meant.
 Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base);
 ThreadScratch thread_scratch(const Layout& layout, int head_dim, int thread);

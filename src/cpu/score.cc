@@ -3,10 +3,10 @@
 //
 // Work is cut into fixed blocks of kBlockKeys keys, each with its own maximum and sum, so that the
 // result does not depend on threads; block results are then combined in key order.
+#include "cpu/score.h"
+
 #include <algorithm>
 #include <cmath>
-
-#include "cpu/context.h"
 
 namespace tokensieve::cpu {
 namespace {
@@ -15,30 +15,34 @@ constexpr int64_t kBlocksPerTask = 4;
 
 // One pass: units of `heads` heads (or some query blocks of one head).
 struct Pass {
-  int64_t batch;
-  int64_t first_head, heads;
+  int64_t heads;
   int64_t first_block, blocks;  // query blocks of panel_cols queries
 };
 
 class Scorer {
  public:
-  Scorer(Context& context, const Pass& pass) : c_(context), pass_(pass) {
-    const AttentionShape& s = c_.plan.shape;
+  Scorer(Context& context, const Probe& probe, const Pass& pass)
+      : c_(context), probe_(probe), buffers_(probe.buffers), pass_(pass) {
     cols_ = c_.kernels.panel_cols;
-    key_blocks_ = (s.seqlen_kv + kBlockKeys - 1) / kBlockKeys;
+    key_blocks_ = (probe.keys + kBlockKeys - 1) / kBlockKeys;
   }
 
   void run() {
     const int64_t units = pass_.heads * pass_.blocks;
     const int64_t key_tasks = (key_blocks_ + kBlocksPerTask - 1) / kBlocksPerTask;
-    c_.parallel(Stage::kScore, units, [&](int64_t unit, int) { pack(unit); });
-    c_.parallel(Stage::kScore, units * key_tasks, [&](int64_t i, int thread) {
+    c_.parallel(probe_.stage, units, [&](int64_t unit, int) { pack(unit); });
+    c_.parallel(probe_.stage, units * key_tasks, [&](int64_t i, int thread) {
       for_blocks(i % key_tasks, [&](int64_t block) { exponentials(i / key_tasks, block, thread); });
     });
-    c_.parallel(Stage::kScore, units, [&](int64_t unit, int) { weights(unit); });
-    c_.parallel(Stage::kScore, pass_.heads * key_tasks, [&](int64_t i, int) {
+    c_.parallel(probe_.stage, units, [&](int64_t unit, int) { weights(unit); });
+    c_.parallel(probe_.stage, pass_.heads * key_tasks, [&](int64_t i, int) {
       for_blocks(i % key_tasks, [&](int64_t block) { sum(i / key_tasks, block); });
     });
+    if (probe_.slashes == nullptr) return;
+    c_.parallel(probe_.stage, units * key_tasks, [&](int64_t i, int) {
+      for_blocks(i % key_tasks, [&](int64_t block) { distances(i / key_tasks, block); });
+    });
+    c_.parallel(probe_.stage, pass_.heads, [&](int64_t head, int) { sum_distances(head); });
   }
 
  private:
@@ -48,51 +52,53 @@ class Scorer {
     for (int64_t block = task * kBlocksPerTask; block < end; ++block) body(block);
   }
 
-  int64_t head(int64_t unit) const { return pass_.first_head + unit / pass_.blocks; }
-  // First query of the unit within the obs_window rows, and how many it has.
+  int64_t head(int64_t unit) const { return probe_.first_head + unit / pass_.blocks; }
+  const int32_t* list(int64_t unit) const { return c_.kept_of(head(unit), probe_.keep).data(); }
+  // First query of the unit within the probe's rows, and how many it has: none of a head with fewer
+  // rows than a probe.
   int64_t first_query(int64_t unit) const {
     return (pass_.first_block + unit % pass_.blocks) * cols_;
   }
   int queries(int64_t unit) const {
-    return static_cast<int>(
-        std::min<int64_t>(cols_, c_.plan.select.obs_window - first_query(unit)));
+    if (tile_grid(c_.plan, c_.kept_of(head(unit), probe_.keep)).rows() < probe_.rows) return 0;
+    return static_cast<int>(std::min<int64_t>(cols_, probe_.rows - first_query(unit)));
   }
-  float* qt(int64_t unit) const {
-    return c_.layout.score.qt + unit * c_.plan.shape.head_dim * cols_;
-  }
+  int64_t position(int64_t unit) const { return probe_.keys - probe_.rows + first_query(unit); }
+  float* qt(int64_t unit) const { return buffers_.qt + unit * c_.plan.shape.head_dim * cols_; }
   float* e(int64_t unit, int64_t block) const {
-    return c_.layout.score.e + (unit * c_.layout.score.unit_keys + block * kBlockKeys) * cols_;
+    return buffers_.e + (unit * buffers_.unit_keys + block * kBlockKeys) * cols_;
   }
   int64_t stat(int64_t unit, int64_t block) const {
     return (unit * key_blocks_ + block) * cols_;
   }
+  float* slash(int64_t unit, int64_t block) const {
+    return buffers_.slash + (unit * key_blocks_ + block) * (kBlockKeys + cols_);
+  }
+  int keys_of(int64_t block, int64_t end) const {
+    return static_cast<int>(std::min<int64_t>(kBlockKeys, end - block * kBlockKeys));
+  }
 
   void pack(int64_t unit) const {
-    const AttentionShape& s = c_.plan.shape;
-    const int64_t first = s.seqlen_q - c_.plan.select.obs_window + first_query(unit);
-    c_.kernels.pack_queries(c_.rows(c_.in.q, pass_.batch, head(unit)), first, queries(unit),
-                            s.head_dim, c_.q_scale(), qt(unit));
+    c_.kernels.pack_queries(c_.q_rows(probe_.batch, head(unit), list(unit)), position(unit),
+                            queries(unit), c_.plan.shape.head_dim, probe_.scale, qt(unit));
   }
 
   void exponentials(int64_t unit, int64_t block, int thread) const {
-    const AttentionShape& s = c_.plan.shape;
-    Rows k = c_.rows(c_.in.k, pass_.batch, head(unit) / (s.num_q_heads / s.num_kv_heads));
-    k.cells = c_.in.kv_indices ? c_.in.kv_indices + pass_.batch * s.seqlen_kv : nullptr;
     const int64_t first = block * kBlockKeys;
-    const int count = static_cast<int>(std::min<int64_t>(kBlockKeys, s.seqlen_kv - first));
-    const int64_t first_pos = s.seqlen_kv - c_.plan.select.obs_window + first_query(unit);
-    c_.kernels.score_block(k, first, count, s.head_dim, qt(unit), first_pos, c_.softcap_log2(),
+    c_.kernels.score_block(c_.k_rows(probe_.batch, head(unit), list(unit)), first,
+                           keys_of(block, probe_.keys), c_.plan.shape.head_dim, qt(unit),
+                           {.query = position(unit), .key = first}, probe_.softcap,
                            c_.scratch(thread).tile.q, e(unit, block),
-                           c_.layout.score.m + stat(unit, block),
-                           c_.layout.score.l + stat(unit, block));
+                           buffers_.m + stat(unit, block), buffers_.l + stat(unit, block));
   }
 
   // Replaces the sums of every block by the factor that turns its exponentials into this query's
   // share of the mean.
   void weights(int64_t unit) const {
-    const float* m = c_.layout.score.m + stat(unit, 0);
-    float* l = c_.layout.score.l + stat(unit, 0);
-    const float* sink_mass = c_.in.sink_logits;
+    const float* m = buffers_.m + stat(unit, 0);
+    float* l = buffers_.l + stat(unit, 0);
+    const float* sink_mass = probe_.sink_logits;
+    const int rows = queries(unit);
     for (int64_t i = 0; i < cols_; ++i) {
       float max = kMasked;
       for (int64_t b = 0; b < key_blocks_; ++b) max = std::max(max, m[b * cols_ + i]);
@@ -104,7 +110,7 @@ class Scorer {
       for (int64_t b = 0; b < key_blocks_; ++b) {
         total += l[b * cols_ + i] * std::exp2(static_cast<double>(m[b * cols_ + i] - max));
       }
-      const double share = i < queries(unit) ? 1.0 / (total * c_.plan.select.obs_window) : 0.0;
+      const double share = i < rows ? 1.0 / (total * static_cast<double>(probe_.rows)) : 0.0;
       for (int64_t b = 0; b < key_blocks_; ++b) {
         const double rise = std::exp2(static_cast<double>(m[b * cols_ + i] - max));
         l[b * cols_ + i] = share == 0.0 ? 0.0f : static_cast<float>(rise * share);
@@ -113,38 +119,81 @@ class Scorer {
   }
 
   void sum(int64_t head_in_pass, int64_t block) const {
-    const int64_t prefix = c_.plan.prefix_len;
     const int64_t first = block * kBlockKeys;
-    const int count = static_cast<int>(std::min<int64_t>(kBlockKeys, prefix - first));
+    const int count = keys_of(block, probe_.columns);
     if (count <= 0) return;
-    float* score = c_.layout.own_score + (pass_.first_head + head_in_pass) * prefix + first;
-    if (pass_.first_block == 0) std::fill_n(score, count, 0.0f);
+    float* mass = probe_.mass + head_in_pass * probe_.columns + first;
+    if (pass_.first_block == 0) std::fill_n(mass, count, 0.0f);
     for (int64_t b = 0; b < pass_.blocks; ++b) {
       const int64_t unit = head_in_pass * pass_.blocks + b;
-      c_.kernels.score_sum(e(unit, block), count, c_.layout.score.l + stat(unit, block), score);
+      c_.kernels.score_sum(e(unit, block), count, buffers_.l + stat(unit, block), mass);
+    }
+  }
+
+  void distances(int64_t unit, int64_t block) const {
+    c_.kernels.slash_sum(e(unit, block), keys_of(block, probe_.keys),
+                         buffers_.l + stat(unit, block), slash(unit, block));
+  }
+
+  // Neighbouring blocks share distances: added in a fixed order.
+  void sum_distances(int64_t head_in_pass) const {
+    float* mass = probe_.slashes + head_in_pass * probe_.keys;
+    if (pass_.first_block == 0) std::fill_n(mass, probe_.keys, 0.0f);
+    for (int64_t b = 0; b < pass_.blocks; ++b) {
+      const int64_t unit = head_in_pass * pass_.blocks + b;
+      for (int64_t block = 0; block < key_blocks_; ++block) {
+        const int64_t keys = keys_of(block, probe_.keys);
+        const int64_t nearest = position(unit) - (block * kBlockKeys + keys - 1);
+        const int64_t begin = std::max<int64_t>(0, -nearest);
+        const int64_t end = std::min(keys + cols_ - 1, probe_.keys - nearest);
+        for (int64_t i = begin; i < end; ++i) mass[nearest + i] += slash(unit, block)[i];
+      }
     }
   }
 
   Context& c_;
+  const Probe& probe_;
+  const ScoreBuffers& buffers_;
   Pass pass_;
   int64_t cols_;
   int64_t key_blocks_;
 };
 
+int64_t query_blocks(const Context& c, const Probe& probe) {
+  return (probe.rows + c.kernels.panel_cols - 1) / c.kernels.panel_cols;
+}
+
 }  // namespace
 
+int64_t heads_at_once(const Context& context, const Probe& probe) {
+  return std::max<int64_t>(1, probe.buffers.units / query_blocks(context, probe));
+}
+
+void run_probe(Context& context, const Probe& probe, int64_t heads) {
+  const int64_t blocks = query_blocks(context, probe);
+  const int64_t at_once = std::min(blocks, probe.buffers.units);
+  for (int64_t block = 0; block < blocks; block += at_once) {
+    Scorer(context, probe, {heads, block, std::min(at_once, blocks - block)}).run();
+  }
+}
+
 void score_sequence(Context& context, int64_t batch) {
-  const int64_t heads = context.plan.shape.num_q_heads;
-  const int64_t blocks = query_blocks(context.plan, context.kernels.panel_cols);
-  const int64_t units = context.layout.score.units;
-  const int64_t heads_at_once = std::max<int64_t>(1, units / blocks);
-  const int64_t blocks_at_once = std::min(blocks, units);
-  for (int64_t head = 0; head < heads; head += heads_at_once) {
-    for (int64_t block = 0; block < blocks; block += blocks_at_once) {
-      Scorer(context, {batch, head, std::min(heads_at_once, heads - head), block,
-                       std::min(blocks_at_once, blocks - block)})
-          .run();
-    }
+  const Plan& plan = context.plan;
+  Probe probe = {.stage = Stage::kScore,
+                 .batch = batch,
+                 .keys = plan.shape.seqlen_kv,
+                 .rows = plan.select.obs_window,
+                 .scale = context.q_scale(),
+                 .softcap = context.softcap_log2(),
+                 .sink_logits = context.in.sink_logits,
+                 .buffers = context.layout.score,
+                 .columns = plan.prefix_len};
+  const int64_t heads = plan.shape.num_q_heads;
+  const int64_t at_once = heads_at_once(context, probe);
+  for (int64_t head = 0; head < heads; head += at_once) {
+    probe.first_head = head;
+    probe.mass = context.layout.own_score + head * plan.prefix_len;
+    run_probe(context, probe, std::min(at_once, heads - head));
   }
 }
 

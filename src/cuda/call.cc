@@ -1,6 +1,13 @@
 #include "cuda/call.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "core/plan.h"
+#include "core/tiles.h"
+#include "cuda/blocks/estimate.h"
+#include "cuda/blocks/finish.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/rows/rows.h"
 
 namespace tokensieve::cuda {
@@ -57,7 +64,12 @@ Status Call::take_given(const Selection& selection) {
                               .max_keep = static_cast<int32_t>(plan_.max_keep),
                               .selection = selection,
                               .tile_counters = layout_.tile_counters};
-  return launched("given sets", cuda::take_given(params, stream_));
+  TOKENSIEVE_RETURN_IF_ERROR(launched("given sets", cuda::take_given(params, stream_)));
+  if (!estimates(plan_)) return {};
+  return launched("memset", cudaMemsetAsync(layout_.unmasked, 0,
+                                            static_cast<size_t>(plan_.shape.batch) *
+                                                sizeof(int32_t),
+                                            stream_));
 }
 
 Status Call::select(const Selection& selection, int64_t* public_count) {
@@ -73,7 +85,9 @@ Status Call::select(const Selection& selection, int64_t* public_count) {
   params.num_multiprocessors = device_.num_multiprocessors;
   params.public_count = public_count;
   params.tile_counters = layout_.tile_counters;
-  return launched("select", device_.arch->select(params, stream_));
+  TOKENSIEVE_RETURN_IF_ERROR(launched("select", device_.arch->select(params, stream_)));
+  if (!estimates(plan_)) return {};
+  return launched("select", find_unmasked(params, layout_.unmasked, stream_));
 }
 
 Status Call::compact(const Selection& selection) {
@@ -86,6 +100,52 @@ Status Call::compact(const Selection& selection) {
                                 .num_kv_heads = plan_.shape.num_kv_heads,
                                 .compact_heads = layout_.compact_heads};
   return launched("compact", compact_kv(params, element(), plan_.shape.head_dim, stream_));
+}
+
+Status Call::masks(const Selection& selection) {
+  const BlockConfig& c = plan_.blocks;
+  if (c.pattern == BlockPattern::kNone) return {};
+  if (c.pattern == BlockPattern::kScores) {
+    const BlockScoreParams params = {.scores = in_.block_scores,
+                                     .columns =
+                                         static_cast<int32_t>(tiles_of(plan_.shape.seqlen_kv)),
+                                     .threshold = c.threshold,
+                                     .thresholds = in_.block_thresholds,
+                                     .batch = static_cast<int32_t>(plan_.shape.batch),
+                                     .blocks = blocks(),
+                                     .bits = layout_.block_bits};
+    TOKENSIEVE_RETURN_IF_ERROR(launched("block scores", take_scores(params, stream_)));
+  }
+  if (estimates(plan_)) TOKENSIEVE_RETURN_IF_ERROR(estimate(selection));
+  const bool limited = plan_.path == Path::kSparse && plan_.select.fill == Fill::kLocal;
+  const FinishParams params = {.attend = attend_params({}, selection),
+                               .dense_rows = static_cast<int32_t>(std::min<int64_t>(
+                                   c.dense_rows, std::numeric_limits<int32_t>::max())),
+                               .unmasked =
+                                   plan_.path == Path::kSparse ? layout_.unmasked : nullptr,
+                               .marked = layout_.block_bits};
+  return launched("block masks", finish_masks(params, limited ? Keys::kLimited : Keys::kCausal,
+                                              stream_));
+}
+
+Status Call::estimate(const Selection& selection) {
+  EstimateParams params = estimate_params(plan_, device_.num_multiprocessors);
+  params.sequences = sequences();
+  params.selection = selection;
+  params.q = tensor_of(in_.q);
+  params.k = tensor_of(in_.k);
+  params.compact_k = compacted(layout_.compact_k);
+  params.thresholds = in_.block_thresholds;
+  params.bits = layout_.block_bits;
+  params.scratch = layout_.estimate;
+  return device_.arch->estimate(params, element(), plan_.shape.head_dim, stream_);
+}
+
+Status Call::no_masks() {
+  if (!has_blocks(plan_)) return {};
+  const int64_t rows = plan_.shape.batch * plan_.shape.num_q_heads * plan_.row_tiles;
+  return launched("memset", cudaMemsetAsync(layout_.block_visits, 0,
+                                            static_cast<size_t>(rows) * sizeof(int2), stream_));
 }
 
 Status Call::attend(const AttentionOutputs& out, const Selection& selection) {
@@ -112,7 +172,7 @@ Status Call::attend_dense(const AttentionOutputs& out) {
 }
 
 Status Call::keep_lengths() {
-  if (!plan_.shape.packed) return {};
+  if (!keeps_lengths(plan_)) return {};
   const int64_t entries = plan_.shape.batch + 1;
   const auto keep = [&](const int32_t* from, int32_t* to) {
     return launched("copy of cu_seqlens",
@@ -128,6 +188,15 @@ Tensor Call::compacted(void* data) const {
   const int64_t dim = plan_.shape.head_dim;
   const int64_t head_stride = layout_.capacity * dim;
   return {data, layout_.compact_heads * head_stride, dim, head_stride};
+}
+
+Blocks Call::blocks() const {
+  const bool given = plan_.blocks.pattern == BlockPattern::kGiven;
+  return {.bits = given ? in_.block_mask.bits : layout_.block_bits,
+          .visits = layout_.block_visits,
+          .num_masks = plan_.num_masks,
+          .row_tiles = static_cast<int32_t>(plan_.row_tiles),
+          .words = static_cast<int32_t>(plan_.mask_words)};
 }
 
 AttendParams Call::attend_params(const AttentionOutputs& out, const Selection& selection) const {
@@ -147,7 +216,8 @@ AttendParams Call::attend_params(const AttentionOutputs& out, const Selection& s
           .selection = selection,
           .compact_heads = layout_.compact_heads,
           .local = {.window = plan_.select.local_window, .sink_tokens = plan_.select.sinks},
-          .num_ctas = device_.num_multiprocessors};
+          .num_ctas = device_.num_multiprocessors,
+          .blocks = blocks()};
 }
 
 Status Call::attend_pass(AttendParams& params, Keys keys, TileCounter counter) {

@@ -13,7 +13,8 @@ namespace tokensieve::cuda {
 Tensor tensor_of(const TensorView& view);
 
 // What the launches of a call share. The stages must be called in order: score, gather_scores and
-// select, or take_given; compact; attend. Each may be repeated before the next one is called.
+// select, or take_given; compact; masks; attend. Each may be repeated before the next one is
+// called.
 class Call {
  public:
   Call(const Plan& plan, const AttentionInputs& in, const Layout& layout, const Device& device,
@@ -36,6 +37,11 @@ class Call {
   // In their place: the sets of AttentionInputs::keep.
   Status take_given(const Selection& selection);
   Status compact(const Selection& selection);
+  // Stage estimate, if the plan has block masks: their bits in layout.block_bits, unless they are
+  // given, and what attend visits of them.
+  Status masks(const Selection& selection);
+  // For read_report, where no mask was made.
+  Status no_masks();
   // Stages attend and scatter.
   Status attend(const AttentionOutputs& out, const Selection& selection);
   Selection own_selection() const { return cuda::own_selection(plan_, layout_); }
@@ -52,6 +58,8 @@ class Call {
     return {plan_.shape.sm_scale, plan_.shape.softcap, in_.sink_logits};
   }
   Tensor compacted(void* data) const;
+  Status estimate(const Selection& selection);
+  Blocks blocks() const;
   AttendParams attend_params(const AttentionOutputs& out, const Selection& selection) const;
   // Every attend launch of a call has counters of its own: [next tile, finished CTAs].
   enum TileCounter : int { kFirstPass = 0, kSecondPass = 2 };

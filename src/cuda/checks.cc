@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/plan.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/device/dispatch.h"
 #include "cuda/params.h"
 
@@ -114,6 +115,7 @@ Status check_plan(const Plan& plan, const Arch& arch) {
                          "batch is %lld; backend cuda allows 1 to 65535; split the batch",
                          (long long)s.batch);
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_estimate(plan));
   if (plan.path == Path::kSparse && layer_heads(plan) > kMaxLayerHeads) {
     return Status::error(StatusCode::kUnsupported,
                          "the layer has %lld query heads; backend cuda selects for at most %d; use "

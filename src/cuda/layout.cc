@@ -4,6 +4,8 @@
 
 #include "core/plan.h"
 #include "core/work.h"
+#include "cuda/arena.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/select/select.h"
 
 namespace tokensieve::cuda {
@@ -12,24 +14,6 @@ namespace {
 constexpr int64_t round_up(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
-
-// Hands out regions one behind the other.
-class Arena {
- public:
-  explicit Arena(uintptr_t base) : next_(base) {}
-
-  template <typename T>
-  T* take(int64_t count, size_t alignment = 256) {
-    next_ = (next_ + alignment - 1) / alignment * alignment;
-    const uintptr_t begin = next_;
-    next_ += static_cast<size_t>(count) * sizeof(T);
-    return reinterpret_cast<T*>(begin);
-  }
-  uintptr_t end() const { return next_; }
-
- private:
-  uintptr_t next_;
-};
 
 // Key ranges that score works on: together with the kv heads a CTA for every multiprocessor.
 int32_t score_splits(int64_t rows, int64_t seqlen_kv, int num_multiprocessors) {
@@ -62,6 +46,10 @@ double keep_limit(const Plan& plan) {
 }
 
 }  // namespace
+
+bool keeps_lengths(const Plan& plan) {
+  return plan.shape.packed && (plan.path == Path::kSparse || has_blocks(plan));
+}
 
 Heads heads_of(const Plan& plan) { return {plan.shape.num_q_heads, plan.shape.num_kv_heads}; }
 
@@ -121,6 +109,17 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
   layout.tile_counters = arena.take<int32_t>(kTileCounters);
   layout.count = arena.take<int32_t>(s.batch);
   if (s.packed) layout.cu_seqlens = arena.take<int32_t>(2 * (s.batch + 1));
+  if (has_blocks(plan)) {
+    layout.block_visits = arena.take<int2>(s.batch * s.num_q_heads * plan.row_tiles);
+    if (plan.blocks.pattern != BlockPattern::kGiven) {
+      layout.block_bits =
+          arena.take<uint32_t>(s.batch * plan.num_masks * plan.row_tiles * plan.mask_words);
+    }
+    if (estimates(plan)) {
+      layout.unmasked = arena.take<int32_t>(s.batch);
+      layout.estimate = lay_out_estimate(plan, num_multiprocessors, arena);
+    }
+  }
   if (plan.path == Path::kSparse) {
     layout.capacity =
         static_cast<int32_t>(round_up(plan.keep_capacity(), kTileKv));
@@ -148,6 +147,16 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     layout.bytes = arena.end() - begin + kArenaAlignment;
   }
   return layout;
+}
+
+Status lay_out(const Plan& plan, int num_multiprocessors, std::span<std::byte> workspace,
+               Layout& layout) {
+  layout = make_layout(plan, num_multiprocessors, workspace.data());
+  if (layout.bytes <= plan.workspace) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "the plan was made with another device current (its workspace is %zu bytes, "
+                       "this one needs %zu); make a plan for every kind of device",
+                       plan.workspace, layout.bytes);
 }
 
 }  // namespace tokensieve::cuda

@@ -1,12 +1,15 @@
 // The workspace of a CUDA plan: one arena, cut into regions.
 //
-//   count, tile counters | indices, mask, rank | far pairs, lse of the local pass | compact K, V
+//   count, tile counters | block masks | indices, mask, rank | far pairs, lse of the local pass |
+//   compact K, V
 //
 // What score and select work on is dead before compact writes, so it lies inside compact K and V.
 #pragma once
 
 #include <cstddef>
+#include <span>
 
+#include "cuda/blocks/params.h"
 #include "cuda/params.h"
 #include "tokensieve/attention.h"
 
@@ -25,6 +28,10 @@ struct Layout {
   int32_t* tile_counters = nullptr;  // [kTileCounters]
   int32_t* count = nullptr;          // [batch]
   int32_t* cu_seqlens = nullptr;     // [2, batch + 1] packed: of q, of kv; copies for read_report
+  uint32_t* block_bits = nullptr;    // [batch, num_masks, row_tiles, mask_words], not of kGiven
+  int2* block_visits = nullptr;      // [batch, num_q_heads, row_tiles]
+  int32_t* unmasked = nullptr;       // [batch] not 0: NaN or inf in scores, no mask takes part
+  EstimateScratch estimate = {};
   int32_t* indices = nullptr;        // [batch, num_sets, capacity]
   uint32_t* mask = nullptr;          // [batch, num_sets, words]
   uint32_t* rank = nullptr;          // [batch, num_sets, words]
@@ -41,6 +48,14 @@ struct Layout {
 
 // Pointers are offsets if `arena` is null. The multiprocessors are those of the device that runs.
 Layout make_layout(const Plan& plan, int num_multiprocessors, void* arena);
+// That of a call; an error if the plan was made for a device that needs less.
+Status lay_out(const Plan& plan, int num_multiprocessors, std::span<std::byte> workspace,
+               Layout& layout);
+
+inline bool has_blocks(const Plan& plan) { return plan.blocks.pattern != BlockPattern::kNone; }
+
+// Whether a run leaves the lengths of its sequences for read_report.
+bool keeps_lengths(const Plan& plan);
 
 // The sets that lie in the workspace.
 Selection own_selection(const Plan& plan, const Layout& layout);

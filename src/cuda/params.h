@@ -150,6 +150,17 @@ struct Local {
   int32_t sink_tokens;  // 0..64 first tokens
 };
 
+// Block masks, which steer the passes kCausal and kLimited. Mask of q head h:
+// h * num_masks / num_q_heads.
+struct Blocks {
+  // [batch, num_masks, row_tiles, words] as BlockMask: tiles without a visible pair do not count.
+  const uint32_t* bits;
+  // [batch, num_q_heads, row_tiles] x: visits of 64 keys each; where they are all that the row tile
+  // could have, bits are not read. y: key tiles with a visible pair. Null: no masks.
+  int2* visits;
+  int32_t num_masks, row_tiles, words;
+};
+
 // Stage attend.
 struct AttendParams {
   Tensor k, v;                  // [batch, kv_rows, num_kv_heads, head_dim]
@@ -168,6 +179,28 @@ struct AttendParams {
   int32_t newest_only;   // each sequence's newest queries that are answered (0: all)
   int32_t* tile_counter; // [1] zero before the launch, zero after it
   int32_t num_ctas;      // persistent grid: multiprocessors of the device
+  Blocks blocks;
+};
+
+// Scores that the caller gives, to bits.
+struct BlockScoreParams {
+  const float* scores;      // [batch, num_masks, row_tiles, columns]
+  int32_t columns;          // key tiles of seqlen_kv
+  double threshold;         // visited tiles score more
+  const float* thresholds;  // [num_masks] in its place, or null
+  int32_t batch;
+  Blocks blocks;
+  uint32_t* bits;  // blocks.bits, written: every word
+};
+
+// What attend needs besides bits. Runs between select (or given sets) and attend.
+struct FinishParams {
+  AttendParams attend;      // of the pass that the masks steer; blocks.visits is written
+  int32_t dense_rows;       // newest rows, whose row tiles visit everything
+  const int32_t* unmasked;  // [batch] nonzero: the sequence takes no mask; or null
+  // blocks.bits, where the newest rows' tiles are set, too (for who wants the masks themselves); or
+  // null
+  uint32_t* marked;
 };
 
 }  // namespace tokensieve::cuda

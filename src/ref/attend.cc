@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ref/blocks.h"
 #include "ref/elements.h"
 #include "ref/score.h"
 
@@ -126,7 +127,8 @@ double attend_row(const QueryRow& r, std::span<const int32_t> tokens, double* ou
 }
 
 Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
-              const Selection& selection, const RunOptions& options, double* out, double* lse) {
+              const Selection& selection, const Masks& masks, const RunOptions& options,
+              double* out, double* lse) {
   const AttentionShape& s = plan.shape;
   const int64_t group_size = s.num_q_heads / s.num_kv_heads;
   const std::vector<double> keys = load_sequence(inputs.k, inputs.kv_indices, b, s.seqlen_kv);
@@ -146,9 +148,10 @@ Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
       for (int64_t i = task * kRowsPerTask; i < end; ++i) {
         const int64_t position = s.seqlen_kv - s.seqlen_q + i;
         const QueryRow row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
+        std::vector<int32_t> visible = visible_keys(plan, selection.dense(), kept, position);
+        if (!masks.bits.empty()) hide_tiles(plan, masks.of(plan, h), kept, position, visible);
         lse[h * s.seqlen_q + i] =
-            attend_row(row, visible_keys(plan, selection.dense(), kept, position),
-                       out + (i * s.num_q_heads + h) * s.head_dim);
+            attend_row(row, visible, out + (i * s.num_q_heads + h) * s.head_dim);
       }
     });
   }

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "ref/blocks.h"
 #include "ref/oracle.h"
 #include "tokensieve/attention.h"
 
@@ -35,6 +36,7 @@ double attend_row(const QueryRow& row, std::span<const int32_t> tokens, double* 
 
 // Writes out [seqlen_q, num_q_heads, head_dim] and lse [num_q_heads, seqlen_q] of sequence b.
 Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
-              const Selection& selection, const RunOptions& options, double* out, double* lse);
+              const Selection& selection, const Masks& masks, const RunOptions& options,
+              double* out, double* lse);
 
 }  // namespace tokensieve::ref

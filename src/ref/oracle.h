@@ -28,6 +28,7 @@ struct Selection {
 
 struct OracleResult {
   std::vector<Selection> sequences;  // [batch]
+  std::vector<double> densities;     // [batch], of the block masks
   std::vector<double> out;           // [batch, seqlen_q, num_q_heads, head_dim]
   std::vector<double> lse;           // [batch, num_q_heads, seqlen_q]
   RunReport report;

@@ -7,6 +7,7 @@
 #include "core/plan.h"
 #include "core/report.h"
 #include "ref/attend.h"
+#include "ref/blocks.h"
 #include "ref/compact.h"
 #include "ref/elements.h"
 #include "ref/oracle.h"
@@ -43,13 +44,17 @@ Executor& executor_of(const RunOptions& options) {
 }
 
 // Fills all but the times.
-void fill_report(const Plan& plan, const std::vector<Selection>& sequences, RunReport& report) {
+// densities: of the sequences' block masks; none for stages that attend to nothing.
+void fill_report(const Plan& plan, const std::vector<Selection>& sequences,
+                 std::span<const double> densities, RunReport& report) {
   ReportSum sum;
-  for (const Selection& sequence : sequences) {
+  for (size_t b = 0; b < sequences.size(); ++b) {
+    const Selection& sequence = sequences[b];
+    const double density = densities.empty() ? 1.0 : densities[b];
     if (sequence.dense()) {
-      sum.add_dense(plan, sequence.reason);
+      sum.add_dense(plan, sequence.reason, density);
     } else {
-      sum.add_sparse(plan, sequence.budget.keep, visible_pairs(plan, sequence));
+      sum.add_sparse(plan, sequence.budget.keep, visible_pairs(plan, sequence), density);
     }
   }
   sum.finish(report);
@@ -80,6 +85,12 @@ std::vector<double> score_of_layer(const Plan& plan, const AttentionInputs& inpu
   const bool gathered = options.all_gather(options.gather_context, all.data(),
                                            own.size() * sizeof(double), options.stream);
   return gathered ? all : std::vector<double>();
+}
+
+Masks timed_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
+                  const Selection& selection, RunReport* report) {
+  const StageTimer timer(report, Stage::kEstimate);
+  return block_masks(plan, inputs, b, selection);
 }
 
 Status gather_failed() {
@@ -130,11 +141,13 @@ Status run_oracle(const Plan& plan, const AttentionInputs& inputs, const RunOpti
   for (int64_t b = 0; b < s.batch; ++b) {
     result.sequences.push_back(select_sequence(plan, inputs, b, timed));
     if (result.sequences.back().gather_failed) return gather_failed();
+    const Masks masks = timed_masks(plan, inputs, b, result.sequences.back(), timed.report);
+    result.densities.push_back(masks.density);
     const StageTimer timer(timed.report, Stage::kAttend);
-    TOKENSIEVE_RETURN_IF_ERROR(attend(plan, inputs, b, result.sequences.back(), timed,
+    TOKENSIEVE_RETURN_IF_ERROR(attend(plan, inputs, b, result.sequences.back(), masks, timed,
                                       &result.out[b * rows * s.head_dim], &result.lse[b * rows]));
   }
-  fill_report(plan, result.sequences, result.report);
+  fill_report(plan, result.sequences, result.densities, result.report);
   return {};
 }
 
@@ -193,7 +206,23 @@ Status select_tokens(const Plan& plan, const AttentionInputs& inputs, const Keep
                 keep.indices + (b * plan.num_sets + set) * keep.capacity);
     }
   }
-  fill_report(plan, sequences, report);
+  fill_report(plan, sequences, {}, report);
+  if (options.report) *options.report = report;
+  return {};
+}
+
+Status estimate_blocks(const Plan& plan, const AttentionInputs& inputs, const BlockMask& mask,
+                       std::span<std::byte>, const RunOptions& options) {
+  std::vector<Selection> sequences;
+  std::vector<double> densities;
+  RunReport report;
+  for (int64_t b = 0; b < plan.shape.batch; ++b) {
+    sequences.push_back(select_sequence(plan, inputs, b, options));
+    const Masks masks = timed_masks(plan, inputs, b, sequences.back(), &report);
+    densities.push_back(masks.density);
+    std::copy(masks.bits.begin(), masks.bits.end(), mask_rows(mask, b, 0).bits);
+  }
+  fill_report(plan, sequences, densities, report);
   if (options.report) *options.report = report;
   return {};
 }
@@ -208,6 +237,7 @@ const BackendOps kRefOps = {.id = Backend::kRef,
                             .score = ref::score_op,
                             .select_tokens = ref::select_tokens,
                             .compact = ref::compact,
-                            .scatter = ref::scatter};
+                            .scatter = ref::scatter,
+                            .estimate_blocks = ref::estimate_blocks};
 
 }  // namespace tokensieve

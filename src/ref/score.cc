@@ -37,9 +37,6 @@ double logit(const AttentionShape& shape, const double* q, const double* k) {
   return cap * std::tanh(s / cap);
 }
 
-namespace {
-
-// Softmax over logits in place; sink_mass (or null) is one more logit of the denominator.
 void softmax(std::vector<double>& logits, const float* sink_mass) {
   double max = *std::max_element(logits.begin(), logits.end());
   if (sink_mass) max = std::max<double>(max, *sink_mass);
@@ -47,8 +44,6 @@ void softmax(std::vector<double>& logits, const float* sink_mass) {
   for (double& x : logits) sum += x = std::exp(x - max);
   for (double& x : logits) x /= sum;
 }
-
-}  // namespace
 
 std::vector<double> score(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                           Executor& executor) {

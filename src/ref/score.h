@@ -23,4 +23,7 @@ double dot(const double* a, const double* b, int64_t size);
 // scale * q . k, softcapped.
 double logit(const AttentionShape& shape, const double* q, const double* k);
 
+// In place; sink_mass (or null) is one more logit of the denominator.
+void softmax(std::vector<double>& logits, const float* sink_mass = nullptr);
+
 }  // namespace tokensieve::ref

@@ -330,8 +330,10 @@ OpGraph sparse_graph(const SparseCase& c, const std::vector<int32_t>& cells, int
 }
 
 std::vector<double> oracle(const OpGraph& graph, const SparseCase& c,
-                           const std::vector<int32_t>& cells, RunReport* report = nullptr) {
-  SelectConfig select = parse_profile(kProfile, "test").value().select;
+                           const std::vector<int32_t>& cells, RunReport* report = nullptr,
+                           const std::string& profile = kProfile) {
+  const Profile parsed = parse_profile(profile, "test").value();
+  SelectConfig select = parsed.select;
   select.dense_policy = DensePolicy::kNever;
   const int64_t tokens = c.past + c.queries;
   const Plan plan = make_plan({.seqlen_q = c.queries,
@@ -339,9 +341,9 @@ std::vector<double> oracle(const OpGraph& graph, const SparseCase& c,
                                .num_q_heads = 4,
                                .num_kv_heads = 2,
                                .head_dim = 64},
-                              select, {.backend = Backend::kRef})
+                              select, parsed.blocks, {.backend = Backend::kRef})
                         .value();
-  EXPECT_EQ(plan.path, Path::kSparse);
+  EXPECT_EQ(plan.path, select.keep_ratio < 1 ? Path::kSparse : Path::kDense);
   const std::vector<float> q = graph.q(), k = graph.k_of(cells), v = graph.v_of(cells);
   std::vector<float> out(q.size());
   const Status status = run(plan,
@@ -374,6 +376,34 @@ TEST_F(Plugin, SparseMeansWhatTheOracleMeans) {
     EXPECT_LT(layers[0].work, 0.7);
     EXPECT_NEAR(layers[0].work, report.work, 1e-6) << "counted, not estimated";
     std::printf("%-24s keep %.3f, worst error %.1e\n", c.name, layers[0].keep_ratio, error);
+  }
+}
+
+// Block masks alone (nothing is dropped) and over selected tokens, in prompts and chunks.
+TEST_F(Plugin, BlocksMeanWhatTheOracleMeans) {
+  for (const double keep : {1.0, 0.5}) {
+    std::string profile = kProfile;
+    profile.replace(profile.find("0.1"), 3, std::to_string(keep));
+    profile.replace(profile.find("\"select\""), 0,
+                    R"("blocks": {"pattern": "antidiagonal", "threshold": 0.5}, )");
+    configure(TOKENSIEVE_GGML_SPARSE, profile.c_str());
+    for (const SparseCase& c : {SparseCase{"whole", 2000, 0, 2304}, {"chunk", 700, 2500, 3328}}) {
+      SCOPED_TRACE(testing::Message() << c.name << ", keep " << keep);
+      const std::vector<int32_t> cells = cells_in_order(c);
+      OpGraph graph = sparse_graph(c, cells);
+      graph.poison_hidden_cells();
+      reset_stats();
+      ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+      const auto layers = stats();
+      ASSERT_EQ(layers.size(), 1u);
+      EXPECT_EQ(layers[0].sparse_nodes, keep < 1) << layers[0].reason;
+      EXPECT_GT(layers[0].block_density, 0.1);
+      EXPECT_LT(layers[0].block_density, 0.9);
+      if (keep == 1) {
+        EXPECT_NEAR(layers[0].work, layers[0].block_density, 1e-12);
+      }
+      EXPECT_LT(worst_error(graph.result(), oracle(graph, c, cells, nullptr, profile)), 2e-5);
+    }
   }
 }
 

@@ -75,6 +75,24 @@ TEST(Policy, LayersThatTheProfileSetsApart) {
   EXPECT_EQ(reason(settings, node_of_layer(5), causal(1024, 8192)), "few rows");
 }
 
+TEST(Policy, BlocksOfTheProfileGoToWholePromptsAndChunks) {
+  Settings settings = sparse_settings();
+  settings.profile->blocks.pattern = BlockPattern::kFlex;
+  const Node node = node_of_layer(5);
+  for (const MaskSegment& ubatch : {causal(8192, 8192), causal(2048, 8192)}) {
+    EXPECT_EQ(choose(settings, node, ubatch).blocks.pattern, BlockPattern::kFlex);
+  }
+  MaskSegment masked = causal(2048, 8192);
+  masked.plain = false;
+  for (const MaskSegment& ubatch : {masked, causal(511, 8192), causal(4095, 4095)}) {
+    EXPECT_EQ(choose(settings, node, ubatch).blocks.pattern, BlockPattern::kNone);
+  }
+  EXPECT_EQ(choose(settings, node_of_layer(3), causal(8192, 8192)).blocks.pattern,
+            BlockPattern::kNone);
+  settings.profile->select.fill = Fill::kZero;  // all queries of a chunk
+  EXPECT_EQ(choose(settings, node, causal(2048, 8192)).blocks.pattern, BlockPattern::kNone);
+}
+
 TEST(Policy, EveryDoubtfulCaseIsDense) {
   const Settings settings = sparse_settings();
   Settings dense = settings;

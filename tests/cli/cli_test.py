@@ -69,6 +69,10 @@ class ProgramTest(CliCase):
             self.expect(2, *command, says="--ubatch")
         self.expect(2, "ask", "m", "--file", "d", "q", "--ctx", "512", "--ubatch", "513",
                     says="--ubatch: 513 is beyond --ctx 512")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--blocks", "given", says="antidiagonal")
+        self.expect(2, "bench", "--blocks", "flex", "--gamma", "1.5", says="[0, 1]")
+        self.expect(2, "bench", "--blocks", "flex", "--backend", "cuda", says="on the CPU")
+        self.expect(2, "bench", "--blocks", "flex", "--bench", "layer")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
         self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
         self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")
@@ -219,6 +223,15 @@ class LlamaTest(CliCase):
         self.assertEqual(runs["sparse"]["sparse_layers"], 28)
         self.assertLess(runs["sparse"]["keep_ratio"], 0.4)
         self.assertIn(CODE, runs["sparse"]["answer"])
+
+    def test_blocks(self):
+        result = self.expect(0, "ask", "smollm2", "--file", self.long_document(), self.QUESTION,
+                             "--json", "--profile", self.small_profile(),
+                             "--blocks", "antidiagonal")
+        sparse, = json.loads(result.stdout)["runs"]
+        self.assertLess(sparse["block_density"], 1)
+        self.assertEqual(sparse["sparse_layers"], 28)
+        self.assertIn(CODE, sparse["answer"])
 
     def test_chunks_give_the_answer(self):
         for ubatch in ("512", "700"):

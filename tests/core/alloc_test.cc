@@ -1,5 +1,5 @@
-// run(), select_tokens(), compact() and scatter() allocate nothing: every allocation function of
-// this program counts.
+// run(), select_tokens(), estimate_blocks(), compact() and scatter() allocate nothing: every
+// allocation function of this program counts.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -57,6 +57,7 @@ struct Mode {
   DType dtype = DType::kF32;
   int64_t seqlen_q = 1024;
   SelectConfig select;
+  BlockConfig blocks = {};
 };
 void PrintTo(const Mode& mode, std::ostream* os) { *os << mode.name; }
 
@@ -79,7 +80,7 @@ Result<Plan> plan_of(const Mode& mode) {
                     .dtype = mode.dtype,
                     .kv_dtype = mode.dtype,
                     .out_dtype = mode.dtype},
-                   mode.select, {.num_threads = 2});
+                   mode.select, mode.blocks, {.num_threads = 2});
 }
 
 class NoAllocation : public testing::TestWithParam<Mode> {};
@@ -106,24 +107,30 @@ TEST_P(NoAllocation, InRun) {
   RunReport report;
   const RunOptions options{.executor = pool.get(), .report = &report};
   const AttentionInputs in{.q = q.view(), .k = k.view(), .v = v.view()};
-  const AttentionInputs given{.q = q.view(), .k = k.view(), .v = v.view(), .keep = keep};
+  std::vector<uint32_t> bits(2 * plan->num_masks * plan->row_tiles * plan->mask_words, 0x5555);
+  const BlockMask mask = {bits.data(), plan->row_tiles, plan->mask_words, plan->num_masks};
+  AttentionInputs given = in;
+  if (plan->path == Path::kSparse) given.keep = keep;
+  if (mode.blocks.pattern == BlockPattern::kGiven) given.block_mask = mask;
   const AttentionOutputs outputs{.out = out.view(), .lse = lse.data()};
 
   const int64_t before = allocations;
-  const Status status = run(*plan, in, outputs, workspace, options);  // the very first run, too
-  const Status again = run(*plan, in, outputs, workspace, options);
-  Status selected;
-  if (plan->path == Path::kSparse) {
-    selected = select_tokens(*plan, in, keep, workspace, options);
-    if (selected.ok()) selected = run(*plan, given, outputs, workspace, options);
+  // The very first calls count, too.
+  Status status, selected, estimated;
+  if (given.block_mask.bits == nullptr) status = run(*plan, in, outputs, workspace, options);
+  if (plan->path == Path::kSparse) selected = select_tokens(*plan, in, keep, workspace, options);
+  const Status again = run(*plan, given, outputs, workspace, options);
+  if (mode.blocks.pattern > BlockPattern::kGiven) {
+    estimated = estimate_blocks(*plan, given, mask, workspace, options);
   }
-  const Status refused = run(*plan, in, outputs, {}, options);
+  const Status refused = run(*plan, given, outputs, {}, options);
   const int64_t after = allocations;
 
   EXPECT_EQ(after - before, 0);
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_TRUE(again.ok()) << again.message();
   EXPECT_TRUE(selected.ok()) << selected.message();
+  EXPECT_TRUE(estimated.ok()) << estimated.message();
   EXPECT_EQ(refused.code(), StatusCode::kWorkspaceTooSmall);
   EXPECT_EQ(report.path, plan->path);
 }
@@ -185,7 +192,22 @@ INSTANTIATE_TEST_SUITE_P(
                                .fill = Fill::kLocal, .local_window = 64})},
         Mode{.name = "chunk", .seqlen_q = 256,
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .share = Share::kLayer,
-                               .fill = Fill::kLocal, .queries = Queries::kAll})}),
+                               .fill = Fill::kLocal, .queries = Queries::kAll})},
+        Mode{.name = "dense_mask", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kGiven}},
+        Mode{.name = "local_mask", .select = sparse({.budget = BudgetPolicy::kKeepRatio,
+                                                     .fill = Fill::kLocal, .local_window = 64}),
+             .blocks = {.pattern = BlockPattern::kGiven}},
+        Mode{.name = "dense_flex", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kFlex, .min_budget = 128}},
+        Mode{.name = "dense_flex_map", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kFlex, .flex_tau = 2.0, .min_budget = 128}},
+        Mode{.name = "dense_pooled", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kPooled}},
+        Mode{.name = "local_antidiagonal",
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
+                               .local_window = 64}),
+             .blocks = {.pattern = BlockPattern::kAntidiagonal}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include <tokensieve/tokensieve_blocks_c.h>
+
 #include "c_expect.h"
 
 enum { kTokens = 160, kHeads = 4, kKvHeads = 2, kDim = 32, kWindow = 16 };
@@ -472,6 +474,126 @@ static void test_shared_plan(int32_t backend) {
   free(problems[1]);
 }
 
+static tokensieve_plan* blocks_plan_of(const problem* p, const tokensieve_blocks* blocks) {
+  tokensieve_options options;
+  tokensieve_options_init(&options);
+  options.backend = TOKENSIEVE_BACKEND_REF;
+  tokensieve_plan* plan = NULL;
+  EXPECT_OK(tokensieve_make_plan_with_blocks(&p->shape, &p->select, blocks, &options, &plan,
+                                             &status));
+  return plan;
+}
+
+/* 160 tokens are 2 x 2 tiles. */
+static void test_given_blocks(void) {
+  problem* p = make_problem();
+  p->select.enabled = 0;
+  tokensieve_blocks blocks;
+  tokensieve_blocks_init(&blocks);
+  EXPECT(blocks.struct_size == sizeof(blocks) && blocks.pattern == TOKENSIEVE_BLOCKS_NONE);
+  EXPECT(blocks.gamma == 0.9 && blocks.flex_tau == 0.1 && blocks.threshold == 0.9);
+  EXPECT(blocks.alpha == 0.1 && blocks.stride == 16 && blocks.min_budget == 1024);
+  EXPECT(blocks.sink_tiles == 2 && blocks.window_tiles == 4 && blocks.last_tiles == 2);
+  blocks.pattern = TOKENSIEVE_BLOCKS_GIVEN;
+  tokensieve_plan* plan = blocks_plan_of(p, &blocks);
+  tokensieve_plan_info info;
+  tokensieve_plan_info_init(&info);
+  EXPECT_OK(tokensieve_plan_get_info(plan, &info, &status));
+  EXPECT(info.block_pattern == TOKENSIEVE_BLOCKS_GIVEN && info.num_masks == kHeads);
+  EXPECT(info.row_tiles == 2 && info.mask_words == 1);
+
+  uint32_t bits[kHeads][2];
+  for (int h = 0; h < kHeads; ++h) bits[h][0] = 1, bits[h][1] = h == 1 ? 2 : 3;
+  tokensieve_block_mask mask;
+  tokensieve_block_mask_init(&mask);
+  mask.bits = bits[0];
+  mask.num_masks = kHeads;
+  mask.row_tiles = 2;
+  mask.words = 1;
+  p->inputs.block_mask = &mask;
+  tokensieve_report report;
+  tokensieve_report_init(&report);
+  tokensieve_run_options options;
+  tokensieve_run_options_init(&options);
+  options.report = &report;
+  EXPECT_OK(run_problem(p, plan, &options, &status));
+  EXPECT(report.block_density == 11.0 / 12 && report.work == report.block_density);
+  EXPECT(report.stage_ns[TOKENSIEVE_STAGE_ESTIMATE] > 0);
+  /* Head 1's token 128 sees itself only. */
+  EXPECT(p->out[(128 * kHeads + 1) * kDim] == p->v[128 * kKvHeads * kDim]);
+  EXPECT(p->out[128 * kHeads * kDim] != p->v[128 * kKvHeads * kDim]);
+
+  mask.row_tiles = 3;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "block_mask has 4 masks of 3 row tiles x 1 words; the plan needs 4 x 2 x 1");
+  mask.bits = NULL;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "block_mask.bits is NULL");
+  mask.struct_size = 0;
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "block_mask.struct_size is 0");
+  /* An older program's inputs end before the mask, which this plan needs. */
+  p->inputs.struct_size = offsetof(tokensieve_inputs, block_mask);
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "block_mask.bits is null");
+  tokensieve_plan_free(plan);
+  free(p);
+}
+
+static void test_block_scores(void) {
+  problem* p = make_problem();
+  p->select.enabled = 0;
+  tokensieve_blocks blocks;
+  tokensieve_blocks_init(&blocks);
+  blocks.pattern = TOKENSIEVE_BLOCKS_SCORES;
+  blocks.share = TOKENSIEVE_SHARE_KV;
+  blocks.threshold = 0.5;
+  tokensieve_plan* plan = blocks_plan_of(p, &blocks);
+  static const float scores[kKvHeads][2][2] = {{{1, 1}, {0.5f, 0.6f}}, {{0.4f, 0}, {0.7f, 0.2f}}};
+  static const float thresholds[kKvHeads] = {0.5f, 0.1f};
+  uint32_t bits[kKvHeads][2];
+  memset(bits, 0xff, sizeof(bits));
+  tokensieve_block_mask mask;
+  tokensieve_block_mask_init(&mask);
+  mask.bits = bits[0];
+  mask.num_masks = kKvHeads;
+  mask.row_tiles = 2;
+  mask.words = 1;
+  p->inputs.block_scores = scores[0][0];
+  const size_t bytes = tokensieve_workspace_bytes(plan);
+  void* workspace = malloc(bytes + 1);
+  EXPECT_OK(tokensieve_estimate_blocks(plan, &p->inputs, &mask, workspace, bytes, NULL, &status));
+  EXPECT(bits[0][0] == 3 && bits[0][1] == 2 && bits[1][0] == 0 && bits[1][1] == 1);
+  p->inputs.block_thresholds = thresholds;
+  EXPECT_OK(tokensieve_estimate_blocks(plan, &p->inputs, &mask, workspace, bytes, NULL, &status));
+  EXPECT(bits[0][1] == 2 && bits[1][0] == 1 && bits[1][1] == 3);
+  EXPECT_ERROR(tokensieve_estimate_blocks(plan, &p->inputs, NULL, workspace, bytes, NULL, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "mask is NULL");
+  free(workspace);
+  tokensieve_plan_free(plan);
+
+  plan = plan_of(p, TOKENSIEVE_BACKEND_REF, 1);
+  EXPECT_ERROR(run_problem(p, plan, NULL, &status), TOKENSIEVE_INVALID_ARGUMENT,
+               "block_scores was given, but the plan's block pattern is none");
+  EXPECT_ERROR(tokensieve_estimate_blocks(plan, &p->inputs, &mask, NULL, 0, NULL, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "this one's pattern is none");
+  tokensieve_plan_free(plan);
+  tokensieve_plan* none = NULL;
+  blocks.reserved = 3;
+  EXPECT_ERROR(tokensieve_make_plan_with_blocks(&p->shape, NULL, &blocks, NULL, &none, &status),
+               TOKENSIEVE_UNSUPPORTED, "blocks.reserved is 3");
+  blocks.reserved = 0;
+  blocks.pattern = 77;
+  EXPECT_ERROR(tokensieve_make_plan_with_blocks(&p->shape, NULL, &blocks, NULL, &none, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "blocks.pattern is 77; allowed: none, given");
+  blocks.pattern = TOKENSIEVE_BLOCKS_ANTIDIAGONAL;
+  blocks.stride = 24;
+  EXPECT_ERROR(tokensieve_make_plan_with_blocks(&p->shape, NULL, &blocks, NULL, &none, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "blocks.stride is 24; allowed: 8, 16 or 32");
+  EXPECT(none == NULL);
+  free(p);
+}
+
 static void test_backends_agree(void) {
   problem* ref = make_problem();
   problem* cpu = make_problem();
@@ -504,6 +626,8 @@ int main(void) {
     test_ranks(backends[i]);
     test_shared_plan(backends[i]);
   }
+  test_given_blocks();
+  test_block_scores();
   test_backends_agree();
   if (failures == 0) printf("all C ABI checks passed\n");
   return failures == 0 ? 0 : 1;

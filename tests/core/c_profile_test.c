@@ -154,6 +154,49 @@ static void test_settings(void) {
   EXPECT(tokensieve_select_word(NULL, 0) == NULL);
 }
 
+static void test_blocks(void) {
+  static const char kBlocks[] =
+      "{\"tokensieve_profile\": 1, \"fingerprint\": {}, \"sparse_layers\": [2], \"select\": {},"
+      " \"blocks\": {\"pattern\": \"pooled\", \"alpha\": 0.2, \"share\": \"kv\"}}";
+  tokensieve_profile* profile = parse(kBlocks, TOKENSIEVE_KEYS_PROFILE);
+  tokensieve_layer_call call;
+  tokensieve_layer_call_init(&call);
+  call.layer = 2;
+  call.seqlen_q = call.seqlen_kv = 8192;
+  tokensieve_blocks blocks;
+  tokensieve_blocks_init(&blocks);
+  EXPECT_OK(tokensieve_profile_choose_blocks(profile, &call, &blocks, &status));
+  EXPECT(blocks.pattern == TOKENSIEVE_BLOCKS_POOLED && blocks.alpha == 0.2);
+  EXPECT(blocks.share == TOKENSIEVE_SHARE_KV && blocks.sink_tiles == 2);
+  call.seqlen_q = 2048; /* zero fill: all queries of a chunk */
+  EXPECT_OK(tokensieve_profile_choose_blocks(profile, &call, &blocks, &status));
+  EXPECT(blocks.pattern == TOKENSIEVE_BLOCKS_NONE);
+  call.seqlen_q = 0;
+  EXPECT_ERROR(tokensieve_profile_choose_blocks(profile, &call, &blocks, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "seqlen_q is 0");
+  EXPECT_ERROR(tokensieve_profile_choose_blocks(profile, &call, NULL, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "blocks is NULL");
+  EXPECT_ERROR(tokensieve_profile_choose_blocks(NULL, &call, &blocks, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "profile is NULL");
+  tokensieve_profile_free(profile);
+
+  EXPECT_OK(tokensieve_blocks_merge_json("{\"pattern\": \"flex\", \"gamma\": 0.5}", &blocks,
+                                         &status));
+  EXPECT(blocks.pattern == TOKENSIEVE_BLOCKS_FLEX && blocks.gamma == 0.5);
+  EXPECT_ERROR(tokensieve_blocks_merge_json("{\"alpha\": -1}", &blocks, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "blocks: alpha is -1; allowed: a number, [0, 1]");
+  char text[1024];
+  EXPECT_OK(tokensieve_blocks_to_json(&blocks, text, sizeof(text), NULL, &status));
+  EXPECT(strstr(text, "\"pattern\":\"flex\"") != NULL && strstr(text, "\"alpha\":0.1") != NULL);
+  tokensieve_blocks other;
+  tokensieve_blocks_init(&other);
+  EXPECT_OK(tokensieve_blocks_merge_json(text, &other, &status));
+  EXPECT(memcmp(&blocks, &other, sizeof(blocks)) == 0);
+  EXPECT(strcmp(tokensieve_blocks_word("pattern", 5), "antidiagonal") == 0);
+  EXPECT(strcmp(tokensieve_blocks_word("share", 2), "layer") == 0);
+  EXPECT(tokensieve_blocks_word("pattern", 6) == NULL && tokensieve_blocks_word("fill", 0) == NULL);
+}
+
 static void test_models(void) {
   tokensieve_profile* profile = parse(kProfile, TOKENSIEVE_KEYS_PROFILE);
   tokensieve_fingerprint model;
@@ -199,6 +242,7 @@ int main(void) {
   test_choices();
   test_texts();
   test_settings();
+  test_blocks();
   test_models();
   test_sources();
   return failures != 0;

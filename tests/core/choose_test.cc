@@ -80,6 +80,28 @@ TEST_P(Choose, FollowsTheProfile) {
 INSTANTIATE_TEST_SUITE_P(Calls, Choose, testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.name); });
 
+TEST(Choose, HandsOutBlocksForCallsThatTheProfileChanges) {
+  Profile p = profile();
+  p.blocks.pattern = BlockPattern::kFlex;
+  for (LayerSelect& group : p.layer_select) group.blocks.pattern = BlockPattern::kPooled;
+  const auto pattern = [&p](const LayerCall& call) { return choose(p, call).blocks.pattern; };
+  EXPECT_EQ(pattern({2, 8192, 8192}), BlockPattern::kFlex);
+  EXPECT_EQ(pattern({5, 8192, 8192}), BlockPattern::kPooled);
+  EXPECT_EQ(pattern({6, 1024, 8192}), BlockPattern::kPooled) << "a chunk with local fill";
+  EXPECT_EQ(pattern({2, 2048, 8192}), BlockPattern::kNone) << "all queries, selected keys";
+  EXPECT_EQ(pattern({3, 8192, 8192}), BlockPattern::kNone);
+  EXPECT_EQ(pattern({2, 4095, 4095}), BlockPattern::kNone);
+  EXPECT_EQ(pattern({6, 511, 8192}), BlockPattern::kNone);
+  EXPECT_EQ(pattern({2, 8192, 8192, false}), BlockPattern::kNone);
+  // Without selection they are alone, in chunks too.
+  p.select.enabled = false;
+  EXPECT_EQ(choose(p, {2, 8192, 8192}).reason, DenseReason::kDisabled);
+  EXPECT_EQ(pattern({2, 8192, 8192}), BlockPattern::kFlex);
+  EXPECT_EQ(pattern({2, 2048, 8192}), BlockPattern::kFlex);
+  EXPECT_EQ(pattern({2, 4095, 4095}), BlockPattern::kNone);
+  EXPECT_EQ(pattern({2, 8192, 8192, false}), BlockPattern::kNone);
+}
+
 TEST(Choose, KeepsThePoliciesOfTheCall) {
   Profile off = profile();
   off.select.enabled = false;

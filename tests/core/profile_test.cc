@@ -79,6 +79,10 @@ std::string with_layer_select(const std::string& entry) {
   return replaced("\"drift\"", "\"layer_select\": [" + entry + "], \"drift\"");
 }
 
+std::string with_blocks(const std::string& object) {
+  return replaced("\"drift\"", "\"blocks\": " + object + ", \"drift\"");
+}
+
 TEST(Profile, SetsLayersApart) {
   const Result<Profile> profile = parse_profile(
       with_layer_select(R"({"layers": [3], "select": {"keep_ratio": 0.1, "local_window": 64}},
@@ -99,6 +103,33 @@ TEST(Profile, SetsLayersApart) {
   EXPECT_EQ(profile_to_json(*again), json);
   EXPECT_EQ(again->select_of(3).keep_ratio, 0.1);
   EXPECT_EQ(again->select_of(7).tau, 0.02);
+}
+
+TEST(Profile, HoldsBlocks) {
+  std::string text = with_layer_select(
+      R"({"layers": [3], "blocks": {"gamma": 0.8}},
+         {"layers": [6], "select": {"sinks": 2}, "blocks": {"pattern": "none"}},
+         {"layers": [7], "blocks": {"pattern": "antidiagonal", "stride": 8, "dense_rows": 128}})");
+  text.insert(text.find("\"layer_select\""), R"("blocks": {"pattern": "flex", "gamma": 0.95}, )");
+  const Result<Profile> profile = parse_profile(text, "blocks");
+  ASSERT_TRUE(profile.ok()) << profile.status().message();
+  const std::string json = profile_to_json(*profile);
+  const Result<Profile> again = parse_profile(json, "again");
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(profile_to_json(*again), json);
+  for (const Profile& p : {*profile, *again}) {
+    EXPECT_EQ(p.blocks_of(2).pattern, BlockPattern::kFlex);
+    EXPECT_EQ(p.blocks_of(2).gamma, 0.95);
+    EXPECT_EQ(p.blocks_of(3).pattern, BlockPattern::kFlex);
+    EXPECT_EQ(p.blocks_of(3).gamma, 0.8);
+    EXPECT_EQ(p.blocks_of(6).pattern, BlockPattern::kNone);
+    EXPECT_EQ(p.select_of(6).sinks, 2);
+    EXPECT_EQ(p.blocks_of(7).pattern, BlockPattern::kAntidiagonal);
+    EXPECT_EQ(p.blocks_of(7).stride, 8);
+    EXPECT_EQ(p.blocks_of(7).dense_rows, 128);
+    EXPECT_EQ(p.select_of(7).sinks, 8);
+  }
+  EXPECT_EQ(profile_to_json(good()).find("blocks"), std::string::npos);
 }
 
 TEST(Profile, SurvivesARoundTrip) {
@@ -141,8 +172,8 @@ TEST(Profile, ShippedOnesAreValidAndCanonical) {
 }
 
 // Another value than the default that the field allows.
-template <typename T>
-T other_value(const SelectField& about, const T& value) {
+template <typename Field, typename T>
+T other_value(const Field& about, const T& value) {
   if constexpr (std::is_same_v<T, bool>) {
     return !value;
   } else if constexpr (std::is_enum_v<T>) {
@@ -184,6 +215,51 @@ TEST(SelectFields, AreReadWrittenAndDocumented) {
   EXPECT_THAT(names, testing::IsSupersetOf({"budget", "tau", "local_window", "arithmetic"}));
 }
 
+TEST(BlockFields, AreReadWrittenAndDocumented) {
+  std::ifstream manual(std::string(TOKENSIEVE_SOURCE_DIR) + "/docs/profile.md");
+  const std::string text(std::istreambuf_iterator<char>(manual), {});
+  BlockConfig changed;
+  int used = 0;
+  for (const BlockPattern pattern :
+       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+    changed.pattern = pattern;
+    for_each_block_field(changed, [&](const BlockField& about, auto& value) {
+      using Value = std::remove_cvref_t<decltype(value)>;
+      EXPECT_THAT(text, testing::HasSubstr(std::string("| `") + about.name + "` |"));
+      if (std::is_same_v<Value, BlockPattern> || !about.used_by(changed)) return;
+      ++used;
+      value = other_value(about, value);
+      Profile profile;
+      profile.blocks = changed;
+      const Result<Profile> again = parse_profile(profile_to_json(profile), about.name);
+      ASSERT_TRUE(again.ok()) << again.status().message();
+      for_each_block_field(again->blocks, [&](const BlockField& read, const auto& back) {
+        if constexpr (std::is_same_v<std::remove_cvref_t<decltype(back)>, Value>) {
+          if (about.name != std::string(read.name)) return;
+          EXPECT_EQ(back, value) << about.name;
+        }
+      });
+    });
+  }
+  EXPECT_EQ(used, 4 + 5 + 2 + 3) << "each pattern's own, and dense_rows with each";
+}
+
+TEST(BlockFields, AllowWhatTheirWordsSay) {
+  const BlockConfig config;
+  for_each_block_field(config, [](const BlockField& about, const auto& value) {
+    if (about.allowed == nullptr) return;
+    SCOPED_TRACE(about.name);
+    for (const double end : {about.least, about.most}) EXPECT_TRUE(about.allows(end));
+    EXPECT_FALSE(about.allows(about.least - 1));
+    EXPECT_FALSE(about.allows(about.most + 1));
+    EXPECT_FALSE(about.allows(std::nan("")));
+    EXPECT_EQ(about.allows(about.least + 1), about.only == 0);
+    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>>) {
+      EXPECT_TRUE(about.allows(static_cast<double>(value)));
+    }
+  });
+}
+
 TEST(SelectFields, AllowWhatTheirWordsSay) {
   const SelectConfig config;
   for_each_field(config, [](const SelectField& about, const auto& value) {
@@ -221,6 +297,21 @@ TEST_P(BadProfile, IsRefusedByName) {
 INSTANTIATE_TEST_SUITE_P(
     Texts, BadProfile,
     testing::Values(
+        BadText{"blocks_given", with_blocks(R"({"pattern": "given"})"),
+                {"blocks: pattern is given", "allowed: none, flex, pooled, antidiagonal"}},
+        BadText{"blocks_word", with_blocks(R"({"pattern": "flux"})"),
+                {"blocks: pattern is \"flux\"", "none, given, scores, flex"}},
+        BadText{"blocks_stride", with_blocks(R"({"pattern": "antidiagonal", "stride": 24})"),
+                {"stride is 24", "an integer, 8, 16 or 32"}},
+        BadText{"blocks_gamma", with_blocks(R"({"pattern": "flex", "gamma": 1.5})"),
+                {"gamma is 1.5", "a number, [0, 1]"}},
+        BadText{"blocks_window", with_blocks(R"({"pattern": "pooled", "window_tiles": 0})"),
+                {"window_tiles is 0", "an integer, >= 1"}},
+        BadText{"blocks_key", with_blocks(R"({"tau": 0.1})"), {"unknown key \"tau\""}},
+        BadText{"blocks_array", with_blocks("[]"), {"blocks: is not a JSON object"}},
+        BadText{"layer_blocks_scores",
+                with_layer_select(R"({"layers": [3], "blocks": {"pattern": "scores"}})"),
+                {"layer_select: blocks: pattern is scores"}},
         BadText{"empty", "", {"not valid JSON"}},
         BadText{"cut_off", std::string(kGood).substr(0, 200), {"not valid JSON"}},
         BadText{"binary", std::string("\0\xff{", 3), {"not valid JSON"}},

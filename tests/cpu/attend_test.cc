@@ -43,6 +43,17 @@ class AttendTile {
     return false;
   }
 
+  // Rows that see keys of NaN only are NaN, rows that see none are 0.
+  void check_nan(const Case& c) {
+    std::fill(k_.begin(), k_.end(), NAN);
+    const std::vector<float> actual = attend(c, v_);
+    for (int r = 0; r < rows_; ++r) {
+      bool any = false;
+      for (int key = 0; key < kKeys; ++key) any |= sees(c, r, key);
+      EXPECT_EQ(std::isnan(actual[r * dim_]), any) << c.name << ", row " << r;
+    }
+  }
+
   void check(const Case& c) {
     std::vector<float> values = v_;
     for (int key = 0; key < kKeys; ++key) {
@@ -132,6 +143,14 @@ TEST(CpuAttend, ListsOfRangesMatchASoftmax) {
         for (const Case& c : kCases) tile.check(c);
       }
     }
+  }
+}
+
+TEST(CpuAttend, KeysOfNanAreNotNothing) {
+  for (Isa isa : supported_isas()) {
+    SCOPED_TRACE(isa_name(isa));
+    AttendTile tile(*kernels_for(isa), 7, 16);
+    for (const Case& c : kCases) tile.check_nan(c);
   }
 }
 

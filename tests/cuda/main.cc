@@ -70,6 +70,8 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   }
   cuda::test::test_cases(runner, threads < 1 ? 1 : threads, filter);
+  cuda::test::test_blocks(runner, threads < 1 ? 1 : threads, filter);
+  cuda::test::test_estimates(runner, filter);
   if (filter == nullptr) {
     cuda::test::test_given_sets(runner);
     cuda::test::test_ranks(runner);

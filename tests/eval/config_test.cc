@@ -242,6 +242,36 @@ TEST(EvalConfig, EveryFieldOfASelectionIsAKey) {
   });
 }
 
+TEST(EvalConfig, BlocksAreKeys) {
+  const std::vector<Config> configs = parse({"forced:blocks=flex,gamma=.8/.95,dense_rows=128",
+                                             "sparse:blocks=antidiagonal,stride=8"});
+  ASSERT_EQ(configs.size(), 4u);
+  for (int i = 1; i < 3; ++i) {
+    EXPECT_EQ(configs[i].profile.blocks.pattern, BlockPattern::kFlex);
+    EXPECT_EQ(configs[i].profile.blocks.gamma, i == 1 ? .8 : .95);
+    EXPECT_EQ(configs[i].profile.blocks.dense_rows, 128);
+    EXPECT_EQ(config_line(configs[i]).profile["blocks"]["pattern"], "flex");
+  }
+  EXPECT_EQ(configs[3].profile.blocks.stride, 8);
+  Profile apart = model_profile();
+  apart.layer_select = {{{20}, apart.select, apart.blocks}};
+  const Config all = parse_configs({"forced:blocks=pooled"}, apart).value()[1];
+  EXPECT_EQ(all.profile.blocks_of(20).pattern, BlockPattern::kPooled);
+  // "share" is the selection's.
+  EXPECT_EQ(parse({"forced:share=kv,blocks=pooled"})[1].profile.blocks.share, Share::kHead);
+
+  BlockConfig blocks;
+  for_each_block_field(blocks, [](const BlockField& about, auto&) {
+    std::string name = about.name;
+    if (name == "share") return;
+    if (name == "pattern") name = "blocks";
+    EXPECT_NE(describe_configs().find("\n  " + name + " "), std::string::npos) << name;
+    EXPECT_NE(error_of("forced:" + name + "=x").find("=x; allowed: "), std::string::npos);
+  });
+  EXPECT_NE(error_of("forced:blocks=given").find("pattern is given"), std::string::npos);
+  EXPECT_NE(error_of("forced:stride=9").find("stride=9; allowed: 8, 16 or 32"), std::string::npos);
+}
+
 TEST(EvalConfig, NamesHoldNoFolders) {
   const std::string path = std::string(TOKENSIEVE_SOURCE_DIR) + "/profiles/smollm2.json";
   EXPECT_EQ(parse({"forced:profile=" + path})[1].name, "forced:profile=smollm2.json");

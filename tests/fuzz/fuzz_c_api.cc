@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "bytes.h"
-#include "tokensieve/tokensieve_c.h"
+#include "tokensieve/tokensieve_blocks_c.h"
 
 using tokensieve::fuzz::Bytes;
 
@@ -57,6 +57,25 @@ tokensieve_select take_select(Bytes& bytes) {
   return c;
 }
 
+tokensieve_blocks take_blocks(Bytes& bytes) {
+  tokensieve_blocks b;
+  tokensieve_blocks_init(&b);
+  b.pattern = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 5)));
+  b.share = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
+  b.stride = bytes.odd_or<int32_t>(static_cast<int32_t>(8 << bytes.range(0, 2)));
+  b.gamma = bytes.odd_or<double>(0.9);
+  b.flex_tau = bytes.odd_or<double>(0.1);
+  b.threshold = bytes.odd_or<double>(0.8);
+  b.alpha = bytes.odd_or<double>(0.2);
+  b.min_budget = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.max_budget = bytes.odd_or<int64_t>(bytes.range(0, 1) * 128);
+  b.dense_rows = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.sink_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
+  b.window_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
+  b.last_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
+  return b;
+}
+
 // Memory of exactly one tensor, so that a sanitizer sees every step outside.
 struct Buffer {
   tokensieve_tensor view;
@@ -87,6 +106,40 @@ void disturb(Bytes& bytes, tokensieve_tensor& view) {
     if (stride <= view.strides[axis] || view.shape[axis] <= 1) view.strides[axis] = stride;
   }
 }
+
+// What a plan with block masks reads beside tensors: any bits.
+struct BlockInputs {
+  std::vector<uint32_t> bits;
+  std::vector<float> scores, thresholds;
+  tokensieve_block_mask mask;
+
+  BlockInputs(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan_info& info,
+              tokensieve_inputs& inputs) {
+    const int64_t rows = s.batch * info.num_masks * info.row_tiles;
+    uint32_t seed = bytes.take<uint32_t>();
+    const auto word = [&seed] { return seed = seed * 1664525u + 1013904223u; };
+    if (info.block_pattern == TOKENSIEVE_BLOCKS_GIVEN) {
+      for (int64_t i = 0; i < rows * info.mask_words; ++i) bits.push_back(word());
+      tokensieve_block_mask_init(&mask);
+      mask.bits = bits.data();
+      mask.num_masks = info.num_masks;
+      mask.row_tiles = info.row_tiles;
+      mask.words = info.mask_words;
+      inputs.block_mask = &mask;
+    } else if (info.block_pattern == TOKENSIEVE_BLOCKS_SCORES) {
+      for (int64_t i = 0; i < rows * ((s.seqlen_kv + 127) / 128); ++i) {
+        const uint32_t any = word();
+        std::memcpy(&scores.emplace_back(), &any, sizeof(any));
+      }
+      inputs.block_scores = scores.data();
+    }
+    if (info.block_pattern < TOKENSIEVE_BLOCKS_SCORES || bytes.take<uint8_t>() % 2 == 0) return;
+    for (int32_t m = 0; m < info.num_masks; ++m) {
+      thresholds.push_back(static_cast<float>(word() >> 24) / 256);
+    }
+    inputs.block_thresholds = thresholds.data();
+  }
+};
 
 bool has_nan(const Buffer& buffer) {
   const size_t width = buffer.view.dtype == TOKENSIEVE_F32 ? 4 : 2;
@@ -124,6 +177,13 @@ void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan* pl
   inputs.q = &q.view;
   inputs.k = &k.view;
   inputs.v = &v.view;
+  tokensieve_plan_info info;
+  tokensieve_plan_info_init(&info);
+  tokensieve_plan_get_info(plan, &info, nullptr);
+  const BlockInputs blocks(bytes, s, info, inputs);
+  // Tiles of tokens that are yet to be chosen.
+  const bool premature = info.path == TOKENSIEVE_PATH_SPARSE &&
+                         (inputs.block_mask != nullptr || inputs.block_scores != nullptr);
   tokensieve_outputs outputs;
   tokensieve_outputs_init(&outputs);
   outputs.out = &out.view;
@@ -137,8 +197,10 @@ void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan* pl
   tokensieve_status_init(&status);
   tokensieve_run(plan, &inputs, &outputs, workspace.get(), workspace_bytes, &options, &status);
   FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || status.message[0] != '\0');
-  FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || disturbed);
+  FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || disturbed || premature);
   if (status.code != TOKENSIEVE_OK) return;
+  FUZZ_REQUIRE(!premature);
+  FUZZ_REQUIRE(report.block_density >= 0.0 && report.block_density <= 1.0);
   FUZZ_REQUIRE(report.keep_ratio >= 0.0 && report.keep_ratio <= 1.0);
   if (finite && s.sm_scale == 0.0f && s.softcap == 0.0f) FUZZ_REQUIRE(!has_nan(out));
 }
@@ -159,10 +221,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.backend = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
   options.isa = bytes.odd_or<int32_t>(0);
   options.num_threads = bytes.odd_or<int32_t>(1);
+  const tokensieve_blocks blocks = take_blocks(bytes);
   tokensieve_status status;
   tokensieve_status_init(&status);
   tokensieve_plan* plan = nullptr;
-  tokensieve_make_plan(&shape, &select, &options, &plan, &status);
+  tokensieve_make_plan_with_blocks(&shape, &select, &blocks, &options, &plan, &status);
   FUZZ_REQUIRE((status.code == TOKENSIEVE_OK) == (plan != nullptr));
   FUZZ_REQUIRE((status.code == TOKENSIEVE_OK) == (status.message[0] == '\0'));
   FUZZ_REQUIRE(status.code != TOKENSIEVE_INTERNAL);

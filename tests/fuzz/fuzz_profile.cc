@@ -43,7 +43,12 @@ void require_choices(const tokensieve_profile* profile, const Profile& expected)
       FUZZ_REQUIRE(!choice.select.enabled || layer != 0);
       const AttentionShape shape{.seqlen_q = rows, .seqlen_kv = 9000, .num_q_heads = 1,
                                  .num_kv_heads = 1, .head_dim = 16};
-      FUZZ_REQUIRE(make_plan(shape, choice.select).ok());
+      FUZZ_REQUIRE(
+          make_plan(shape, choice.select, choice.blocks, {.backend = Backend::kRef}).ok());
+      tokensieve_blocks blocks;
+      tokensieve_blocks_init(&blocks);
+      FUZZ_REQUIRE(tokensieve_profile_choose_blocks(profile, &call, &blocks, nullptr) == 0);
+      FUZZ_REQUIRE(blocks.pattern == static_cast<int32_t>(choice.blocks.pattern));
     }
   }
 }
@@ -69,24 +74,24 @@ void through_c(const std::string& text, const Result<Profile>& expected) {
 }
 
 // Settings by name: an error changes nothing, and what was taken comes back.
-void merge(const std::string& text) {
-  tokensieve_select select, before;
-  tokensieve_select_init(&select);
-  before = select;
+template <typename Settings, typename Merge, typename ToJson>
+void merge(const std::string& text, Settings settings, const Merge& merge_json,
+           const ToJson& to_text) {
+  Settings before = settings;
   tokensieve_status status;
   tokensieve_status_init(&status);
-  const int32_t code = tokensieve_select_merge_json(text.c_str(), &select, &status);
+  const int32_t code = merge_json(text.c_str(), &settings, &status);
   if (code != TOKENSIEVE_OK) {
     FUZZ_REQUIRE(code == TOKENSIEVE_INVALID_ARGUMENT && status.message[0] != '\0');
-    FUZZ_REQUIRE(std::memcmp(&select, &before, sizeof(select)) == 0);
+    FUZZ_REQUIRE(std::memcmp(&settings, &before, sizeof(settings)) == 0);
     return;
   }
   char all[1024];
   size_t length = 0;
-  FUZZ_REQUIRE(tokensieve_select_to_json(&select, all, sizeof(all), &length, nullptr) == 0);
+  FUZZ_REQUIRE(to_text(&settings, all, sizeof(all), &length, nullptr) == 0);
   FUZZ_REQUIRE(length < sizeof(all));
-  FUZZ_REQUIRE(tokensieve_select_merge_json(all, &before, nullptr) == 0);
-  FUZZ_REQUIRE(std::memcmp(&select, &before, sizeof(select)) == 0);
+  FUZZ_REQUIRE(merge_json(all, &before, nullptr) == 0);
+  FUZZ_REQUIRE(std::memcmp(&settings, &before, sizeof(settings)) == 0);
 }
 
 }  // namespace
@@ -96,7 +101,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Result<Profile> profile = parse_profile(text, "input.json");
   // A C string ends at its first 0.
   if (text.find('\0') == std::string::npos) through_c(text, profile);
-  merge(text);
+  tokensieve_select select;
+  tokensieve_select_init(&select);
+  merge(text, select, tokensieve_select_merge_json, tokensieve_select_to_json);
+  tokensieve_blocks blocks;
+  tokensieve_blocks_init(&blocks);
+  merge(text, blocks, tokensieve_blocks_merge_json, tokensieve_blocks_to_json);
   if (!profile.ok()) {
     FUZZ_REQUIRE(profile.status().code() == StatusCode::kDataError);
     FUZZ_REQUIRE(std::string(profile.status().message()).find("input.json") == 0);

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 
 import tokensieve
-from tokensieve import SelectConfig, _abi, _call, _results
+from tokensieve import BlockConfig, SelectConfig, _abi, _call, _results
 
 INCLUDE = pathlib.Path(__file__).parents[3] / "include"
-HEADERS = ("tokensieve/tokensieve_c.h", "tokensieve/tokensieve_profile_c.h")
+HEADERS = ("tokensieve/tokensieve_c.h", "tokensieve/tokensieve_blocks_c.h",
+           "tokensieve/tokensieve_profile_c.h")
+# Their fields go in and come out as JSON.
+OPAQUE = {"tokensieve_select": (SelectConfig, _abi.Select),
+          "tokensieve_blocks": (BlockConfig, _abi.Blocks)}
 KINDS = {f"tokensieve_{name}": kind for kind, name in _abi.INITS.items()} | {
     "tokensieve_tensor": _abi.Tensor}
 ENUMERATORS = {
@@ -82,7 +86,7 @@ def test_every_struct_is_known():
     assert set(header_structs()) == set(KINDS)
 
 
-@pytest.mark.parametrize("name", sorted(set(KINDS) - {"tokensieve_select"}))
+@pytest.mark.parametrize("name", sorted(set(KINDS) - set(OPAQUE)))
 def test_layout_is_the_header_s(compiled, name):
     fields = {field: (getattr(KINDS[name], field).offset, getattr(KINDS[name], field).size)
               for field, _ in KINDS[name]._fields_}
@@ -106,13 +110,15 @@ def test_the_library_has_the_header_s_sizes(compiled):
     assert sizes == {name: compiled[name][0] for name in KINDS}
 
 
-def test_select_is_opaque_with_room(compiled):
-    select = _abi.new(_abi.Select)
-    assert ctypes.sizeof(select) >= compiled["tokensieve_select"][0]
-    assert not any(bytes(select)[compiled["tokensieve_select"][0]:])
-    assert (set(header_structs()["tokensieve_select"]) - {"struct_size", "reserved"} ==
-            {field.name for field in dataclasses.fields(SelectConfig)})
-    assert SelectConfig._from_c(select) == SelectConfig()
+@pytest.mark.parametrize("name", sorted(OPAQUE))
+def test_settings_are_opaque_with_room(compiled, name):
+    config, kind = OPAQUE[name]
+    defaults = _abi.new(kind)
+    assert ctypes.sizeof(defaults) >= compiled[name][0]
+    assert not any(bytes(defaults)[compiled[name][0]:])
+    assert (set(header_structs()[name]) - {"struct_size", "reserved"} ==
+            {field.name for field in dataclasses.fields(config)})
+    assert config._from_c(defaults) == config()
 
 
 def test_work_is_estimated_before_the_run():

@@ -14,7 +14,7 @@ import reference
 import torch
 
 import tokensieve
-from tokensieve import SelectConfig, _abi, _call
+from tokensieve import BlockConfig, SelectConfig, _abi, _call
 
 SPARSE = dict(budget="keep_ratio", keep_ratio=0.25, min_keep=16, obs_window=64,
               local_window=128, dense_policy="never")
@@ -312,6 +312,28 @@ def test_profiles_made_in_python():
             dataclasses.replace(profile, **change).to_json()
     with pytest.raises(tokensieve.ArgumentError, match="NUL"):
         tokensieve.Profile.parse(profile.to_json() + "\0")
+
+
+def test_profiles_with_blocks():
+    flex, pooled = BlockConfig(pattern="flex", gamma=0.95), BlockConfig(pattern="pooled")
+    profile = tokensieve.Profile(
+        (1, 2, 3, 5), SelectConfig(fill="local"), 100, blocks=flex,
+        layer_select=(((2, 3), SelectConfig(fill="local", tau=0.5)),),
+        layer_blocks=(((3,), pooled), ((5,), BlockConfig())))
+    again = tokensieve.Profile.parse(profile.to_json())
+    for layer, blocks in ((1, flex), (2, flex), (3, pooled), (5, None)):
+        assert profile.choose(layer, 200, 200).blocks == blocks
+        read = again.choose(layer, 200, 200).blocks  # what its pattern does not use may differ
+        assert (blocks and (blocks.pattern, blocks.alpha)) == (read and (read.pattern, read.alpha))
+        for one in (profile, again):
+            assert one.choose(layer, 200, 200).select.tau == (0.5 if layer in (2, 3) else 0.005)
+    assert again.to_json() == tokensieve.Profile.parse(again.to_json()).to_json()
+    assert profile.blocks_of(3) == pooled and profile.blocks_of(1) == flex
+    assert profile.choose(1, 50, 50).blocks is None  # shorter than min_tokens
+    for change, text in [(dict(blocks=BlockConfig(pattern="given")), "pattern is given"),
+                         (dict(layer_blocks=(((3, 3), pooled),)), "names 3 a second time")]:
+        with pytest.raises(tokensieve.ArgumentError, match=text):
+            dataclasses.replace(profile, **change).to_json()
 
 
 def test_info_and_contexts():

@@ -173,6 +173,8 @@ def test_operator_errors():
     with pytest.raises(RuntimeError, match="forward only"):
         torch.compile(attend, fullgraph=True, backend="aot_eager")(
             q.clone().requires_grad_(), k, v, None)
+    with pytest.raises(tokensieve.ArgumentError, match="blocks is 'flex'.*BlockConfig"):
+        operator(q, k, v, blocks="flex")
     with pytest.raises(RuntimeError, match="return_report, out, keep and group are not"):
         torch.compile(lambda: tokensieve.attention(q, k, v, out=q), backend="eager",
                       fullgraph=True)()

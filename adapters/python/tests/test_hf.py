@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 import tokensieve
 import tokensieve.hf
-from tokensieve import SelectConfig
+from tokensieve import BlockConfig, SelectConfig
 
 SMALL = dict(vocab_size=256, hidden_size=128, intermediate_size=128, num_hidden_layers=4,
              num_attention_heads=4, num_key_value_heads=2, head_dim=32,
@@ -416,6 +416,31 @@ def test_layers_that_the_profile_sets_apart():
     tokensieve.hf.configure(model, profile, select=quarter)
     logits(model, tokens())
     assert tokensieve.hf.stats(model)[1].keep_ratio == pytest.approx((112 + 64) / 512)
+
+
+@pytest.mark.parametrize("select", [
+    SelectConfig(enabled=False, dense_policy="never"),
+    dataclasses.replace(SPARSE, keep_ratio=0.75)])
+def test_blocks(select):
+    """Alone and over selected tokens; with every tile they change nothing."""
+    model, ids = make(), tokens(900)
+    tokensieve.hf.configure(model, select=select, layers=[1, 3], min_tokens=100)
+    with tokensieve.hf.measure() as plain:
+        expected = logits(model, ids)
+    few = BlockConfig(pattern="pooled", alpha=1.0, sink_tiles=1, window_tiles=1, last_tiles=0)
+    for blocks, all_tiles in ((dataclasses.replace(few, alpha=0.0), True), (few, False)):
+        profile = tokensieve.Profile((1, 3), select, 100, blocks=blocks)
+        tokensieve.hf.configure(model, select=select, layers=[1, 3], min_tokens=100, blocks=blocks)
+        with tokensieve.hf.measure() as layers:
+            out = logits(model, ids)
+        assert torch.equal(out, expected) == all_tiles
+        for layer in (1, 3):
+            assert (layers[layer].work == plain[layer].work) == all_tiles
+            assert layers[layer].work <= plain[layer].work
+        tokensieve.hf.configure(model, profile)
+        assert torch.equal(logits(model, ids), out)
+    tokensieve.hf.configure(model, select=select, layers=[1, 3], min_tokens=100)
+    assert torch.equal(logits(model, ids), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -68,6 +68,27 @@ def test_block_masks(share, heads, keep_ratio):
     assert (out == 0).all(dim=-1).any()
 
 
+@pytest.mark.parametrize("share", ["head", "layer"])
+def test_a_sparse_kernel_over_the_kept_rows(share):
+    """Whoever estimates its mask from what it gets composes as the library does: FlexAttention."""
+    q, k, v = tensors(seq=1300)
+    blocks = tokensieve.BlockConfig(pattern="antidiagonal", threshold=0.6)
+
+    def attend(q, k, v):
+        mask = tokensieve.estimate_blocks(q, k, blocks=blocks, layout="bhsd", backend="ref")
+        lengths = dict(seqlen_q=q.shape[2], seqlen_kv=k.shape[2])
+        return flex_attention(q, k, v, block_mask=mask.to_flex(q.shape[1], **lengths),
+                              enable_gqa=True)
+
+    select = SelectConfig(share=share, budget="keep_ratio", keep_ratio=0.5, min_keep=16,
+                          obs_window=64, dense_policy="never")
+    expected, report = tokensieve.attention(q, k, v, select=select, blocks=blocks, layout="bhsd",
+                                            backend="ref", return_report=True)
+    assert report.path == "sparse" and report.block_density < 1
+    out = tokensieve.sieve(attend, select=select)(q, k, v)
+    torch.testing.assert_close(out, expected, atol=2e-5, rtol=1e-4)
+
+
 def test_block_mask_of_a_dense_call_and_of_a_batch():
     q, k, v = tensors(seq=300)
     blocks = torch.stack([torch.ones(3, 3), torch.eye(3)])[:, None]

@@ -7,8 +7,10 @@ Hugging Face models: ``import tokensieve.hf``, then ``attn_implementation="token
 """
 
 from tokensieve._abi import ArgumentError, Error, UnsupportedError
-from tokensieve._attention import attention, attention_varlen, info, select_tokens
+from tokensieve._attention import (attention, attention_varlen, estimate_blocks, info,
+                                   select_tokens)
 from tokensieve._block_mask import BlockMask
+from tokensieve._blocks import BlockConfig
 from tokensieve._config import Fingerprint, LayerChoice, Profile
 from tokensieve._context import dense, sparse
 from tokensieve._results import KeptTokens, Report
@@ -16,7 +18,7 @@ from tokensieve._select import SelectConfig
 from tokensieve._sieve import sieve
 from tokensieve._threads import set_num_threads
 
-__all__ = ["ArgumentError", "BlockMask", "Error", "Fingerprint", "KeptTokens", "LayerChoice",
-           "Profile", "Report", "SelectConfig", "UnsupportedError", "attention",
-           "attention_varlen", "dense", "info", "select_tokens", "set_num_threads", "sieve",
-           "sparse"]
+__all__ = ["ArgumentError", "BlockConfig", "BlockMask", "Error", "Fingerprint", "KeptTokens",
+           "LayerChoice", "Profile", "Report", "SelectConfig", "UnsupportedError", "attention",
+           "attention_varlen", "dense", "estimate_blocks", "info", "select_tokens",
+           "set_num_threads", "sieve", "sparse"]

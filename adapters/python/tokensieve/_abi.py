@@ -1,4 +1,4 @@
-"""The C ABI (tokensieve_c.h, tokensieve_profile_c.h) through ctypes: structs, calls, errors.
+"""The C ABI (tokensieve_c.h, _blocks_c.h, _profile_c.h) through ctypes: structs, calls, errors.
 
 Knows nothing of tensors.
 """
@@ -12,7 +12,7 @@ import pathlib
 from typing import Any
 
 I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
-NUM_STAGES = 6
+NUM_STAGES = 7
 DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
 BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
 INVALID_ARGUMENT, UNSUPPORTED, DATA_ERROR = 1, 2, 6
@@ -33,27 +33,32 @@ Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("
                           ("dtype", I32), ("kv_dtype", I32), ("out_dtype", I32),
                           ("sm_scale", F32), ("softcap", F32), ("packed", I32),
                           ("reserved", I32)])
-# Opaque: settings go in and come out by name, as JSON. The library's struct is smaller: to it, this
-# is a newer program's, whose other fields are 0.
+# Opaque: settings go in and come out by name, as JSON. The library's structs are smaller: to it,
+# these are a newer program's, whose other fields are 0.
 Select = _struct("Select", [("fields", C.c_uint32 * 127)])
+Blocks = _struct("Blocks", [("fields", C.c_uint32 * 127)])
 Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
                               ("num_ranks", I32), ("rank", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
                                 ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
-                                ("workspace_bytes", C.c_uint64)])
+                                ("workspace_bytes", C.c_uint64), ("block_pattern", I32),
+                                ("num_masks", I32), ("row_tiles", I64), ("mask_words", I64)])
 Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
                             ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
                             ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
-                            ("cu_seqlens_kv", PTR), ("keep", PTR)])
+                            ("cu_seqlens_kv", PTR), ("keep", PTR), ("block_mask", PTR),
+                            ("block_scores", PTR), ("block_thresholds", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
                             ("keep_ratio", F64), ("work", F64),
-                            ("stage_ns", I64 * NUM_STAGES)])
+                            ("stage_ns", I64 * NUM_STAGES), ("block_density", F64)])
 RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
                                     ("cancel_context", PTR), ("report", PTR), ("stream", PTR),
                                     ("all_gather", PTR), ("gather_context", PTR)])
 ALL_GATHER = C.CFUNCTYPE(I32, PTR, PTR, C.c_size_t, PTR)  # RunOptions.all_gather
 KeepSet = _struct("KeepSet", [("indices", PTR), ("capacity", I64), ("count", PTR)])
+BlockMask = _struct("BlockMask", [("num_masks", I32), ("bits", PTR), ("row_tiles", I64),
+                                  ("words", I64)])
 Fingerprint = _struct("Fingerprint", [("num_layers", I32), ("num_q_heads", I32),
                                       ("num_kv_heads", I32), ("head_dim", I32),
                                       ("architecture", C.c_char_p)])
@@ -64,9 +69,9 @@ _STATUS_SIZE = C.sizeof(Status)
 
 # The _init_sized function of each struct, without tokensieve_ and _init_sized.
 INITS = {Status: "status", Executor: "executor", Shape: "shape", Select: "select",
-         Options: "options", PlanInfo: "plan_info", Inputs: "inputs", Outputs: "outputs",
-         Report: "report", RunOptions: "run_options", KeepSet: "keep_set",
-         Fingerprint: "fingerprint", LayerCall: "layer_call"}
+         Blocks: "blocks", BlockMask: "block_mask", Options: "options", PlanInfo: "plan_info",
+         Inputs: "inputs", Outputs: "outputs", Report: "report", RunOptions: "run_options",
+         KeepSet: "keep_set", Fingerprint: "fingerprint", LayerCall: "layer_call"}
 
 
 class Error(Exception):
@@ -104,10 +109,11 @@ def library() -> C.CDLL:
                     "TOKENSIEVE_LIBRARY to a libtokensieve.so")
     c = C.CDLL(str(path))
     for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
-                 "stage_name", "select_word"):
+                 "stage_name", "select_word", "blocks_word"):
         getattr(c, f"tokensieve_{name}").restype = C.c_char_p
     c.tokensieve_run.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
     c.tokensieve_select_tokens.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
+    c.tokensieve_estimate_blocks.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
     c.tokensieve_read_report.argtypes = [PTR, PTR, C.c_size_t, PTR, PTR, PTR]
     c.tokensieve_plan_free.argtypes = [PTR]
     c.tokensieve_thread_pool_free.argtypes = [PTR]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from tokensieve import _abi, _context, _tensor
 from tokensieve._abi import ArgumentError
+from tokensieve._block_inputs import BlockInputs, given_settings
+from tokensieve._block_mask import BlockMask
 from tokensieve._call import Frame, Settings, take
 from tokensieve._ranks import gathering
 from tokensieve._results import KeptTokens, Report
@@ -37,6 +39,9 @@ class Extras(NamedTuple):
     kv_indices: Any = None  # [batch, seqlen_kv]
     cu_seqlens_q: Any = None  # [batch + 1], of packed settings, see `packed`
     cu_seqlens_kv: Any = None
+    block_mask: BlockMask | None = None
+    block_scores: Any = None  # [batch, masks, row_tiles, key_tiles]
+    block_thresholds: Any = None  # [masks]
 
 
 NONE = Extras()
@@ -70,6 +75,7 @@ class Arrays:
             settings = settings.but(lengths=(0, 0, tokens))
         self.cu_seqlens_q = self._integers("cu_seqlens_q", 1)
         self.cu_seqlens_kv = self._integers("cu_seqlens_kv", 1)
+        self.blocks = BlockInputs(extras.block_mask, extras.block_scores, extras.block_thresholds)
         self.settings = settings
 
     def _integers(self, name: str, dimensions: int) -> int | None:
@@ -119,8 +125,11 @@ class Arrays:
             inputs.cu_seqlens_q, inputs.cu_seqlens_kv = self.cu_seqlens_q, self.cu_seqlens_kv
         if self.extras.sink_logits is not None:
             sinks, inputs.sink_logits = _tensor.floats(self.extras.sink_logits, self.q,
-                                                       "sink_logits", frame.q.shape[2])
+                                                       "sink_logits", (frame.q.shape[2],),
+                                                       "one value for each query head")
             self.alive.append(sinks)
+        if frame.settings.blocks is not None:
+            self.blocks.give_to(frame, self.q, self.keep is not None)
 
 
 def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays | None,
@@ -135,6 +144,9 @@ def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays
     frame.q.data, frame.k.data, frame.v.data, frame.out.data = q.data, k.data, v.data, out.data
     # The other arrays are part of the key, by settings: who takes such a frame sets them anew.
     frame.inputs.sink_logits = None
+    if settings.blocks is not None:
+        inputs = frame.inputs
+        inputs.block_mask = inputs.block_scores = inputs.block_thresholds = None
     if arrays is not None:
         arrays.give_to(frame)
     return frame, free
@@ -146,6 +158,8 @@ def attend(q: Any, k: Any, v: Any, settings: Settings, extras: Extras = NONE, *,
     no_gradients(q, k, v)
     q, k, v = _tensor.view(q, "q"), _tensor.view(k, "k"), _tensor.view(v, "v")
     written = _tensor.empty_like(q) if out is None else _tensor.view(out, "out")
+    if extras.block_mask is not None and settings.blocks is None:
+        settings = given_settings(settings, extras.block_mask, q, k)
     arrays = None if extras is NONE else Arrays(extras, settings, q)
     frame, free = frame_of((q, k, v, written), settings, arrays, group)
     measured = _context.reports.get()

@@ -1,8 +1,9 @@
-"""The calls on tensors: attention, attention_varlen, select_tokens, info."""
+"""The calls on tensors: attention, attention_varlen, select_tokens, estimate_blocks, info."""
 
 from __future__ import annotations
 
 import ctypes as C
+import dataclasses
 import sys
 from typing import Any, Literal, overload
 
@@ -10,10 +11,14 @@ from tokensieve import _abi, _tensor, _threads
 from tokensieve._abi import ArgumentError
 from tokensieve._attend import (ALL, NONE, NOTHING, Arrays, Extras, attend, frame_of,
                                 no_gradients, packed)
+from tokensieve._block_inputs import host_bits, struct_of
+from tokensieve._block_mask import BlockMask
+from tokensieve._blocks import BlockConfig
 from tokensieve._call import Settings
 from tokensieve._ranks import gathering
 from tokensieve._results import PATHS, KeptTokens, Report
 from tokensieve._select import SelectConfig
+from tokensieve._tiles import TILE, Tiles
 
 
 def _compiling() -> bool:
@@ -26,7 +31,9 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
               causal: bool = ..., layout: str = ..., backend: str = ...,
               return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
-              kv_indices: Any = ..., group: Any = ...) -> Any: ...
+              kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
+              block_mask: BlockMask | None = ..., block_scores: Any = ...,
+              block_thresholds: Any = ...) -> Any: ...
 
 
 @overload
@@ -34,14 +41,18 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               sm_scale: float | None = ..., softcap: float = ..., sink_logits: Any = ...,
               causal: bool = ..., layout: str = ..., backend: str = ...,
               return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
-              kv_indices: Any = ..., group: Any = ...) -> tuple[Any, Report]: ...
+              kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
+              block_mask: BlockMask | None = ..., block_scores: Any = ...,
+              block_thresholds: Any = ...) -> tuple[Any, Report]: ...
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               sm_scale: float | None = None, softcap: float = 0.0, sink_logits: Any = None,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
               return_report: bool = False, out: Any = None, keep: KeptTokens | None = None,
-              kv_indices: Any = None, group: Any = None) -> Any:
+              kv_indices: Any = None, group: Any = None, blocks: BlockConfig | None = None,
+              block_mask: BlockMask | None = None, block_scores: Any = None,
+              block_thresholds: Any = None) -> Any:
     """Attention over all tokens, or over those that `select` keeps.
 
     Queries are the last ``seqlen_q`` tokens of the keys (causality is aligned bottom right), and
@@ -87,6 +98,16 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         Tensor parallel: the ranks that the layer's heads are split over, in the order of the heads;
         q, k and v hold this rank's. Tokens are chosen from all ranks' scores, as if one call had
         all heads. All ranks must make the same calls.
+    blocks : BlockConfig, optional
+        Which tiles of the (kept) tokens are computed; None: all, or those of `block_mask`.
+    block_mask : BlockMask, optional
+        Visits these tiles: over all tokens or, with `keep`, over the kept ones. Batch may be 1;
+        masks are those of query heads, of kv heads, or one.
+    block_scores : float array [batch, masks, row tiles, key tiles], optional
+        With ``pattern="scores"``: tiles above the threshold are visited. Of kept tokens only with
+        `keep`.
+    block_thresholds : float array [masks], optional
+        Each mask's own gamma, alpha or threshold.
 
     Returns
     -------
@@ -107,13 +128,20 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         if return_report or not (out is keep is group is None):
             raise ArgumentError("return_report, out, keep and group are not possible inside "
                                 "torch.compile")
+        if not block_mask is block_scores is block_thresholds is None:
+            raise ArgumentError("block_mask, block_scores and block_thresholds are not possible "
+                                "inside torch.compile")
         from tokensieve import ops
         return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
-                             softcap, causal, layout, backend, kv_indices)
+                             softcap, causal, layout, backend, kv_indices,
+                             "" if blocks is None else blocks.text)
+    plain = (sink_logits is keep is kv_indices is block_mask is block_scores is block_thresholds
+             is None)
     result, report = attend(
-        q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend),
-        NONE if sink_logits is keep is kv_indices is None else
-        Extras(sink_logits, keep, kv_indices),
+        q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend, blocks),
+        NONE if plain else
+        Extras(sink_logits, keep, kv_indices, block_mask=block_mask, block_scores=block_scores,
+               block_thresholds=block_thresholds),
         out=out, group=group, report=ALL if return_report else NOTHING)
     return (result, report) if return_report else result
 
@@ -123,7 +151,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      max_seqlen_q: int | None = ..., max_seqlen_kv: int | None = ..., *,
                      select: SelectConfig | None = ..., sm_scale: float | None = ...,
                      softcap: float = ..., sink_logits: Any = ..., causal: bool = ...,
-                     backend: str = ..., return_report: Literal[False] = ..., out: Any = ...
+                     backend: str = ..., return_report: Literal[False] = ..., out: Any = ...,
+                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...
                      ) -> Any: ...
 
 
@@ -132,7 +161,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      max_seqlen_q: int | None = ..., max_seqlen_kv: int | None = ..., *,
                      select: SelectConfig | None = ..., sm_scale: float | None = ...,
                      softcap: float = ..., sink_logits: Any = ..., causal: bool = ...,
-                     backend: str = ..., return_report: Literal[True], out: Any = ...
+                     backend: str = ..., return_report: Literal[True], out: Any = ...,
+                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...
                      ) -> tuple[Any, Report]: ...
 
 
@@ -140,7 +170,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      max_seqlen_q: int | None = None, max_seqlen_kv: int | None = None, *,
                      select: SelectConfig | None = None, sm_scale: float | None = None,
                      softcap: float = 0.0, sink_logits: Any = None, causal: bool = True,
-                     backend: str = "auto", return_report: bool = False, out: Any = None) -> Any:
+                     backend: str = "auto", return_report: bool = False, out: Any = None,
+                     blocks: BlockConfig | None = None, block_mask: BlockMask | None = None) -> Any:
     """Attention over sequences of several lengths, packed one behind the other without padding.
 
     Each sequence is computed as :func:`attention` computes it alone: on the CPU to the bit. On CUDA
@@ -161,6 +192,9 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
     select, sm_scale, softcap, sink_logits, causal, backend, return_report, out : optional
         As those of :func:`attention`. A sequence with all its queries there is a whole prompt; with
         ``queries="all"`` fewer queries are a chunk.
+    blocks, block_mask : optional
+        As those of :func:`attention`; a mask has the tiles of the longest sequence, and the others
+        use its upper left part.
 
     Returns
     -------
@@ -178,15 +212,18 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
         Nothing in this build or on this device can do it (also a NotImplementedError).
     """
     if _compiling():
-        if return_report or out is not None:
-            raise ArgumentError("return_report and out are not possible inside torch.compile")
+        if return_report or not out is block_mask is None:
+            raise ArgumentError("return_report, out and block_mask are not possible inside "
+                                "torch.compile")
         from tokensieve import ops
         return ops.attention_varlen(
             q, k, v, cu_seqlens_q, cu_seqlens_kv, max_seqlen_q, max_seqlen_kv, sink_logits,
-            "" if select is None else select.text, sm_scale, softcap, causal, backend)
+            "" if select is None else select.text, sm_scale, softcap, causal, backend,
+            "" if blocks is None else blocks.text)
     settings, extras = packed(
-        q, Settings.of(select, sm_scale, softcap, causal, backend=backend),
-        Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv),
+        q, Settings.of(select, sm_scale, softcap, causal, backend=backend, blocks=blocks),
+        Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv,
+               block_mask=block_mask),
         max_seqlen_q, max_seqlen_kv)
     result, report = attend(q, k, v, settings, extras, out=out,
                             report=ALL if return_report else NOTHING)
@@ -243,6 +280,62 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     frame.run("select_tokens", C.byref(sets), gathering(group), False, False)
     free.append(frame)
     return KeptTokens(indices, count)
+
+
+def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig | None = None,
+                    keep: KeptTokens | None = None, sm_scale: float | None = None,
+                    layout: str = "bshd", backend: str = "auto", kv_indices: Any = None,
+                    block_scores: Any = None, block_thresholds: Any = None) -> BlockMask:
+    """The block mask that :func:`attention` would estimate, also where none could win.
+
+    Parameters
+    ----------
+    q : tensor [batch, seqlen_q, num_q_heads, head_dim]
+        Kinds of tensors, and the other parameters, are those of :func:`attention`.
+    k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
+    blocks : BlockConfig
+        With an estimated pattern, or "scores".
+    select, keep : optional
+        Both: the mask of the kept tokens' tiles. Its grid has room for all tokens.
+    sm_scale, layout, backend, kv_indices, block_scores, block_thresholds : optional
+
+    Returns
+    -------
+    BlockMask
+        On CUDA its bits are written on torch's current stream.
+
+    Raises
+    ------
+    ArgumentError
+        A shape, type, device or value is wrong (also a ValueError).
+    UnsupportedError
+        Nothing in this build or on this device can do it (also a NotImplementedError).
+    """
+    if _compiling():
+        return sys.modules["torch"].compiler.disable(estimate_blocks)(
+            q, k, blocks=blocks, select=select, keep=keep, sm_scale=sm_scale, layout=layout,
+            backend=backend, kv_indices=kv_indices, block_scores=block_scores,
+            block_thresholds=block_thresholds)
+    no_gradients(q, k)
+    q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
+    every = dataclasses.replace(select or SelectConfig(enabled=False), dense_policy="never")
+    arrays = Arrays(
+        Extras(keep=keep, kv_indices=kv_indices, block_scores=block_scores,
+               block_thresholds=block_thresholds),
+        Settings.of(every, sm_scale, 0.0, True, layout, backend, blocks), q)
+    nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
+    frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, None)
+    info = frame.plan.info
+    bits, address = _tensor.integers(
+        q, (frame.batch, info.num_masks, info.row_tiles, info.mask_words), 32)
+    mask = struct_of(info, address)
+    frame.run("estimate_blocks", C.byref(mask), None, False, False)
+    free.append(frame)
+    before = frame.seqlen_kv - frame.seqlen_q
+    # Of a chunk how many of a head's kept tokens come before it is the head's own.
+    tiles = Tiles(info.row_tiles, -(-frame.seqlen_kv // TILE),
+                  -1 if keep is not None and before else before)
+    return BlockMask._of(bits if q.cuda else host_bits(bits), tiles)
 
 
 def info() -> dict[str, Any]:

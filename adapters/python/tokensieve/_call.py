@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from tokensieve import _abi, _tensor, _threads
 from tokensieve._abi import ArgumentError, UnsupportedError
+from tokensieve._blocks import BlockConfig
 from tokensieve._ranks import Gather
 from tokensieve._results import Report, report_of
 from tokensieve._select import SelectConfig
@@ -33,6 +34,7 @@ class Settings:
     lengths: tuple[int, int, int] = (0, 0, 0)  # batch, seqlen_q, seqlen_kv; 0: the tensors say it
     keep_capacity: int = 0  # of the sets that the caller gives; 0: the call chooses
     ranks: tuple[int, int] = (1, 0)  # how many, and which one this is
+    blocks: BlockConfig | None = None
     _hash: ClassVar[int]
 
     def __post_init__(self) -> None:
@@ -44,13 +46,16 @@ class Settings:
 
     @staticmethod
     def of(select: Any, sm_scale: Any = None, softcap: Any = 0.0, causal: bool = True,
-           layout: str = "bshd", backend: str = "auto") -> Settings:
+           layout: str = "bshd", backend: str = "auto", blocks: Any = None) -> Settings:
         """Those of a caller. Equal ones are one object, so that looking them up costs little."""
         if select is not None and not isinstance(select, SelectConfig):
             raise ArgumentError(f"select is a {type(select).__name__}; allowed: a SelectConfig or "
                                 "None (dense)")
+        if blocks is not None and not isinstance(blocks, BlockConfig):
+            raise ArgumentError(f"blocks is a {type(blocks).__name__}; allowed: a BlockConfig or "
+                                "None (every tile)")
         return _settings(select, None if sm_scale is None else float(sm_scale), float(softcap),
-                         causal, layout, backend)
+                         causal, layout, backend, blocks=blocks)
 
     def but(self, **changes: Any) -> Settings:
         """A copy with other values, again one object."""
@@ -70,13 +75,14 @@ class _Plan:
     """A C plan, freed with this object."""
 
     def __init__(self, shape: Any, select: SelectConfig, backend: int, threads: int,
-                 ranks: tuple[int, int]) -> None:
+                 ranks: tuple[int, int], blocks: BlockConfig | None = None) -> None:
         options = _abi.new(_abi.Options)
         options.backend, options.num_threads = backend, threads
         options.num_ranks, options.rank = ranks
         self.free = _abi.library().tokensieve_plan_free  # modules go first when Python ends
         self.handle = _abi.PTR()
-        _abi.call("make_plan", C.byref(shape), C.byref(select._to_c()), C.byref(options),
+        _abi.call("make_plan_with_blocks", C.byref(shape), C.byref(select._to_c()),
+                  None if blocks is None else C.byref(blocks._to_c()), C.byref(options),
                   C.byref(self.handle))
         self.info = _abi.new(_abi.PlanInfo)
         _abi.call("plan_get_info", self.handle, C.byref(self.info))
@@ -88,11 +94,11 @@ class _Plan:
 
 @functools.lru_cache(maxsize=128)
 def _plan(shape: tuple[Any, ...], select: SelectConfig, backend: int, threads: int,
-          ranks: tuple[int, int], device: Any) -> _Plan:
+          ranks: tuple[int, int], device: Any, blocks: BlockConfig | None) -> _Plan:
     c = _abi.new(_abi.Shape)
     (c.batch, c.seqlen_q, c.seqlen_kv, c.num_q_heads, c.num_kv_heads, c.head_dim, c.dtype,
      c.kv_dtype, c.out_dtype, c.sm_scale, c.softcap, c.causal, c.packed) = shape
-    return _Plan(c, select, backend, threads, ranks)
+    return _Plan(c, select, backend, threads, ranks, blocks)
 
 
 class Frame:
@@ -100,6 +106,7 @@ class Frame:
     several times as long as a call on tiny tensors. One call at a time uses a frame."""
 
     def __init__(self, q: Key, k: Key, v: Key, out: Key, settings: Settings, threads: int) -> None:
+        self.settings = settings
         keys = {"q": q, "k": k, "v": v, "out": out}
         self.device = _one_device(keys)
         self.cuda = self.device is not None
@@ -133,7 +140,7 @@ class Frame:
                  self.q.shape[3], self.q.dtype, self.k.dtype, self.out.dtype,
                  settings.sm_scale or 0.0, settings.softcap, int(settings.causal),
                  int(settings.packed))
-        more = self.backend, self.threads, settings.ranks, self.device
+        more = self.backend, self.threads, settings.ranks, self.device, settings.blocks
         if not settings.keep_capacity:
             return _plan(shape, settings.select or _dense(), *more)
         # Whatever budget and cost model would say: as much of the prefix as the sets may hold.
@@ -165,7 +172,8 @@ class Frame:
 
     def run(self, function: str, target: Any, gather: Gather | None, report: bool,
             wait: bool) -> Report | None:
-        """Calls run or select_tokens, writing to `target`; the inputs are already set."""
+        """Calls run, select_tokens or estimate_blocks, writing to `target`; inputs are already
+        set."""
         self.options.all_gather = gather.address if gather else None
         filled = _abi.new(_abi.Report) if report else None
         self.options.report = C.addressof(filled) if filled else None

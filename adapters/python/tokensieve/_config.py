@@ -16,9 +16,11 @@ from typing import Any
 
 from tokensieve import _abi, _files
 from tokensieve._abi import ArgumentError
+from tokensieve._blocks import BlockConfig
 from tokensieve._select import SelectConfig
 
 LayerSelect = tuple[tuple[tuple[int, ...], SelectConfig], ...]
+LayerBlocks = tuple[tuple[tuple[int, ...], BlockConfig], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +53,14 @@ class LayerChoice:
         Why dense, or "".
     code : int
         The reason as ``enum tokensieve_dense_reason``.
+    blocks : BlockConfig or None
+        Block masks of the call, over the selected tokens or over all.
     """
 
     select: SelectConfig
     reason: str
     code: int
+    blocks: BlockConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Profile:
         Per layer, as measured; may be empty.
     layer_select : tuple of (tuple of int, SelectConfig)
         Layers, ascending, and what they do otherwise; no layer twice.
+    blocks : BlockConfig, optional
+        Block masks of sparse layers that ``layer_blocks`` does not name; with an estimated pattern.
+    layer_blocks : tuple of (tuple of int, BlockConfig)
+        Likewise.
     """
 
     sparse_layers: tuple[int, ...]
@@ -87,12 +96,17 @@ class Profile:
     model: str = ""
     drift: tuple[float, ...] = ()
     layer_select: LayerSelect = ()
+    blocks: BlockConfig | None = None
+    layer_blocks: LayerBlocks = ()
 
     def __post_init__(self) -> None:
         for name in ("sparse_layers", "drift"):  # lists would not be hashable
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "layer_select", tuple(
-            (tuple(layers), select) for layers, select in self.layer_select))
+        for name in ("layer_select", "layer_blocks"):
+            object.__setattr__(self, name, tuple(
+                (tuple(layers), settings) for layers, settings in getattr(self, name)))
+        if self.blocks is not None and self.blocks.pattern == "none":
+            object.__setattr__(self, "blocks", None)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -162,6 +176,16 @@ class Profile:
         """
         return next((select for layers, select in self.layer_select if layer in layers),
                     self.select)
+
+    def blocks_of(self, layer: int) -> BlockConfig | None:
+        """The block masks of a sparse layer.
+
+        Parameters
+        ----------
+        layer : int
+        """
+        return next((blocks for layers, blocks in self.layer_blocks if layer in layers),
+                    self.blocks)
 
     def map_select(self, change: Callable[[SelectConfig], SelectConfig]) -> Profile:
         """A copy with the settings of all layers changed.
@@ -242,13 +266,40 @@ class _Handle:
 
     def profile(self) -> Profile:
         root = json.loads(self.to_json(_abi.KEYS_ALL))
-        common = root["select"]
+        common, blocks, groups = root["select"], root["blocks"], root.get("layer_select", ())
         return Profile(
             sparse_layers=root["sparse_layers"], select=SelectConfig(**common),
             min_tokens=root["min_tokens"], fingerprint=Fingerprint(**root["fingerprint"]),
             model=root["model"], drift=root.get("drift", ()),
             layer_select=tuple((group["layers"], SelectConfig(**{**common, **group["select"]}))
-                               for group in root.get("layer_select", ())))
+                               for group in groups if group["select"] or "blocks" not in group),
+            blocks=BlockConfig(**blocks),
+            layer_blocks=tuple((group["layers"], BlockConfig(**{**blocks, **group["blocks"]}))
+                               for group in groups if "blocks" in group))
+
+
+def _groups(profile: Profile) -> list[dict[str, Any]]:
+    """Entries of layer_select: layers with one selection and one kind of blocks each."""
+    apart = {layer: blocks for layers, blocks in profile.layer_blocks for layer in layers}
+    named = [layer for layers, _ in profile.layer_blocks for layer in layers]
+    for layer in named:
+        if named.count(layer) > 1:
+            raise ArgumentError(f"the profile: layer_blocks names {layer} a second time")
+    selected = {layer for layers, _ in profile.layer_select for layer in layers}
+    entries: list[tuple[tuple[int, ...], SelectConfig | None]] = [*profile.layer_select]
+    entries += [(tuple(layer for layer in layers if layer not in selected), None)
+                for layers, _ in profile.layer_blocks]
+    groups = []
+    for layers, select in entries:
+        for blocks in dict.fromkeys(apart.get(layer) for layer in layers):
+            group: dict[str, Any] = {
+                "layers": [layer for layer in layers if apart.get(layer) == blocks]}
+            if select is not None:
+                group["select"] = json.loads(select.text)
+            if blocks is not None:
+                group["blocks"] = json.loads(blocks.text)
+            groups.append(group)
+    return groups
 
 
 @functools.lru_cache(maxsize=64)
@@ -257,8 +308,9 @@ def _handle(profile: Profile) -> _Handle:
             "fingerprint": dataclasses.asdict(profile.fingerprint),
             "sparse_layers": profile.sparse_layers, "min_tokens": profile.min_tokens,
             "select": json.loads(profile.select.text), "drift": profile.drift,
-            "layer_select": [{"layers": layers, "select": json.loads(select.text)}
-                             for layers, select in profile.layer_select]}
+            "layer_select": _groups(profile)}
+    if profile.blocks is not None:
+        root["blocks"] = json.loads(profile.blocks.text)
     return _Handle("parse", json.dumps(root).encode(), b"the profile", _abi.KEYS_ALL)
 
 
@@ -268,4 +320,11 @@ def _choose(profile: Profile, layer: int, seqlen_q: int, seqlen_kv: int) -> Laye
     call.layer, call.seqlen_q, call.seqlen_kv = layer, seqlen_q, seqlen_kv
     _abi.call("profile_choose", _handle(profile).pointer, C.byref(call), C.byref(select),
               C.byref(reason))
-    return LayerChoice(SelectConfig._from_c(select), _abi.reason_text(reason.value), reason.value)
+    blocks = None
+    if profile.blocks is not None or profile.layer_blocks:
+        chosen = _abi.new(_abi.Blocks)
+        _abi.call("profile_choose_blocks", _handle(profile).pointer, C.byref(call),
+                  C.byref(chosen))
+        blocks = BlockConfig._from_c(chosen)
+    return LayerChoice(SelectConfig._from_c(select), _abi.reason_text(reason.value), reason.value,
+                       None if blocks is None or blocks.pattern == "none" else blocks)

@@ -27,6 +27,8 @@ class Report:
         keep_count / tokens of all sequences.
     work : float
         Computed (query, key) pairs, mean over the heads, / causal pairs; counted.
+    block_density : float
+        Visited / visible tiles of the pass that a block mask steers; 1 without.
     stage_ns : dict of str to int
         Wall time by stage (CPU; zeros on CUDA).
     backend, isa : str
@@ -41,6 +43,7 @@ class Report:
     stage_ns: dict[str, int]
     backend: str
     isa: str
+    block_density: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,4 +80,4 @@ def report_of(c: Any, backend: int) -> Report:
     """The C struct as a Report."""
     return Report(PATHS[c.path], _abi.reason_text(c.reason), c.keep_count, c.keep_ratio,
                   c.work, dict(zip(_stage_names(), c.stage_ns)),
-                  _abi.BACKENDS[backend], _isa_name(c.isa))
+                  _abi.BACKENDS[backend], _isa_name(c.isa), c.block_density)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes as C
 import dataclasses
-import json
-import math
 from typing import Any, ClassVar
 
 from tokensieve import _abi
-from tokensieve._abi import ArgumentError
+from tokensieve._fields import Fields
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectConfig:
+class SelectConfig(Fields):
     """Which tokens a sparse layer keeps, and what the rows of dropped tokens get.
 
     Fields and defaults are those of the C++ struct (``tokensieve/select.h``); enumerations are
@@ -79,30 +76,6 @@ class SelectConfig:
     sinks: int = 4
     arithmetic: str = "fp32"
     dense_policy: str = "break_even"
-    text: ClassVar[str]  # as JSON
-    _hash: ClassVar[int]
+    _c: ClassVar[tuple[str, Any]] = ("select", _abi.Select)
 
-    def __post_init__(self) -> None:
-        # Plans are looked up by the hash at each call. Compiled graphs hold the text.
-        object.__setattr__(self, "text", _abi.text("select_to_json", C.byref(self._to_c())))
-        object.__setattr__(self, "_hash", hash(dataclasses.astuple(self)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> Any:  # hashes of strings differ between processes
-        return SelectConfig, dataclasses.astuple(self)
-
-    def _to_c(self) -> Any:
-        values = dataclasses.asdict(self)
-        for name, value in values.items():
-            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
-                raise ArgumentError(f"{name} is {value}; allowed: a finite number")
-        select = _abi.new(_abi.Select)
-        text = json.dumps(values, default=float)
-        _abi.call("select_merge_json", text.encode(), C.byref(select))
-        return select
-
-    @staticmethod
-    def _from_c(select: Any) -> SelectConfig:
-        return SelectConfig(**json.loads(_abi.text("select_to_json", C.byref(select))))
+    __hash__ = Fields.__hash__

@@ -176,8 +176,8 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
     return array, data
 
 
-def floats(x: Any, q: View, name: str, count: int) -> tuple[Any, int]:
-    """x as `count` float32 beside q, and its address."""
+def floats(x: Any, q: View, name: str, shape: tuple[int, ...], what: str) -> tuple[Any, int]:
+    """x as contiguous float32 of that shape beside q, and its address."""
     if q.torch:
         torch = sys.modules["torch"]
         array = torch.as_tensor(x).detach().to(q.key[1], torch.float32).contiguous()
@@ -186,7 +186,6 @@ def floats(x: Any, q: View, name: str, count: int) -> tuple[Any, int]:
         import numpy as np
         array = np.ascontiguousarray(x, dtype="float32")
         data = array.ctypes.data
-    if tuple(array.shape) != (count,):
-        raise ArgumentError(f"{name} has shape {tuple(array.shape)}; allowed: one value for each "
-                            f"of the {count} query heads")
+    if tuple(array.shape) != shape:
+        raise ArgumentError(f"{name} has shape {tuple(array.shape)}; allowed: {shape}, {what}")
     return array, data

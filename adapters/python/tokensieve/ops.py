@@ -18,6 +18,7 @@ from torch import Tensor
 from tokensieve import _attend
 from tokensieve._abi import ArgumentError
 from tokensieve._attend import Extras
+from tokensieve._blocks import BlockConfig
 from tokensieve._call import Settings
 from tokensieve._select import SelectConfig
 
@@ -28,7 +29,7 @@ __all__ = ["attention", "attention_varlen"]
 def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None,
               select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
-              kv_indices: Tensor | None = None) -> Tensor:
+              kv_indices: Tensor | None = None, blocks: str = "") -> Tensor:
     """:func:`tokensieve.attention` with its parameters and errors; forward only.
 
     Parameters
@@ -40,6 +41,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
     select : str
         ``SelectConfig(...).text``; "": dense.
     kv_indices : Tensor [batch, seqlen_kv], optional
+    blocks : str
+        ``BlockConfig(...).text``; "": every tile.
 
     Returns
     -------
@@ -53,7 +56,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
     UnsupportedError
         Nothing in this build or on this device can do it.
     """
-    settings = Settings.of(_select(select), sm_scale, softcap, causal, layout, backend)
+    settings = Settings.of(_config(SelectConfig, "select", select), sm_scale, softcap, causal,
+                           layout, backend, _config(BlockConfig, "blocks", blocks))
     with torch.no_grad():
         return _attend.attend(q, k, v, settings, Extras(sink_logits, kv_indices=kv_indices))[0]
 
@@ -64,7 +68,7 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
                      cu_seqlens_kv: Tensor, max_seqlen_q: int | None = None,
                      max_seqlen_kv: int | None = None, sink_logits: Tensor | None = None,
                      select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
-                     causal: bool = True, backend: str = "auto") -> Tensor:
+                     causal: bool = True, backend: str = "auto", blocks: str = "") -> Tensor:
     """:func:`tokensieve.attention_varlen` with its parameters and errors; forward only.
 
     Parameters
@@ -74,6 +78,8 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
     cu_seqlens_q, cu_seqlens_kv : Tensor [sequences + 1]
     select : str
         ``SelectConfig(...).text``; "": dense.
+    blocks : str
+        ``BlockConfig(...).text``; "": every tile.
 
     Returns
     -------
@@ -81,7 +87,8 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
         Contiguous, of q's shape.
     """
     settings, extras = _attend.packed(
-        q, Settings.of(_select(select), sm_scale, softcap, causal, backend=backend),
+        q, Settings.of(_config(SelectConfig, "select", select), sm_scale, softcap, causal,
+                       backend=backend, blocks=_config(BlockConfig, "blocks", blocks)),
         Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv),
         max_seqlen_q, max_seqlen_kv)
     with torch.no_grad():
@@ -89,11 +96,11 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
 
 
 @functools.lru_cache(maxsize=64)
-def _select(text: str) -> SelectConfig | None:
+def _config(kind: type[Any], name: str, text: str) -> Any:
     try:
-        return SelectConfig(**json.loads(text)) if text else None
+        return kind(**json.loads(text)) if text else None
     except (ValueError, TypeError) as problem:
-        raise ArgumentError(f"select is {text!r}: {problem}; allowed: SelectConfig(...).text") \
+        raise ArgumentError(f"{name} is {text!r}: {problem}; allowed: {kind.__name__}(...).text") \
             from None
 
 

@@ -20,7 +20,8 @@ std::string option_names(const SelectField& about) {
   return names;
 }
 
-CLI::Validator check_of(const SelectField& about) {
+template <typename Field>
+CLI::Validator check_of(const Field& about) {
   return CLI::Validator(
       [about](std::string& text) {
         double value = 0;
@@ -53,6 +54,34 @@ CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig
 }
 
 }  // namespace
+
+CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& pattern) {
+  constexpr BlockPattern kEstimated[] = {BlockPattern::kNone, BlockPattern::kFlex,
+                                         BlockPattern::kPooled, BlockPattern::kAntidiagonal};
+  std::vector<std::string> words;
+  for (const BlockPattern estimated : kEstimated) words.emplace_back(name_of(estimated));
+  return command
+      .add_option_function<std::string>(
+          "--blocks",
+          [&pattern](const std::string& word) { pattern = parse<BlockPattern>(word); },
+          "block masks over the selected tokens, with default settings; default: the profile's")
+      ->check(CLI::IsMember(words))
+      ->type_name(fmt::format("{}", fmt::join(words, "|")));
+}
+
+void add_block_options(CLI::App& command, BlockConfig& blocks) {
+  for_each_block_field(blocks, [&](const BlockField& about, auto& value) {
+    using Value = std::remove_cvref_t<decltype(value)>;
+    if constexpr (std::is_arithmetic_v<Value>) {
+      std::string name = std::string("--") + about.name;
+      std::replace(name.begin(), name.end(), '_', '-');
+      command.add_option(name, value, fmt::format("{}: {}", about.help, about.allowed))
+          ->check(check_of(about))
+          ->group("Block masks")
+          ->capture_default_str();
+    }
+  });
+}
 
 void add_ubatch_option(CLI::App& command, int32_t& ubatch) {
   command

@@ -3,10 +3,12 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/models.h"
+#include "tokensieve/blocks.h"
 #include "tokensieve/select.h"
 
 namespace tokensieve::cli {
@@ -35,6 +37,12 @@ void add_model_options(CLI::App& command, ModelOptions& options);
 
 // The fields of SelectConfig that profiles have, with `select`'s present values as defaults.
 void add_select_options(CLI::App& command, SelectConfig& select);
+
+// --blocks: an estimated pattern, or none.
+CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& pattern);
+
+// The other fields of BlockConfig, with the present values as defaults.
+void add_block_options(CLI::App& command, BlockConfig& blocks);
 
 // --ubatch, with the present value as default.
 void add_ubatch_option(CLI::App& command, int32_t& ubatch);

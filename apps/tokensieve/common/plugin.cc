@@ -80,6 +80,7 @@ std::vector<LayerStats> Plugin::stats() const {
                       .keep_ratio = r.keep_ratio,
                       .work = r.work,
                       .attention_ms = r.attention_ms,
+                      .block_density = r.block_density,
                       .dense_reason = r.reason});
   }
   return layers;

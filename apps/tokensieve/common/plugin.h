@@ -19,6 +19,7 @@ struct LayerStats {
   double keep_ratio = 1;
   double work = 1;
   double attention_ms = 0;
+  double block_density = 1;
   std::string dense_reason;
 
   bool ran_sparse() const { return sparse_nodes > 0; }

@@ -81,6 +81,11 @@ Result<ChosenProfile> choose_profile(const std::string& requested, const std::st
                        "no profile for this model: its upper half, local fill, keep 0.2"};
 }
 
+void set_blocks(Profile& profile, const BlockConfig& blocks) {
+  profile.blocks = blocks;
+  for (LayerSelect& group : profile.layer_select) group.blocks = blocks;
+}
+
 SelectConfig paper_select() { return SelectConfig{}; }
 
 Result<std::vector<int32_t>> parse_layers(const std::string& text, int32_t num_layers) {

@@ -27,6 +27,9 @@ Result<ChosenProfile> load_named_profile(const std::string& requested);
 Result<ChosenProfile> choose_profile(const std::string& requested, const std::string& model_name,
                                      const ModelFingerprint& model);
 
+// Gives all layers these block masks.
+void set_blocks(Profile& profile, const BlockConfig& blocks);
+
 // The paper's: zero fill, a set per head, tau 0.005.
 SelectConfig paper_select();
 

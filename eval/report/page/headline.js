@@ -55,7 +55,9 @@ function headlineRow(view, c) {
     isDense ? el("td", {class: "soft"}, "reference") : estimateCell(c.follow_up_loss, points),
     el("td", {}, percent(c.work), c.work === null ? null
       : el("span", {class: "meter", "aria-hidden": "true"},
-        el("i", {"--share": cssShare(c.work)}))),
+        el("i", {"--share": cssShare(c.work)})),
+      c.block_density === null ? null
+        : el("small", {}, `tiles ${percent(c.block_density)}`)),
     duration(c.prefill_ms), times(c.speedup),
   ];
 }

@@ -1,7 +1,7 @@
 // What each layer keeps and costs, and the drift profile.
 
 const kLayerMeasures = {keep_ratio: ["Keep ratio", percent], work: ["Attention work", percent],
-  attention_ms: ["Attention time", duration]};
+  attention_ms: ["Attention time", duration], block_density: ["Tiles visited", percent]};
 const layerChoice = {measure: "keep_ratio"};
 
 function drawLayers(view, host) {

@@ -11,6 +11,7 @@ struct CausalKeys {
   static constexpr bool kSinks = false;         // visits the sinks first
   static constexpr bool kZeroesDropped = true;  // writes zeros to the rows of dropped tokens
   static constexpr bool kMerges = false;        // into what the pass before wrote
+  static constexpr bool kBlocks = false;        // only tiles that a mask visits (blocks.h)
 
   // What the rows with own positions first..last see together. `compact`: they are compact rows.
   __device__ static __forceinline__ TileKeys tile_keys(const AttendParams&, const Tile&,

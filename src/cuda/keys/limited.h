@@ -13,6 +13,7 @@ struct LimitedKeys {
   static constexpr bool kSinks = false;
   static constexpr bool kZeroesDropped = false;
   static constexpr bool kMerges = true;
+  static constexpr bool kBlocks = false;
 
   __device__ static __forceinline__ TileKeys tile_keys(const AttendParams& params, const Tile& tile,
                                                        bool compact, int first, int last) {

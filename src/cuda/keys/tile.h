@@ -1,8 +1,9 @@
 // A unit of attend's work, and how a pattern of visible keys describes itself.
 //
-// A pattern is a struct with five flags and two functions (causal.h explains them; window.h,
-// limited.h); the kernels take it as a template argument and ask nothing else. "Keys" are columns
-// of whatever the tile reads: tokens of the sequence, or rows of compact K and V.
+// A pattern is a struct with six flags and two functions (causal.h explains them; window.h,
+// limited.h; blocks.h: another one's, under a mask); the kernels take it as a template argument and
+// ask nothing else. "Keys" are columns of whatever the tile reads: tokens of the sequence, or rows
+// of compact K and V.
 #pragma once
 
 #include <cstdint>

@@ -13,6 +13,7 @@ struct WindowKeys {
   static constexpr bool kSinks = true;
   static constexpr bool kZeroesDropped = false;
   static constexpr bool kMerges = false;
+  static constexpr bool kBlocks = false;
 
   __device__ static __forceinline__ TileKeys tile_keys(const AttendParams& params, const Tile&,
                                                        bool /*compact*/, int first, int last) {

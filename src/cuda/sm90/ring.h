@@ -16,6 +16,8 @@ struct RingPosition {
       phase ^= 1;
     }
   }
+  // Position in a ring of twice as many slots.
+  __device__ __forceinline__ int slot_of_two_rounds() const { return slot + phase * kStages; }
 };
 
 // The same for step `step` of one pass, in a ring whose tiles arrive on kBarriers barriers in turn.

@@ -23,6 +23,7 @@ except ImportError as problem:
 
 from tokensieve import _models
 from tokensieve._abi import ArgumentError
+from tokensieve._blocks import BlockConfig
 from tokensieve._config import Profile
 from tokensieve._select import SelectConfig
 from tokensieve.hf import interface as _interface
@@ -39,7 +40,8 @@ _interface.register()
 
 def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
               select: SelectConfig | None = None, layers: Iterable[int] | None = None,
-              min_tokens: int | None = None, group: Any = None) -> None:
+              min_tokens: int | None = None, group: Any = None,
+              blocks: BlockConfig | None = None) -> None:
     """Says which layers of a model run sparse, and how.
 
     Parameters
@@ -57,6 +59,8 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
     group : torch.distributed.ProcessGroup, optional
         Tensor parallel: the ranks that the heads are split over. Needed only where the layers'
         weights do not tell (they do with transformers' tp_plan and torch's parallelize_module).
+    blocks : BlockConfig, optional
+        Replaces the profile's block masks, in all layers.
 
     Raises
     ------
@@ -73,6 +77,8 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
         chosen = dataclasses.replace(chosen, sparse_layers=tuple(sorted(layers)))
     if select is not None:
         chosen = dataclasses.replace(chosen, select=select, layer_select=())
+    if blocks is not None:
+        chosen = dataclasses.replace(chosen, blocks=blocks, layer_blocks=())
     if min_tokens is not None:
         chosen = dataclasses.replace(chosen, min_tokens=min_tokens)
     chosen.to_json()  # raises for what no profile may say

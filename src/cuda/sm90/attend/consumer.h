@@ -56,6 +56,7 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) out[i] = 0.0f;
     softmax = OnlineSoftmax{};
+    if (Visible::kBlocks && visits == 0) return;
     float rescale[2];
 
     if (narrow) {
@@ -180,14 +181,16 @@ class Consumer {
     }
   }
 
-  // Softmax of visit `i`: the sinks first if the tile has them, then the key tiles downwards.
+  // Softmax of visit `i`: the sinks first if the tile has them, then the key tiles downwards, of a
+  // block mask those that the K/V thread took.
   __device__ __forceinline__ void softmax_of_visit(const Tile& tile, const KeyBounds& bounds,
                                                    int i, float (&rescale)[2]) {
     cap(logits_);
     if (Visible::kSinks && tile.sink_tile && i == 0) {
       hide(logits_, sink_bounds(bounds), 0);
     } else {
-      const int first = tile.key_tile(i) * Traits::kTileK;
+      const int first = Visible::kBlocks ? shared_.visit_key[stage_.slot_of_two_rounds()]
+                                         : tile.key_tile(i) * Traits::kTileK;
       const bool cut = first + Traits::kTileK > min(bounds.end[0], bounds.end[1]) ||
                        (Visible::kLowerBound && first < max(bounds.begin[0], bounds.begin[1]));
       if (__any_sync(~0u, cut)) hide(logits_, bounds, first);

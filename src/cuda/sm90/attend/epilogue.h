@@ -29,7 +29,8 @@ __device__ __forceinline__ RowResult finish_softmax(const AttendParams& params, 
     float max = consumer.softmax.max[i] * consumer.scale;
     float sum = consumer.softmax.sum[i];
     float scale = 1.0f;
-    if (add_sink) {
+    // A row whose tiles show it nothing has no mass.
+    if (add_sink && !(Traits::Visible::kBlocks && sum == 0.0f)) {
       const float sink = params.softmax.sink_mass[tile.head] * kLog2e;
       const float top = fmaxf(max, sink);
       scale = ptx::exp2(max - top);

@@ -15,15 +15,22 @@ cudaError_t launch_keys(const AttendArguments& arguments, cudaStream_t stream) {
              : launch_attend<Traits<T, kHeadDim, Visible, false>>(arguments, stream);
 }
 
+template <typename T, int kHeadDim, class Visible>
+cudaError_t launch_masked(const AttendArguments& arguments, cudaStream_t stream) {
+  return arguments.params.blocks.visits != nullptr
+             ? launch_keys<T, kHeadDim, BlockKeys<Visible>>(arguments, stream)
+             : launch_keys<T, kHeadDim, Visible>(arguments, stream);
+}
+
 template <typename T, int kHeadDim>
 cudaError_t attend_instance(const AttendArguments& arguments, Keys keys, cudaStream_t stream) {
   switch (keys) {
     case Keys::kCausal:
-      return launch_keys<T, kHeadDim, CausalKeys>(arguments, stream);
+      return launch_masked<T, kHeadDim, CausalKeys>(arguments, stream);
     case Keys::kWindow:
       return launch_keys<T, kHeadDim, WindowKeys>(arguments, stream);
     case Keys::kLimited:
-      return launch_keys<T, kHeadDim, LimitedKeys>(arguments, stream);
+      return launch_masked<T, kHeadDim, LimitedKeys>(arguments, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -33,6 +33,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<Traits>& shared) {
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendArguments arguments) {
+  using Visible = typename Traits::Visible;
   const AttendParams& params = arguments.params;
   extern __shared__ uint8_t raw[];
   auto& shared = *reinterpret_cast<SharedMemory<Traits>*>(
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&arguments.k_map);
     ptx::prefetch_tensor_map(&arguments.v_map);
-    if (Traits::Visible::kCompact && params.selection.indices != nullptr) {
+    if (Visible::kCompact && params.selection.indices != nullptr) {
       ptx::prefetch_tensor_map(&arguments.compact_k_map);
       ptx::prefetch_tensor_map(&arguments.compact_v_map);
     }
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
       ptx::mbarrier_wait(&shared.work_full[work.slot], work.phase);
       const Tile tile = read_tile<Traits>(shared, work.slot);
       if (tile.head < 0) break;
-      if (tile.visits() > 0) {
+      if (tile.visits() > 0 || (Visible::kBlocks && stores_nothing<Visible>(tile))) {
         ptx::mbarrier_wait(&shared.q_full[q.slot], q.phase);
         consumer.attend(tile, q.slot);
         store_tile<Traits>(params, shared, work.slot, consumer, q.slot);

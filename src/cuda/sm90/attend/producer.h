@@ -17,6 +17,7 @@ inline constexpr int kAnnounceVisits = 5;
 template <class Traits>
 __device__ __forceinline__ void produce_kv(const AttendArguments& arguments,
                                            SharedMemory<Traits>& shared) {
+  using Visible = typename Traits::Visible;
   TileScheduler<Traits> scheduler(arguments.params);
   RingPosition<Traits::kWorkStages> work;  // the next slot to fill
   RingPosition<Traits::kStages> stage;
@@ -31,8 +32,13 @@ __device__ __forceinline__ void produce_kv(const AttendArguments& arguments,
   for (int slot = 0;; slot = slot + 1 == Traits::kWorkStages ? 0 : slot + 1) {
     const Tile tile = shared.work[slot];
     if (tile.head < 0) break;
-    const KeySource source = key_source<typename Traits::Visible>(arguments, tile);
+    const KeySource source = key_source<Visible>(arguments, tile);
     const int visits = tile.visits();
+    BlockWalk<Traits::kTileK> walk(tile.kv_end);
+    // Where every tile is visited, no mask is read.
+    const uint32_t* mask =
+        Visible::kBlocks && tile.kv_begin > 0 ? mask_row(arguments.params, tile) : nullptr;
+    const auto word_of = [mask](int word) { return mask == nullptr ? ~0u : mask[word]; };
     // The next tile is drawn and announced a few visits before the end of this one: early enough
     // for its Q to be there in time, late enough because a drawn tile is bound to this CTA.
     const int drawn = max(0, visits - kAnnounceVisits);
@@ -40,9 +46,15 @@ __device__ __forceinline__ void produce_kv(const AttendArguments& arguments,
       if (i == drawn) scheduler.draw();
       if (i < visits) {
         const bool sinks = tile.sink_tile && i == 0;
-        const int key_tile = sinks ? 0 : tile.key_tile(i);
+        // kv_end is read again: kept over the visits it would spill.
+        const int key_tile = Visible::kBlocks ? walk.next(shared.work[slot].kv_end, word_of)
+                             : sinks          ? 0
+                                              : tile.key_tile(i);
         const int row = source.row + key_tile * Traits::kTileK;
         ptx::mbarrier_wait(&shared.k_empty[stage.slot], stage.phase ^ 1);
+        if constexpr (Visible::kBlocks) {
+          shared.visit_key[stage.slot_of_two_rounds()] = key_tile * Traits::kTileK;
+        }
         load_tile<Traits>(shared.k[stage.slot], source.k_map, &shared.k_full[stage.slot], source,
                           row);
         ptx::mbarrier_wait(&shared.v_empty[stage.slot], stage.phase ^ 1);
@@ -163,6 +175,7 @@ __device__ __forceinline__ void gather_q(const AttendParams& params, const Tile&
 template <class Traits>
 __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemory<Traits>& shared,
                                           int warp) {
+  using Visible = typename Traits::Visible;
   RingPosition<Traits::kWorkStages> work;
   RingPosition<Traits::kQStages> stage;
   while (true) {
@@ -174,7 +187,7 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
     const Sequence where = sequence(params.sequences, tile.batch);
     const TokenSet set =
         token_set(params.selection, tile.batch, tile.head, params.heads.num_q_heads);
-    if (tile.visits() > 0) {
+    if (tile.visits() > 0 || (Visible::kBlocks && stores_nothing<Visible>(tile))) {
       ptx::mbarrier_wait(&shared.q_empty[stage.slot], stage.phase ^ 1);
       gather_q<Traits>(params, tile, where, set, warp,
                        ptx::shared_address(shared.q[stage.slot]));
@@ -182,7 +195,7 @@ __device__ __forceinline__ void produce_q(const AttendParams& params, SharedMemo
       ptx::mbarrier_arrive(&shared.q_full[stage.slot]);
       stage.advance();
     }
-    if (Traits::Visible::kZeroesDropped && tile.sparse) {
+    if (Visible::kZeroesDropped && tile.sparse) {
       zero_dropped_rows<Traits>(params, tile, where, set, warp);
     }
   }

@@ -104,6 +104,9 @@ class TileScheduler {
     tile.kv_end =
         last >= first ? (keys.end + Traits::kTileK - 1) / Traits::kTileK : tile.kv_begin;
     if (last < first) tile.sink_tile = 0;
+    if constexpr (Visible::kBlocks) {
+      tile.kv_begin = tile.kv_end - visits_of<Traits::kTileK>(params_, tile);
+    }
     return tile;
   }
 

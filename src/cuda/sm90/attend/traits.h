@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cuda/keys/tile.h"
+#include "cuda/keys/blocks.h"
 
 namespace tokensieve::cuda::sm90 {
 
@@ -56,6 +56,10 @@ struct SharedMemory {
   uint64_t k_empty[Traits::kStages];         // 2: one thread of each consumer warpgroup
   uint64_t v_full[Traits::kStages];
   uint64_t v_empty[Traits::kStages];
+  // With block masks: first key of a visit. Twice the stages, because k_empty is arrived at by one
+  // thread of a warpgroup, when other warps may not have read theirs: two rounds later they have,
+  // since all of them have issued the products of the round between.
+  int32_t visit_key[2 * Traits::kStages];
 };
 
 enum NamedBarrier : int { kTurnOfGroup0 = 1, kTurnOfGroup1 = 2 };  // 0 is __syncthreads

@@ -1,0 +1,175 @@
+// Block masks: their parameters, and what a call gives of them.
+#include <type_traits>
+
+#include "core/backend_table.h"
+#include "core/tiles.h"
+#include "core/validate.h"
+#include "core/validate_parts.h"
+#include "tokensieve/names.h"
+
+namespace tokensieve {
+namespace {
+
+Status invalid(const char* name, double value, const char* allowed) {
+  return Status::error(StatusCode::kInvalidArgument, "blocks.%s is %g; allowed: %s", name, value,
+                       allowed);
+}
+
+Status check_fields(const BlockConfig& c) {
+  Status status;
+  for_each_block_field(c, [&status, &c](const BlockField& about, const auto& value) {
+    using Value = std::remove_cvref_t<decltype(value)>;
+    if (!status.ok() || !about.used_by(c)) return;
+    if constexpr (std::is_enum_v<Value>) {
+      if (is_valid(value)) return;
+      status = invalid(about.name, static_cast<int>(value), allowed_words<Value>());
+    } else if (const auto number = static_cast<double>(value); !about.allows(number)) {
+      status = invalid(about.name, number, about.allowed);
+    }
+  });
+  return status;
+}
+
+// Masks or scores over selected tokens are of the compact tiles, which only given sets make known.
+Status check_given_first(const Plan& plan, const AttentionInputs& in, const char* name) {
+  if (plan.path == Path::kDense || in.keep.indices != nullptr) return {};
+  return Status::error(StatusCode::kInvalidArgument,
+                       "%s was given to a plan that selects tokens, without inputs.keep: its tiles "
+                       "are those of the kept tokens; call select_tokens first and give both",
+                       name);
+}
+
+Status check_mask(const Plan& plan, const char* name, const BlockMask& mask) {
+  if (mask.bits == nullptr) {
+    return Status::error(StatusCode::kInvalidArgument, "%s.bits is null", name);
+  }
+  if (reinterpret_cast<uintptr_t>(mask.bits) % alignof(uint32_t) != 0) {
+    return Status::error(StatusCode::kInvalidArgument, "%s.bits is not aligned to 4 bytes", name);
+  }
+  if (mask.num_masks == plan.num_masks && mask.row_tiles == plan.row_tiles &&
+      mask.words == plan.mask_words) {
+    return {};
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "%s has %d masks of %lld row tiles x %lld words; the plan needs %d x %lld x "
+                       "%lld (plan.num_masks, row_tiles, mask_words)",
+                       name, mask.num_masks, (long long)mask.row_tiles, (long long)mask.words,
+                       plan.num_masks, (long long)plan.row_tiles, (long long)plan.mask_words);
+}
+
+// One value outside a field's range, on the host.
+Status check_thresholds(const Plan& plan, const float* thresholds) {
+  if (thresholds == nullptr || on_device(plan)) return {};
+  for (int32_t i = 0; i < plan.num_masks; ++i) {
+    if (thresholds[i] >= 0 && thresholds[i] <= 1) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "block_thresholds[%d] is %g; allowed: [0, 1]", i, thresholds[i]);
+  }
+  return {};
+}
+
+Status unexpected(const char* name, const Plan& plan) {
+  return Status::error(StatusCode::kInvalidArgument,
+                       "%s was given, but the plan's block pattern is %s; make the plan with the "
+                       "pattern that reads it",
+                       name, name_of(plan.blocks.pattern));
+}
+
+}  // namespace
+
+Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
+                       const BlockConfig& c, const PlanOptions& options) {
+  if (c.pattern == BlockPattern::kNone) return {};
+  TOKENSIEVE_RETURN_IF_ERROR(check_fields(c));
+  if (!shape.causal) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "blocks.pattern is %s and causal is false; block masks are for causal "
+                         "attention without a bias",
+                         name_of(c.pattern));
+  }
+  if (select.enabled && select.queries == Queries::kAll) {
+    return Status::error(StatusCode::kUnsupported,
+                         "blocks.pattern is %s with queries = all, whose rows are not those of the "
+                         "kept keys; use queries = kept with local fill",
+                         name_of(c.pattern));
+  }
+  if (c.pattern == BlockPattern::kScores && shape.packed) {
+    return Status::error(StatusCode::kUnsupported,
+                         "blocks.pattern is scores and the sequences are packed; run them one by "
+                         "one, or give a mask");
+  }
+  if (c.share == Share::kLayer && options.num_ranks > 1 && c.pattern == BlockPattern::kPooled) {
+    return Status::error(StatusCode::kUnsupported,
+                         "blocks.share is layer and the heads are split over %d ranks; use kv or "
+                         "head",
+                         options.num_ranks);
+  }
+  return {};
+}
+
+Status check_blocks(const Plan& plan, const AttentionInputs& in) {
+  const BlockPattern pattern = plan.blocks.pattern;
+  const bool reads_thresholds = pattern > BlockPattern::kGiven;
+  if (in.block_mask.bits != nullptr && pattern != BlockPattern::kGiven) {
+    return unexpected("block_mask", plan);
+  }
+  if (in.block_scores != nullptr && pattern != BlockPattern::kScores) {
+    return unexpected("block_scores", plan);
+  }
+  // A plan whose estimator cannot win has no pattern any more.
+  if (in.block_thresholds != nullptr && pattern == BlockPattern::kGiven) {
+    return unexpected("block_thresholds", plan);
+  }
+  if (reads_thresholds) TOKENSIEVE_RETURN_IF_ERROR(check_thresholds(plan, in.block_thresholds));
+  if (pattern == BlockPattern::kGiven) {
+    TOKENSIEVE_RETURN_IF_ERROR(check_given_first(plan, in, "block_mask"));
+    return check_mask(plan, "block_mask", in.block_mask);
+  }
+  if (pattern == BlockPattern::kScores) {
+    if (in.block_scores == nullptr) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "block_scores is null; the plan's block pattern is scores");
+    }
+    return check_given_first(plan, in, "block_scores");
+  }
+  return {};
+}
+
+size_t mask_bytes(const Plan& plan) {
+  return static_cast<size_t>(plan.shape.batch * plan.num_masks * plan.row_tiles *
+                             plan.mask_words) *
+         sizeof(uint32_t);
+}
+
+size_t block_score_bytes(const Plan& plan) {
+  return static_cast<size_t>(plan.shape.batch * plan.num_masks * plan.row_tiles *
+                             tiles_of(plan.shape.seqlen_kv)) *
+         sizeof(float);
+}
+
+Status validate_estimate(const Plan& plan, const AttentionInputs& in, const BlockMask& mask,
+                         std::span<std::byte> workspace, const RunOptions& options) {
+  const AttentionShape& s = plan.shape;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      check_tensor("q", in.q, {s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
+  TOKENSIEVE_RETURN_IF_ERROR(check_tensor(
+      "k", in.k,
+      {s.kv_dtype, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim, in.kv_indices != nullptr}));
+  TOKENSIEVE_RETURN_IF_ERROR(check_mask(plan, "mask", mask));
+  TOKENSIEVE_RETURN_IF_ERROR(check_given(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_given_first(plan, in, "estimate_blocks"));
+  TOKENSIEVE_RETURN_IF_ERROR(check_blocks(plan, in));
+  TOKENSIEVE_RETURN_IF_ERROR(check_workspace(plan, workspace, options));
+  TOKENSIEVE_RETURN_IF_ERROR(check_disjoint(
+      {{"mask.bits", mask.bits, mask_bytes(plan)},
+       {"workspace", workspace.data(), plan.workspace}},
+      {{"q", in.q},
+       {"k", in.k},
+       {"block_scores", in.block_scores, block_score_bytes(plan)},
+       {"block_thresholds", in.block_thresholds, static_cast<size_t>(plan.num_masks) * 4},
+       {"keep.indices", in.keep.indices,
+        static_cast<size_t>(s.batch * plan.num_sets * in.keep.capacity) * 4}}));
+  return check_kv_indices(plan, in.kv_indices, in.k.shape[1]);
+}
+
+}  // namespace tokensieve

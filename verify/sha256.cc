@@ -1,0 +1,74 @@
+#include "verify/sha256.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+
+namespace tokensieve::verify {
+namespace {
+
+constexpr size_t kBlockBytes = 64;
+
+constexpr std::array<uint32_t, 64> kRounds = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+}  // namespace
+
+void Sha256::add(std::span<const std::byte> bytes) {
+  bytes_ += bytes.size();
+  while (!rest_.empty() && !bytes.empty()) {
+    rest_.push_back(bytes[0]);
+    bytes = bytes.subspan(1);
+    if (rest_.size() < kBlockBytes) continue;
+    add_block(rest_.data());
+    rest_.clear();
+  }
+  for (; bytes.size() >= kBlockBytes; bytes = bytes.subspan(kBlockBytes)) add_block(bytes.data());
+  rest_.insert(rest_.end(), bytes.begin(), bytes.end());
+}
+
+std::string Sha256::hex() {
+  const uint64_t bits = bytes_ * 8;
+  std::vector<std::byte> end = {std::byte{0x80}};
+  while ((rest_.size() + end.size()) % kBlockBytes != kBlockBytes - 8) end.push_back(std::byte{0});
+  for (int shift = 56; shift >= 0; shift -= 8) end.push_back(std::byte(bits >> shift & 0xff));
+  add(end);
+  std::string text;
+  for (uint32_t word : state_) text += fmt::format("{:08x}", word);
+  return text;
+}
+
+void Sha256::add_block(const std::byte* block) {
+  std::array<uint32_t, 64> w;
+  for (size_t i = 0; i < 16; ++i) {
+    w[i] = 0;
+    for (size_t byte = 0; byte < 4; ++byte) {
+      w[i] = w[i] << 8 | std::to_integer<uint32_t>(block[4 * i + byte]);
+    }
+  }
+  for (size_t i = 16; i < 64; ++i) {
+    const uint32_t a = w[i - 15], b = w[i - 2];
+    w[i] = w[i - 16] + (std::rotr(a, 7) ^ std::rotr(a, 18) ^ a >> 3) + w[i - 7] +
+           (std::rotr(b, 17) ^ std::rotr(b, 19) ^ b >> 10);
+  }
+  auto [a, b, c, d, e, f, g, h] = state_;
+  for (size_t i = 0; i < 64; ++i) {
+    const uint32_t one = h + (std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25)) +
+                         ((e & f) ^ (~e & g)) + kRounds[i] + w[i];
+    const uint32_t two = (std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22)) +
+                         ((a & b) ^ (a & c) ^ (b & c));
+    h = g, g = f, f = e, e = d + one;
+    d = c, c = b, b = a, a = one + two;
+  }
+  const std::array<uint32_t, 8> added = {a, b, c, d, e, f, g, h};
+  for (size_t i = 0; i < 8; ++i) state_[i] += added[i];
+}
+
+}  // namespace tokensieve::verify
