@@ -128,8 +128,7 @@ class Arrays:
                                                        "sink_logits", (frame.q.shape[2],),
                                                        "one value for each query head")
             self.alive.append(sinks)
-        if frame.settings.blocks is not None:
-            self.blocks.give_to(frame, self.q, self.keep is not None)
+        self.blocks.give_to(frame, self.q, self.keep is not None)
 
 
 def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays | None,

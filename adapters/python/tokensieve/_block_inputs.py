@@ -37,6 +37,8 @@ class BlockInputs:
 
     def give_to(self, frame: Frame, q: _tensor.View, compact: bool) -> None:
         """Sets the pointers of the frame's inputs. compact: the tiles are those of given sets."""
+        blocks = frame.settings.blocks
+        self._refuse_unread("none" if blocks is None else blocks.pattern)
         inputs, info = frame.inputs, frame.plan.info
         if self.mask is not None:
             inputs.block_mask = self._mask(frame, q, compact)
@@ -45,10 +47,20 @@ class BlockInputs:
             scores, inputs.block_scores = _tensor.floats(
                 self.scores, q, "block_scores", shape, "batch, masks, row tiles, key tiles")
             self.alive.append(scores)
-        if self.thresholds is not None:
+        if self.thresholds is not None and info.num_masks > 0:  # 0: no estimate can win
             thresholds, inputs.block_thresholds = _tensor.floats(
                 self.thresholds, q, "block_thresholds", (info.num_masks,), "one for each mask")
             self.alive.append(thresholds)
+
+    def _refuse_unread(self, pattern: str) -> None:
+        """Raises ArgumentError for what a call with this pattern would ignore."""
+        for name, value, readers in (
+                ("block_mask", self.mask, ("given",)), ("block_scores", self.scores, ("scores",)),
+                ("block_thresholds", self.thresholds,
+                 ("scores", "flex", "pooled", "antidiagonal"))):
+            if value is not None and pattern not in readers:
+                raise ArgumentError(f"{name} was given, but the block pattern is {pattern}; give "
+                                    f"blocks with pattern {' or '.join(readers)}, which reads it")
 
     def _mask(self, frame: Frame, q: _tensor.View, compact: bool) -> int:
         if not isinstance(self.mask, BlockMask):
