@@ -291,7 +291,7 @@ Overlap compare_masks(const Call& call, const Expected& expected, int64_t b) {
     const MaskRows actual = mask_rows(mask, b, h * call.plan.num_masks /
                                                    call.plan.shape.num_q_heads);
     for (int64_t t = 0; t < grid.row_tiles(); ++t) {
-      for (int64_t k = 0; k < grid.end(t); ++k) {
+      for (int64_t k = 0; k < grid.key_tiles(); ++k) {
         const bool x = actual.get(t, k), y = expected.masks.of(call.plan, h).get(t, k);
         overlap.both += x && y;
         overlap.one += x != y;
