@@ -372,7 +372,8 @@ def test_errors_of_calls():
            "masks, 3 x 3 tiles", BlockMask.from_bool(random_tiles(13, 500, 500, 1, 4)))
     refuse("for batch 2", BlockMask.from_bool(random_tiles(13, 300, 300, 2, 4)))
     refuse("block_size 64", BlockMask(np.ones((5, 5)), 64))
-    refuse("the plan's block pattern is flex", mask, blocks=BlockConfig(pattern="flex"),
+    refuse("the block pattern is flex; give blocks with pattern given", mask,
+           blocks=BlockConfig(pattern="flex"),
            select=SelectConfig(enabled=False, dense_policy="never"))
     refuse("blocks is a dict", mask, blocks={})
     with pytest.raises(ArgumentError, match="this one's pattern is given"):
