@@ -52,7 +52,7 @@ class TileAttend {
 
   // Rows [row, row + 32) of a tile become a part.
   void start(const RowTile& from, int row) {
-    const TilePanels& panels = call_.panels;
+    const TileBlocks& blocks = call_.blocks;
     Part& part = scratch_.parts[count_];
     part.rows = std::min(kPartRows, from.tile.rows - row);
     part.q32 = from.tile.q + static_cast<int64_t>(row) * head_dim_;
@@ -60,29 +60,29 @@ class TileAttend {
     part.m = from.tile.m + row;
     part.l = from.tile.l + row;
     part.row_end = from.row_end + row;
-    const bool fits = pack_queries_as_tiles(part.q32, part.rows, head_dim_, panels.dims, part.qh,
+    const bool fits = pack_queries_as_tiles(part.q32, part.rows, head_dim_, blocks.dims, part.qh,
                                             kSplit ? part.ql : nullptr);
-    std::memset(part.o, 0, sizeof(float) * kPartRows * panels.dims);
+    std::memset(part.o, 0, sizeof(float) * kPartRows * blocks.dims);
     for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(part.out + r * head_dim_, head_dim_, part.o + r * panels.dims);
+      std::copy_n(part.out + r * head_dim_, head_dim_, part.o + r * blocks.dims);
     }
-    keys_[count_++] = PartKeys(from, row, part.rows, panels, !fits);
+    keys_[count_++] = PartKeys(from, row, part.rows, blocks, !fits);
   }
 
   void finish(const Part& part) const {
     for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(part.o + r * call_.panels.dims, head_dim_, part.out + r * head_dim_);
+      std::copy_n(part.o + r * call_.blocks.dims, head_dim_, part.out + r * head_dim_);
     }
   }
 
   // Products of an item, or none of one that runs in f32; S is number t of three in turn.
   Half logits(const Item& item, int t) const {
     if (item.exact) return {};
-    return Half::logits(scratch_.parts[item.part], item, call_.panels, scratch_.s[t % 3]);
+    return Half::logits(scratch_.parts[item.part], item, call_.blocks, scratch_.s[t % 3]);
   }
   Half values(const Item& item, int t) const {
     if (item.part < 0 || item.exact) return {};
-    return Half::values(scratch_.parts[item.part], item, call_.panels, scratch_.s[t % 3]);
+    return Half::values(scratch_.parts[item.part], item, call_.blocks, scratch_.s[t % 3]);
   }
 
   void softmax(const Item& item, float* s, Steps& work) {
@@ -92,7 +92,7 @@ class TileAttend {
       const Seen seen = seen_by(item, part.row_end[r]);
       const float max = prepare_row(row, seen, call_.logits.softcap);
       work.run_to(r + 1, part.rows);
-      softmax_row<kSplit, Matrix>(part, r, call_.panels.dims, row, seen, max);
+      softmax_row<kSplit, Matrix>(part, r, call_.blocks.dims, row, seen, max);
     }
     // Rows past the last take part in P V.
     const size_t unused = static_cast<size_t>(kPartRows - part.rows) * kTileStride;
@@ -109,7 +109,7 @@ class TileAttend {
     std::copy_n(part.m, part.rows, tile.m);
     std::copy_n(part.l, part.rows, tile.l);
     for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(part.o + r * call_.panels.dims, head_dim_, tile.o + r * head_dim_);
+      std::copy_n(part.o + r * call_.blocks.dims, head_dim_, tile.o + r * head_dim_);
     }
     for (int64_t key = item.begin; key < item.end;) {
       const int64_t panel = key / kPanelKeys * kPanelKeys;
@@ -120,13 +120,12 @@ class TileAttend {
     std::copy_n(tile.m, part.rows, part.m);
     std::copy_n(tile.l, part.rows, part.l);
     for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(tile.o + r * head_dim_, head_dim_, part.o + r * call_.panels.dims);
+      std::copy_n(tile.o + r * head_dim_, head_dim_, part.o + r * call_.blocks.dims);
     }
   }
 
   void attend_panel(int64_t first, const KeyRange& range, const Part& part) {
-    const TilePanels& panels = call_.panels;
-    call_.exact.pack_panel(panels.k, panels.v, first, static_cast<int>(range.end), head_dim_,
+    call_.exact.pack_panel(call_.k, call_.v, first, static_cast<int>(range.end), head_dim_,
                            scratch_.kt, scratch_.v);
     for (int r = 0; r < part.rows; ++r) {
       const int64_t end = std::clamp<int64_t>(part.row_end[r] - first, 0, range.end);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/tiles.h"
 #include "cpu/tiles/tiles.h"
 
 namespace tokensieve::cpu {
@@ -22,8 +23,8 @@ struct Item {
 class PartKeys {
  public:
   PartKeys() = default;
-  PartKeys(const RowTile& tile, int first_row, int rows, const TilePanels& panels, bool exact)
-      : tile_(&tile), unfit_(panels.unfit), exact_(exact) {
+  PartKeys(const RowTile& tile, int first_row, int rows, const TileBlocks& blocks, bool exact)
+      : tile_(&tile), unfit_(blocks.unfit), exact_(exact) {
     end_ = tile.num_ranges > 0 ? tile.ranges[tile.num_ranges - 1].end : 0;
     const int32_t* row_end = tile.row_end + first_row;
     end_ = std::min<int64_t>(end_, *std::max_element(row_end, row_end + rows));
@@ -58,8 +59,7 @@ class PartKeys {
 
  private:
   bool listed(int64_t key) const {
-    const int64_t i = key / kBlock;
-    return tile_->mask == nullptr || (tile_->mask[i / 32] >> (i % 32) & 1) != 0;
+    return tile_->mask == nullptr || lists(tile_->mask, key / kBlock);
   }
   bool runs_exact(int64_t key) const { return exact_ || unfit_[key / kPanelKeys] != 0; }
 

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 
-#include "cpu/pack-inl.h"
 #include "cpu/tiles/matrix-inl.h"
 
 TOKENSIEVE_BEFORE_TILES();
@@ -69,17 +68,17 @@ HWY_INLINE void store_transposed(const uint16_t (*from)[32], uint16_t* to) {
 
 // Keys [16 g, 16 g + 16) of a block, of which `rows` has those that there are.
 template <DType kDType>
-void pack_keys(const char* const* rows, int count, int head_dim, int g, const TilePanels& panels,
+void pack_keys(const char* const* rows, int count, int head_dim, int g, const TileBlocks& blocks,
                uint16_t* block, VU32& largest) {
   alignas(64) uint16_t hi[16][32], lo[16][32];
-  for (int c = 0; c < panels.dims; c += 32) {
+  for (int c = 0; c < blocks.dims; c += 32) {
     for (int i = 0; i < 16; ++i) {
       split_row<kDType>(i < count ? rows[i] : nullptr, c, head_dim, hi[i],
-                        panels.lo ? lo[i] : nullptr, largest);
+                        blocks.lo ? lo[i] : nullptr, largest);
     }
-    uint16_t* to = block + (g * (panels.dims / 32) + c / 32) * kTileElements;
+    uint16_t* to = block + (g * (blocks.dims / 32) + c / 32) * kTileElements;
     store_transposed(hi, to);
-    if (panels.lo) store_transposed(lo, to + 2 * panels.half());
+    if (blocks.lo) store_transposed(lo, to + 2 * blocks.half());
   }
 }
 
@@ -91,48 +90,48 @@ HWY_INLINE int64_t value_tile(int step, int c) {
 // Values of keys [32 step, 32 step + 32) of a block.
 template <DType kDType>
 void pack_values(const char* const* rows, int count, int head_dim, int step,
-                 const TilePanels& panels, uint16_t* block, VU32& largest) {
+                 const TileBlocks& blocks, uint16_t* block, VU32& largest) {
   const F32 d;
   const auto pairs = [&](VU32 even, VU32 odd) {
     return hn::BitCast(U16(), hn::Or(hn::ShiftRight<16>(even), odd));
   };
   for (int r = 0; r < 32; r += 2) {
-    for (int c = 0; c < panels.dims; c += kLanes) {
+    for (int c = 0; c < blocks.dims; c += kLanes) {
       const auto piece = [&](int i) {
         return i < count && c < head_dim ? load<kDType>(rows[i], c) : hn::Zero(d);
       };
       const Pieces even = pieces_of(piece(r), largest);
       const Pieces odd = pieces_of(piece(r + 1), largest);
-      uint16_t* to = block + panels.half() + value_tile(step, c) + r * 16 + c % 16 * 2;
+      uint16_t* to = block + blocks.half() + value_tile(step, c) + r * 16 + c % 16 * 2;
       hn::Store(pairs(even.hi, odd.hi), U16(), to);
-      if (panels.lo) hn::Store(pairs(even.lo, odd.lo), U16(), to + 2 * panels.half());
+      if (blocks.lo) hn::Store(pairs(even.lo, odd.lo), U16(), to + 2 * blocks.half());
     }
   }
 }
 
-void pack_tiles(const TilePanels& panels, int64_t panel, int count, int head_dim) {
-  const int64_t first = panel * kPanelKeys;
-  uint16_t* block = panels.block(panel / kPanelsPerBlock);
-  const int at = static_cast<int>(panel % kPanelsPerBlock) * kPanelKeys;
-  const char *k[kPanelKeys], *v[kPanelKeys];
+void pack_tiles(const Rows& k, const Rows& v, int64_t first, int count, int head_dim,
+                const TileBlocks& blocks) {
+  uint16_t* block = blocks.at(first / kBlockKeys);
+  const int at = static_cast<int>(first % kBlockKeys);
+  const char *keys[kPanelKeys], *values[kPanelKeys];
   for (int i = 0; i < count; ++i) {
-    k[i] = panels.k.row(first + i);
-    v[i] = panels.v.row(first + i);
+    keys[i] = k.row(first + i);
+    values[i] = v.row(first + i);
   }
   VU32 largest = hn::Zero(U32());
-  for_dtype(panels.k.dtype, [&]<DType kDType>() {
+  for_dtype(k.dtype, [&]<DType kDType>() {
     for (int i = 0; i < kPanelKeys; i += 16) {
-      pack_keys<kDType>(k + i, std::clamp(count - i, 0, 16), head_dim, (at + i) / 16, panels, block,
-                        largest);
+      pack_keys<kDType>(keys + i, std::clamp(count - i, 0, 16), head_dim, (at + i) / 16, blocks,
+                        block, largest);
     }
   });
-  for_dtype(panels.v.dtype, [&]<DType kDType>() {
+  for_dtype(v.dtype, [&]<DType kDType>() {
     for (int i = 0; i < kPanelKeys; i += 32) {
-      pack_values<kDType>(v + i, std::clamp(count - i, 0, 32), head_dim, (at + i) / 32, panels,
+      pack_values<kDType>(values + i, std::clamp(count - i, 0, 32), head_dim, (at + i) / 32, blocks,
                           block, largest);
     }
   });
-  panels.unfit[panel] = holds_nan_or_inf(largest);
+  blocks.unfit[first / kPanelKeys] = holds_nan_or_inf(largest);
 }
 
 // Rows of q as A: [2][dims / 32] matrix tiles, row-major; rows past the last are 0. False if they

@@ -43,33 +43,33 @@ class Products {
  public:
   Products() = default;
 
-  static Products logits(const Part& part, const Item& item, const TilePanels& panels, float* s) {
+  static Products logits(const Part& part, const Item& item, const TileBlocks& blocks, float* s) {
     Products x;
-    const int depth = panels.dims / 32;
-    const uint16_t* k = panels.block(item.block) + item.first / 16 * depth * kTileElements;
+    const int depth = blocks.dims / 32;
+    const uint16_t* k = blocks.at(item.block) + item.first / 16 * depth * kTileElements;
     x.accumulate_ = false;
     x.units_ = item.cols / 32, x.steps_ = depth;
     x.unit_ = x.start_ = {part.qh, part.ql, int64_t{depth} * kTileElements, 64,
-                          k, lo_of(panels, k), int64_t{depth} * kTileElements};
+                          k, lo_of(blocks, k), int64_t{depth} * kTileElements};
     x.a_step_ = kTileElements, x.b_step_ = kTileElements;
     x.b_unit_ = 2 * int64_t{depth} * kTileElements;
     x.c_ = s, x.c_stride_ = kTileStride;
     return x;
   }
 
-  static Products values(const Part& part, const Item& item, const TilePanels& panels,
+  static Products values(const Part& part, const Item& item, const TileBlocks& blocks,
                          const float* s) {
     Products x;
     const uint16_t* p = reinterpret_cast<const uint16_t*>(s);
     const uint16_t* v =
-        panels.block(item.block) + panels.half() + value_tile(item.first / 32, 0);
+        blocks.at(item.block) + blocks.half() + value_tile(item.first / 32, 0);
     x.accumulate_ = true;
-    x.units_ = panels.dims / 32, x.steps_ = item.cols / 32;
+    x.units_ = blocks.dims / 32, x.steps_ = item.cols / 32;
     x.unit_ = x.start_ = {p, p + 32, 16 * 2 * kTileStride, 4 * kTileStride,
-                          v, lo_of(panels, v), kTileElements};
+                          v, lo_of(blocks, v), kTileElements};
     x.a_step_ = 64, x.b_step_ = 2 * kTileElements;
     x.b_unit_ = value_tile(0, 32);
-    x.c_ = part.o, x.c_stride_ = panels.dims;
+    x.c_ = part.o, x.c_stride_ = blocks.dims;
     return x;
   }
 
@@ -88,8 +88,8 @@ class Products {
   }
 
  private:
-  static const uint16_t* lo_of(const TilePanels& panels, const uint16_t* hi) {
-    return panels.lo ? hi + 2 * panels.half() : nullptr;
+  static const uint16_t* lo_of(const TileBlocks& blocks, const uint16_t* hi) {
+    return blocks.lo ? hi + 2 * blocks.half() : nullptr;
   }
   static void advance(Operands& x, int64_t a, int64_t b) {
     x.a_hi += a, x.a_lo += a, x.b_hi += b;

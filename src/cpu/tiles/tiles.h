@@ -31,16 +31,30 @@ inline constexpr int kTileStride = kBlockKeys + 16;
 
 inline int tile_dims(int head_dim) { return static_cast<int>(round_up(head_dim, 32)); }
 
-// The packed keys of one panel group, and the rows that they come from.
-struct TilePanels {
-  uint16_t* blocks;
-  uint8_t* unfit;  // [panels]: holds NaN or inf, which must not meet other rows; runs in f32
-  Rows k, v;
+// The packed keys of one panel group.
+struct TileBlocks {
+  uint16_t* base;
+  // [panels]: holds NaN or inf, which must not meet rows that do not see them. Runs in f32.
+  uint8_t* unfit;
   int dims;
   bool lo;
 
   int64_t half() const { return int64_t{kBlockKeys} * dims; }  // K, or V, of a block
-  uint16_t* block(int64_t i) const { return blocks + i * half() * (lo ? 4 : 2); }
+  int64_t size() const { return half() * (lo ? 4 : 2); }
+  uint16_t* at(int64_t block) const { return base + block * size(); }
+
+  // What `keys` keys take, flags included.
+  int64_t bytes(int64_t keys) const {
+    return round_up(divide_up(keys, kPanelKeys), kFlags) +
+           divide_up(keys, kBlockKeys) * size() * static_cast<int64_t>(sizeof(uint16_t));
+  }
+  // The flags lie in front of the blocks.
+  void place(std::byte* memory, int64_t keys) {
+    unfit = reinterpret_cast<uint8_t*>(memory);
+    base = reinterpret_cast<uint16_t*>(memory + round_up(divide_up(keys, kPanelKeys), kFlags));
+  }
+
+  static constexpr int64_t kFlags = 64;  // alignment
 };
 
 // Query rows that see of the keys of `ranges` (disjoint, ascending) and of the key tiles that
@@ -56,17 +70,20 @@ struct RowTile {
 struct TileCall {
   const RowTile* tiles;
   int count;  // <= kBundle
-  const TilePanels& panels;
-  Logits logits;         // no bias
-  const Kernels& exact;  // for what matrix tiles cannot hold
-  std::byte* scratch;    // TileScratch::bytes
+  const TileBlocks& blocks;
+  Logits logits;  // no bias
+  std::byte* scratch;  // TileScratch::bytes
+  // For what matrix tiles cannot hold: kernels of f32 and the rows that the blocks are packed from.
+  const Kernels& exact;
+  const Rows &k, &v;
 };
 
 struct TileKernels {
   Isa isa;
 
-  // One panel, of `count` <= kPanelKeys keys.
-  void (*pack)(const TilePanels& panels, int64_t panel, int count, int head_dim);
+  // Keys [first, first + count) of one panel.
+  void (*pack)(const Rows& k, const Rows& v, int64_t first, int count, int head_dim,
+               const TileBlocks& blocks);
   // Continues the online softmax of every tile. A row's result depends on nothing but the row, its
   // ranges and its keys: not on which other rows take part.
   void (*attend_split)(const TileCall& call);
