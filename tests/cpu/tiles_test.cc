@@ -127,8 +127,8 @@ TEST(CpuTilesLong, HeadsOfAGroupAreThoseAlone) {
     const Outcome all = run_case(c, data, test::best_tiles(), products);
     for (int64_t h = 0; h < 5; ++h) {
       CaseData one = test::make_data(alone, 4);
-      one.k = data.k;
-      one.v = data.v;
+      one.k.assign(data.k.values());
+      one.v.assign(data.v.values());
       for (int64_t i = 0; i < 900; ++i) {
         for (int64_t d = 0; d < 64; ++d) one.q.set(0, i, 0, d, data.q.at(0, i, h, d));
       }
@@ -145,12 +145,11 @@ TEST(CpuTilesLong, HeadsOfAGroupAreThoseAlone) {
 // f32 gives.
 TEST(CpuTilesNonFinite, BehaveAsInF32) {
   const AttentionCase c = long_case(3, 1, 64);
-  const CaseData clean = test::make_data(c, 5);
   constexpr int64_t kKey = 500;
   for (const double value : {double{NAN}, double{INFINITY}, -double{INFINITY}}) {
     for (const bool in_k : {true, false}) {
       SCOPED_TRACE(testing::Message() << value << (in_k ? " in k" : " in v"));
-      CaseData data = clean, intact = clean;
+      CaseData data = test::make_data(c, 5), intact = test::make_data(c, 5);
       (in_k ? data.k : data.v).set(0, kKey, 0, 7, value);
       for (const Products products : test::kTileProducts) {
         const Outcome before = run_case(c, intact, test::best_tiles(), products);
