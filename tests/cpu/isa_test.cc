@@ -58,6 +58,16 @@ TEST_F(ForcedIsa, AutoIsTheBest) {
   EXPECT_EQ(isa_that_runs(Isa::kAuto).value(), supported_isas().front());
 }
 
+// Tiles are for products other than exact: what is exact runs on vectors.
+TEST_F(ForcedIsa, TilesWithExactProductsAreTheVectorsBesideThem) {
+  EXPECT_EQ(isa_that_runs(Isa::kAmxEmulated).value(), supported_isas().front());
+  if (isa_supported(Isa::kAmx)) {
+    EXPECT_EQ(isa_that_runs(Isa::kAmx).value(), Isa::kAvx512);
+  }
+  setenv("TOKENSIEVE_ISA", "amx_emulated", 1);
+  EXPECT_EQ(isa_that_runs(Isa::kAuto).value(), supported_isas().front());
+}
+
 TEST_F(ForcedIsa, UnknownNameIsAnError) {
   setenv("TOKENSIEVE_ISA", "mmx", 1);
   const Result<Isa> ran = isa_that_runs(Isa::kAuto);
