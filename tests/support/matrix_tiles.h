@@ -2,23 +2,24 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "support/cases.h"
-#include "tokensieve/backend.h"
+#include "tokensieve/attention.h"
 
 namespace tokensieve::test {
 
 inline constexpr Products kTileProducts[] = {Products::kSplit, Products::kBf16};
 
-// The emulated tiles and, where there are some, the hardware's.
-inline std::vector<Isa> tile_isas() {
-  if (isa_supported(Isa::kAmx)) return {Isa::kAmxEmulated, Isa::kAmx};
-  return {Isa::kAmxEmulated};
+// Whether this CPU has matrix tiles and the system grants them.
+inline bool hardware_tiles() {
+  if (!isa_supported(Isa::kAmx)) return false;
+  const AttentionShape shape = self_attention(1, 1, 1, 16);
+  const PlanOptions options = {.isa = Isa::kAmx, .products = Products::kBf16};
+  return make_plan(shape, {.enabled = false}, options).value().options.products == Products::kBf16;
 }
 
-// The fastest of them.
-inline Isa best_tiles() { return tile_isas().back(); }
+// The hardware's tiles where there are some, else the emulated ones.
+inline Isa best_tiles() { return hardware_tiles() ? Isa::kAmx : Isa::kAmxEmulated; }
 
 // The case with inputs that the products take.
 inline AttentionCase on_tiles(AttentionCase c, Products products) {
