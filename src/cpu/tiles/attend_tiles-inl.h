@@ -62,9 +62,11 @@ class TileAttend {
     part.row_end = from.row_end + row;
     const bool fits = pack_queries_as_tiles(part.q32, part.rows, head_dim_, blocks.dims, part.qh,
                                             kSplit ? part.ql : nullptr);
-    std::memset(part.o, 0, sizeof(float) * kPartRows * blocks.dims);
-    for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(part.out + r * head_dim_, head_dim_, part.o + r * blocks.dims);
+    for (int r = 0; r < kPartRows; ++r) {
+      float* o = part.o + r * blocks.dims;
+      const int columns = r < part.rows ? head_dim_ : 0;
+      std::copy_n(part.out + r * head_dim_, columns, o);
+      std::fill(o + columns, o + blocks.dims, 0.0f);
     }
     keys_[count_++] = PartKeys(from, row, part.rows, blocks, !fits);
   }

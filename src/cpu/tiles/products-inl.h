@@ -48,6 +48,17 @@ class Products {
 
   int total() const { return units_ * steps_; }
 
+  // Operands of the next step.
+  void load(Matrix& matrix) const {
+    matrix.load_a(a_, a_ + a_next_, a_stride_);
+    const uint16_t* b = kSplit ? b_ + b_lo_ : b_;
+    matrix.load_b(b, b + b_next_);
+    if constexpr (kSplit) return;  // whose three products a step leave time enough
+    const int64_t ahead = step_ + 1 < steps_ ? b_step_ : b_unit_ - (steps_ - 1) * b_step_;
+    matrix.prefetch(b_ + ahead);
+    matrix.prefetch(b_ + ahead + b_next_);
+  }
+
   void step(Matrix& matrix) {
     if (step_ == 0) accumulate_ ? matrix.load_c(c_, c_stride_) : matrix.zero();
     multiply(matrix);
@@ -59,9 +70,6 @@ class Products {
       a_ -= steps_ * a_step_, b_ += b_unit_ - steps_ * b_step_;
       c_ += 32;
     }
-    // Of the next step, on its way from L2 meanwhile.
-    prefetch(matrix, b_);
-    if (b_lo_ != 0) prefetch(matrix, b_ + b_lo_);
   }
 
  private:
@@ -69,30 +77,26 @@ class Products {
       : units_(units), steps_(steps), b_lo_(kSplit && blocks.lo ? 2 * blocks.half() : 0) {}
 
   void multiply(Matrix& matrix) {
-    matrix.load_a(a_, a_ + a_next_, a_stride_);
     if (kSplit && b_lo_ != 0) {
-      matrix.load_b(b_ + b_lo_, b_ + b_lo_ + b_next_);
       matrix.multiply();
+      matrix.load_b(b_, b_ + b_next_);
     }
-    matrix.load_b(b_, b_ + b_next_);
     matrix.multiply();
     if constexpr (kSplit) {
       matrix.load_a(a_ + a_lo_, a_ + a_lo_ + a_next_, a_stride_);
       matrix.multiply();
     }
   }
-  void prefetch(Matrix& matrix, const uint16_t* b) const {
-    matrix.prefetch(b);
-    matrix.prefetch(b + b_next_);
-  }
 
   int units_ = 0, steps_ = 0, step_ = 0;
   bool accumulate_ = false;
   // Matrix tiles of the step: the second of A, or B, lies `next` elements from the first, their lo
-  // `lo` elements from the hi (0: B has none); the rows of A's are `stride` bytes apart.
-  const uint16_t *a_ = nullptr, *b_ = nullptr;
-  int64_t a_next_ = 0, a_stride_ = 0, a_lo_ = 0, b_next_ = 0, b_lo_ = 0;
-  int64_t a_step_ = 0, b_step_ = 0, b_unit_ = 0;  // elements from step to step, and unit to unit
+  // `lo` elements from the hi (0: B has none); the rows of A's are `stride` bytes apart; the next
+  // step is `step` elements away, and B's next unit `unit`.
+  const uint16_t* a_ = nullptr;
+  int64_t a_next_ = 0, a_stride_ = 0, a_lo_ = 0, a_step_ = 0;
+  const uint16_t* b_ = nullptr;
+  int64_t b_next_ = 0, b_lo_ = 0, b_step_ = 0, b_unit_ = 0;
   float* c_ = nullptr;
   int64_t c_stride_ = 0;
 };
@@ -112,8 +116,15 @@ class Work {
   void finish() { run_to_step(total_); }
 
  private:
+  Products<kSplit, Matrix>& current() { return done_ < value_steps_ ? values_ : logits_; }
+
+  // Operands are loaded a step ahead: they come from L2 while a row of the softmax runs.
   void run_to_step(int end) {
-    for (; done_ < end; ++done_) (done_ < value_steps_ ? values_ : logits_).step(matrix_);
+    if (done_ == 0 && end > 0) current().load(matrix_);
+    while (done_ < end) {
+      current().step(matrix_);
+      if (++done_ < total_) current().load(matrix_);
+    }
   }
 
   Matrix& matrix_;
