@@ -245,6 +245,7 @@ TEST_P(CpuBlocks, AreBitEqualAcrossThreads) {
 }
 
 TEST_P(CpuBlocks, MatchTheOracleOnMatrixTiles) {
+  if (test::kSlowEmulation && !test::hardware_tiles()) GTEST_SKIP() << "emulated too slowly";
   for (const Products products : test::kTileProducts) {
     BlockCase c = GetParam();
     c.call = test::on_tiles(c.call, products);
@@ -261,6 +262,7 @@ TEST_P(CpuBlocks, MatchTheOracleOnMatrixTiles) {
                             {s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
     EXPECT_TRUE(test::close(actual.lse, expected.lse, test::lse_tolerance(products),
                             {s.batch, s.num_q_heads, s.seqlen_q}));
+    if (test::kSlowEmulation) continue;
     Call emulated(c, 1, on(Isa::kAmxEmulated));
     EXPECT_TRUE(actual == run_call(emulated));
   }
@@ -286,6 +288,7 @@ TEST(CpuBlocksFull, IsTheRunWithoutAMaskBitForBit) {
 }
 
 TEST(CpuBlocksFull, IsTheRunWithoutAMaskAlsoOnMatrixTiles) {
+  if (test::kSlowEmulation && !test::hardware_tiles()) GTEST_SKIP() << "emulated too slowly";
   const PlanOptions options = {.backend = Backend::kCpu,
                                .isa = test::best_tiles(),
                                .products = Products::kSplit,

@@ -8,7 +8,15 @@
 
 namespace tokensieve::test {
 
+// Under AddressSanitizer, where the emulation takes ten times its time, split alone, whose kernel
+// does all that bf16's does, and the largest cases only on the hardware's tiles.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr Products kTileProducts[] = {Products::kSplit};
+inline constexpr bool kSlowEmulation = true;
+#else
 inline constexpr Products kTileProducts[] = {Products::kSplit, Products::kBf16};
+inline constexpr bool kSlowEmulation = false;
+#endif
 
 // Whether this CPU has matrix tiles and the system grants them.
 inline bool hardware_tiles() {
