@@ -300,6 +300,8 @@ typedef struct tokensieve_inputs {
   const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
   const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
   const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
+  const int32_t* block_sizes; /* vertical_slash: i32 [num_q_heads, 2]: each head's own verticals,
+                                 at most the plan's, and slashes; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {

@@ -46,6 +46,7 @@ SAME(TOKENSIEVE_BLOCKS_SCORES, BlockPattern::kScores);
 SAME(TOKENSIEVE_BLOCKS_FLEX, BlockPattern::kFlex);
 SAME(TOKENSIEVE_BLOCKS_POOLED, BlockPattern::kPooled);
 SAME(TOKENSIEVE_BLOCKS_ANTIDIAGONAL, BlockPattern::kAntidiagonal);
+SAME(TOKENSIEVE_BLOCKS_VERTICAL_SLASH, BlockPattern::kVerticalSlash);
 SAME(TOKENSIEVE_PATH_DENSE, Path::kDense);
 SAME(TOKENSIEVE_PATH_SPARSE, Path::kSparse);
 SAME(TOKENSIEVE_DENSE_REASON_NONE, DenseReason::kNone);
@@ -140,7 +141,10 @@ Status from_c(const tokensieve_blocks* in, BlockConfig& out) {
          .sink_tiles = b.sink_tiles,
          .window_tiles = b.window_tiles,
          .last_tiles = b.last_tiles,
-         .dense_rows = b.dense_rows};
+         .dense_rows = b.dense_rows,
+         .verticals = b.verticals,
+         .slashes = b.slashes,
+         .slash_ratio = b.slash_ratio};
   return {};
 }
 
@@ -182,6 +186,7 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.cu_seqlens_kv = i.cu_seqlens_kv;
   out.block_scores = i.block_scores;
   out.block_thresholds = i.block_thresholds;
+  out.block_sizes = i.block_sizes;
   if (i.block_mask != nullptr) {
     TOKENSIEVE_RETURN_IF_ERROR(from_c(i.block_mask, "block_mask", out.block_mask));
     if (out.block_mask.bits == nullptr) {
@@ -270,7 +275,10 @@ tokensieve_blocks to_c(const BlockConfig& in) {
           .dense_rows = in.dense_rows,
           .sink_tiles = in.sink_tiles,
           .window_tiles = in.window_tiles,
-          .last_tiles = in.last_tiles};
+          .last_tiles = in.last_tiles,
+          .verticals = in.verticals,
+          .slashes = in.slashes,
+          .slash_ratio = in.slash_ratio};
 }
 
 tokensieve_options to_c(const PlanOptions& in) {

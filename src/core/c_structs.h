@@ -29,6 +29,8 @@ inline constexpr size_t kBornSize<tokensieve_select> =
 template <>
 inline constexpr size_t kBornSize<tokensieve_inputs> = offsetof(tokensieve_inputs, cu_seqlens_q);
 template <>
+inline constexpr size_t kBornSize<tokensieve_blocks> = offsetof(tokensieve_blocks, verticals);
+template <>
 inline constexpr size_t kBornSize<tokensieve_options> = offsetof(tokensieve_options, num_ranks);
 template <>
 inline constexpr size_t kBornSize<tokensieve_run_options> =

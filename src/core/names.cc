@@ -28,7 +28,7 @@ static_assert(is_valid(BudgetPolicy::kKeepCount) && is_valid(Share::kLayer) &&
               is_valid(Arithmetic::kReferenceRounding) && is_valid(DensePolicy::kNever) &&
               is_valid(DType::kBF16) && is_valid(Backend::kCuda) && is_valid(Isa::kBaseline) &&
               is_valid(Path::kSparse) && kWords<Stage>.size() == kNumStages &&
-              is_valid(BlockPattern::kAntidiagonal));
+              is_valid(BlockPattern::kVerticalSlash));
 
 const char* dense_reason_text(DenseReason reason) {
   switch (reason) {

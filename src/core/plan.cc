@@ -138,11 +138,14 @@ namespace {
 
 // What an estimator costs per head, in pairs of stage score, for `pairs` dense ones. CPU, one
 // thread of Zen4, 8K tokens, 9/3 heads, head_dim 64, where a dense pair takes 2.4 ns: flex 3.3 ms a
-// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8.
+// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8. The probe
+// of vertical_slash is half of flex's.
 double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:  // the probe's rows, also along diagonals, and at most a map of tiles
       return 1.9 * kBlock * keys + pairs / (kBlock * kBlock);
+    case BlockPattern::kVerticalSlash:
+      return 1.9 * kVerticalSlashProbe * keys;
     case BlockPattern::kPooled:  // a mean key a tile
       return 1.6 * pairs / kBlock;
     case BlockPattern::kAntidiagonal:  // half a dense pair's products for stride pairs
@@ -155,6 +158,15 @@ double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
 // The smallest density at which an estimator is worth trying for: what good ones visit at their
 // published settings on long prompts.
 constexpr double kGoodDensity = 0.25;
+
+// The share of a call's pairs that the plan's distances hold at least, were they the nearest.
+double slash_share(const Plan& plan, double rows, double keys, double pairs) {
+  if (plan.blocks.pattern != BlockPattern::kVerticalSlash) return 0.0;
+  const double slashes = static_cast<double>(
+      vertical_slash_sizes(plan.blocks, nullptr, static_cast<int64_t>(keys)).slashes);
+  const double farther = keys - slashes, first = std::max(0.0, farther - rows);
+  return 1.0 - (farther * farther - first * first) / 2 / pairs;
+}
 
 // Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
 // caller means, whatever they cost.
@@ -169,7 +181,8 @@ bool blocks_can_win(const Plan& plan) {
   const double pairs = rows * (keys - rows / 2);
   const double cost =
       cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, keys, pairs);
-  return cost + kGoodDensity * pairs < kSafety * pairs;
+  const double density = std::max(kGoodDensity, slash_share(plan, rows, keys, pairs));
+  return cost + density * pairs < kSafety * pairs;
 }
 
 // Resolves what a mask must hold, or that there is none.
@@ -182,7 +195,14 @@ Status plan_blocks(const BlockConfig& blocks, const BackendOps& ops, Plan& plan)
   }
   plan.blocks = blocks;
   const BlockPattern pattern = blocks.pattern;
-  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal) {
+  if (pattern == BlockPattern::kVerticalSlash && !ops.vertical_slash) {
+    return Status::error(StatusCode::kUnsupported,
+                         "backend %s has no %s, which visits single columns; use flex, its form in "
+                         "whole tiles, or backend cpu",
+                         backend_name(plan.options.backend), name_of(pattern));
+  }
+  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal ||
+      pattern == BlockPattern::kVerticalSlash) {
     plan.blocks.share = Share::kHead;
   }
   if (!blocks_can_win(plan)) {

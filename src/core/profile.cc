@@ -63,7 +63,7 @@ Status read_blocks(const JsonFields& object, SettingKeys keys, BlockConfig& bloc
   if (blocks.pattern != BlockPattern::kGiven && blocks.pattern != BlockPattern::kScores) return {};
   return Status::error(StatusCode::kDataError,
                        "%s: pattern is %s, which comes with a call; allowed: none, flex, pooled, "
-                       "antidiagonal",
+                       "antidiagonal, vertical_slash",
                        where.c_str(), name_of(blocks.pattern));
 }
 

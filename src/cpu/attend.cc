@@ -52,6 +52,7 @@ void Attender::pack_kept(const Pass& pass, int64_t keys) {
   pack(pass, {}, keys, /*steered=*/true, [&](const PanelGroup& g, int64_t slot) {
     return std::pair<Panels, const int32_t*>(compacted(slot), indices(g.set));
   });
+  pack_columns(pass);
 }
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
@@ -114,6 +115,7 @@ void Attender::dense() {
   const int64_t tiles = divide_up(shape().seqlen_q, kTileRows);
   for_passes(/*sets=*/false, [&](const Pass& pass) {
     pack_all(pass, {}, /*steered=*/true);
+    pack_columns(pass);
     for_tiles(pass, tiles, [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile,
                                int thread) {
       const int64_t row = tile * kTileRows;

@@ -22,10 +22,11 @@ struct PanelGroup {
   int32_t q_heads;  // how many
 };
 
-// The packed keys of one group.
+// The packed keys of one group and, for each of its query heads, those of its columns.
 struct Panels {
   float* kt;
   float* v;
+  float* columns;
 };
 
 inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
@@ -68,7 +69,11 @@ class Attender {
   }
   Panels panels(float* base, int64_t slot, int64_t keys) const {
     float* kt = base + slot * keys * dim() * 2;
-    return {kt, kt + keys * dim()};
+    return {kt, kt + keys * dim(), c_.layout.panels.columns + slot * group_size_ * column_floats()};
+  }
+  int64_t column_floats() const { return c_.layout.panels.column_keys * dim() * 2; }
+  float* column_panels(const Panels& panels, int64_t head) const {
+    return panels.columns + head % group_size_ * column_floats();
   }
 
   // Calls body(pass) until all groups had their turn; a pass has as many as the panels hold.
@@ -101,12 +106,16 @@ class Attender {
   template <typename F>
   void pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target);
   bool listed(const PanelGroup& group, const TileGrid& grid, int64_t key_tile) const;
+  // The single columns of every head of the pass.
+  void pack_columns(const Pass& pass);
 
   // Continues `tile` over keys `range` of the panels, or those of them that the block mask of
-  // `head` lists for row tile `row_tile`.
+  // `head` lists for row tile `row_tile`, and the head's columns between them.
   void attend_keys(const Tile& tile, const Panels& panels, const KeyRange& range,
                    const int32_t* row_end, const Logits& logits, int64_t head,
                    int64_t row_tile) const;
+  void attend_columns(const Tile& tile, const Panels& panels, const KeyRange& range,
+                      const int32_t* row_end, const Logits& logits, int64_t head) const;
 
   // Starts a tile with rows [first, first + rows) of q, or of the queries that a list of tokens
   // gives.

@@ -1,4 +1,4 @@
-// Block masks in attend: which packed keys a row tile visits.
+// Block masks in attend: which packed keys a row tile visits, and which single columns.
 #include "cpu/attend.h"
 
 namespace tokensieve::cpu {
@@ -26,12 +26,68 @@ void Attender::attend_keys(const Tile& tile, const Panels& panels, const KeyRang
   // Adjacent tiles make one run, so that a full row visits what it does without a mask. Rows end at
   // their limits: runs of bits beyond do nothing.
   const int64_t end = tiles_of(range.end);
-  for (int64_t key_tile = range.begin / kBlock; key_tile < end; ++key_tile) {
-    if (!mask.get(row_tile, key_tile)) continue;
+  for (int64_t key_tile = range.begin / kBlock; key_tile < end;) {
     const int64_t first = key_tile;
-    while (key_tile < end && mask.get(row_tile, key_tile)) ++key_tile;
-    visit({std::max(range.begin, first * kBlock), std::min(range.end, key_tile * kBlock)});
+    const bool visited = mask.get(row_tile, first);
+    while (key_tile < end && mask.get(row_tile, key_tile) == visited) ++key_tile;
+    const KeyRange keys = {std::max(range.begin, first * kBlock),
+                           std::min(range.end, key_tile * kBlock)};
+    if (visited) {
+      visit(keys);
+    } else {
+      attend_columns(tile, panels, keys, row_end, logits, head);
+    }
   }
+}
+
+void Attender::pack_columns(const Pass& pass) {
+  const int64_t num_panels = c_.layout.panels.column_keys / kPanelKeys;
+  if (c_.mask.bits == nullptr || num_panels == 0) return;
+  const int64_t heads_per_group = group(pass, 0).q_heads;
+  const int64_t tasks = heads_per_group * num_panels;
+  c_.parallel(Stage::kCompact, pass.count * tasks, [&](int64_t i, int) {
+    const int64_t slot = i / tasks, head_in_group = i % tasks / num_panels;
+    const PanelGroup g = group(pass, slot);
+    const int64_t head = g.q_head + head_in_group;
+    const std::span<const int32_t> columns = c_.columns_of(head);
+    const int64_t first = i % num_panels * kPanelKeys;
+    const int64_t count = std::min<int64_t>(kPanelKeys, std::ssize(columns) - first);
+    if (count <= 0) return;
+    int32_t tokens[kPanelKeys];
+    const int32_t* list = pass.sets ? indices(g.set) : nullptr;
+    for (int64_t j = 0; j < count; ++j) {
+      tokens[j] = list != nullptr ? list[columns[first + j]] : columns[first + j];
+    }
+    Rows k = c_.rows(c_.in.k, batch_, g.kv_head);
+    Rows v = c_.rows(c_.in.v, batch_, g.kv_head);
+    k.indices = v.indices = tokens;
+    k.cells = v.cells = cells_;
+    float* kt = column_panels(pass.sets ? compacted(slot) : identity(slot), head);
+    float* values = kt + c_.layout.panels.column_keys * dim();
+    c_.kernels.pack_panel(k, v, 0, static_cast<int>(count), dim(), kt + first * dim(),
+                          values + first * dim());
+  });
+}
+
+void Attender::attend_columns(const Tile& tile, const Panels& panels, const KeyRange& range,
+                              const int32_t* row_end, const Logits& logits, int64_t head) const {
+  const std::span<const int32_t> columns = c_.columns_of(head);
+  const auto rank = [&](int64_t key) {
+    return std::lower_bound(columns.begin(), columns.end(), key) - columns.begin();
+  };
+  const KeyRange keys = {rank(range.begin), rank(range.end)};
+  if (keys.begin == keys.end) return;
+  int32_t limits[kTileRows];
+  const auto sees_all = [&](int32_t end) { return end >= range.end; };
+  if (std::all_of(row_end, row_end + tile.rows, sees_all)) {
+    row_end = nullptr;
+  } else {
+    for (int r = 0; r < tile.rows; ++r) limits[r] = static_cast<int32_t>(rank(row_end[r]));
+    row_end = limits;
+  }
+  const float* kt = column_panels(panels, head);
+  const float* v = kt + c_.layout.panels.column_keys * dim();
+  c_.kernels.attend(tile, {kt, v, {&keys, 1}, row_end}, logits);
 }
 
 }  // namespace tokensieve::cpu

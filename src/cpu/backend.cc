@@ -178,6 +178,7 @@ const BackendOps kCpuOps = {
     .compact = cpu::compact,
     .scatter = cpu::scatter,
     .estimate_blocks = cpu::estimate_blocks,
+    .vertical_slash = true,
 };
 
 }  // namespace tokensieve

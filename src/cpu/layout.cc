@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/plan.h"
+#include "core/tiles.h"
 #include "cpu/arena.h"
 #include "cpu/estimate.h"
 
@@ -35,6 +36,24 @@ size_t scratch_bytes(int dim) {
   return arena.used();
 }
 
+// The most columns of a head.
+int64_t column_capacity(const Plan& plan) {
+  if (plan.blocks.pattern != BlockPattern::kVerticalSlash) return 0;
+  return vertical_slash_sizes(plan.blocks, nullptr, plan.shape.seqlen_kv).verticals;
+}
+
+// Newest rows that an estimator's probe has.
+int64_t probe_rows(const Plan& plan) {
+  switch (plan.blocks.pattern) {
+    case BlockPattern::kFlex:
+      return kBlock;
+    case BlockPattern::kVerticalSlash:
+      return kVerticalSlashProbe;
+    default:
+      return 0;
+  }
+}
+
 PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   const bool sparse = plan.path == Path::kSparse;
   const bool local = sparse && plan.select.fill == Fill::kLocal;
@@ -49,7 +68,10 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   const bool together = local && !chunk;
   const int64_t keys = together ? buffers.identity_keys + buffers.compact_keys
                                 : std::max(buffers.identity_keys, buffers.compact_keys);
-  const int64_t group_floats = keys * plan.shape.head_dim * 2;
+  buffers.column_keys = round_up(column_capacity(plan), kPanelKeys);
+  const int64_t group_columns =
+      plan.shape.num_q_heads / plan.shape.num_kv_heads * buffers.column_keys;
+  const int64_t group_floats = (keys + group_columns) * plan.shape.head_dim * 2;
   const int64_t bytes = group_floats * static_cast<int64_t>(sizeof(float));
   const int64_t groups =
       sparse ? std::max(plan.num_sets, plan.shape.num_kv_heads) : plan.shape.num_kv_heads;
@@ -59,6 +81,7 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   buffers.compact =
       together && base ? base + buffers.groups * buffers.identity_keys * plan.shape.head_dim * 2
                        : base;
+  buffers.columns = base ? base + buffers.groups * keys * plan.shape.head_dim * 2 : base;
   return buffers;
 }
 
@@ -83,6 +106,13 @@ ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t querie
   return buffers;
 }
 
+ScoreBuffers take_probe(Arena& arena, const Plan& plan, int cols, int64_t queries) {
+  ScoreBuffers buffers = take_score(arena, plan, cols, queries);
+  const int64_t blocks = round_up(plan.shape.seqlen_kv, kBlockKeys) / kBlockKeys;
+  buffers.slash = arena.take<float>(buffers.units * blocks * (kBlockKeys + cols));
+  return buffers;
+}
+
 int64_t num_blocks(const Plan& plan) {
   return round_up(plan.shape.seqlen_kv, kLocalBlock) / kLocalBlock;
 }
@@ -101,6 +131,12 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   }
   layout.mask = arena.take<uint32_t>(plan.num_masks * plan.row_tiles * plan.mask_words);
   layout.failed = arena.take<uint32_t>(plan.num_masks);
+  layout.columns.capacity = column_capacity(plan);
+  if (layout.columns.capacity > 0) {
+    const int64_t heads = plan.shape.num_q_heads;
+    layout.columns.lists = arena.take<int32_t>(heads * layout.columns.capacity);
+    layout.columns.count = arena.take<int32_t>(heads);
+  }
   const size_t phase = arena.used();
   size_t most = phase;
   if (plan.path == Path::kSparse) {
@@ -122,9 +158,8 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   if (plan.shape.packed) {
     // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
     // panels or exponentials (with their maxima, sums and distances), and all queries.
-    const int64_t probe = plan.blocks.pattern == BlockPattern::kFlex ? kBlock : 0;
     const int64_t rows =
-        round_up(std::max<int64_t>(plan.select.obs_window, probe), kernels.panel_cols);
+        round_up(std::max<int64_t>(plan.select.obs_window, probe_rows(plan)), kernels.panel_cols);
     const int64_t queries = rows * plan.shape.num_q_heads * plan.shape.head_dim;
     most = std::max(most, phase + estimate + 2 * kPhaseBytes +
                               static_cast<size_t>(queries) * sizeof(float));

@@ -494,6 +494,7 @@ static void test_given_blocks(void) {
   EXPECT(blocks.gamma == 0.9 && blocks.flex_tau == 0.1 && blocks.threshold == 0.9);
   EXPECT(blocks.alpha == 0.1 && blocks.stride == 16 && blocks.min_budget == 1024);
   EXPECT(blocks.sink_tiles == 2 && blocks.window_tiles == 4 && blocks.last_tiles == 2);
+  EXPECT(blocks.verticals == 1000 && blocks.slashes == 6096 && blocks.slash_ratio == 0);
   blocks.pattern = TOKENSIEVE_BLOCKS_GIVEN;
   tokensieve_plan* plan = blocks_plan_of(p, &blocks);
   tokensieve_plan_info info;

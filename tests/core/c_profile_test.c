@@ -194,7 +194,8 @@ static void test_blocks(void) {
   EXPECT(memcmp(&blocks, &other, sizeof(blocks)) == 0);
   EXPECT(strcmp(tokensieve_blocks_word("pattern", 5), "antidiagonal") == 0);
   EXPECT(strcmp(tokensieve_blocks_word("share", 2), "layer") == 0);
-  EXPECT(tokensieve_blocks_word("pattern", 6) == NULL && tokensieve_blocks_word("fill", 0) == NULL);
+  EXPECT(strcmp(tokensieve_blocks_word("pattern", 6), "vertical_slash") == 0);
+  EXPECT(tokensieve_blocks_word("pattern", 7) == NULL && tokensieve_blocks_word("fill", 0) == NULL);
 }
 
 static void test_models(void) {

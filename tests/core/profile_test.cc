@@ -221,7 +221,8 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
   BlockConfig changed;
   int used = 0;
   for (const BlockPattern pattern :
-       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal,
+        BlockPattern::kVerticalSlash}) {
     changed.pattern = pattern;
     for_each_block_field(changed, [&](const BlockField& about, auto& value) {
       using Value = std::remove_cvref_t<decltype(value)>;
@@ -298,7 +299,7 @@ INSTANTIATE_TEST_SUITE_P(
     Texts, BadProfile,
     testing::Values(
         BadText{"blocks_given", with_blocks(R"({"pattern": "given"})"),
-                {"blocks: pattern is given", "allowed: none, flex, pooled, antidiagonal"}},
+                {"blocks: pattern is given", "allowed: none, flex, pooled, antidiagonal", "vertical_slash"}},
         BadText{"blocks_word", with_blocks(R"({"pattern": "flux"})"),
                 {"blocks: pattern is \"flux\"", "none, given, scores, flex"}},
         BadText{"blocks_stride", with_blocks(R"({"pattern": "antidiagonal", "stride": 24})"),

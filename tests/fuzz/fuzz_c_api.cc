@@ -60,7 +60,7 @@ tokensieve_select take_select(Bytes& bytes) {
 tokensieve_blocks take_blocks(Bytes& bytes) {
   tokensieve_blocks b;
   tokensieve_blocks_init(&b);
-  b.pattern = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 5)));
+  b.pattern = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 6)));
   b.share = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
   b.stride = bytes.odd_or<int32_t>(static_cast<int32_t>(8 << bytes.range(0, 2)));
   b.gamma = bytes.odd_or<double>(0.9);
@@ -73,6 +73,9 @@ tokensieve_blocks take_blocks(Bytes& bytes) {
   b.sink_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
   b.window_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
   b.last_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
+  b.verticals = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.slashes = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.slash_ratio = bytes.odd_or<double>(0.25 * static_cast<double>(bytes.range(0, 1)));
   return b;
 }
 
@@ -111,6 +114,7 @@ void disturb(Bytes& bytes, tokensieve_tensor& view) {
 struct BlockInputs {
   std::vector<uint32_t> bits;
   std::vector<float> scores, thresholds;
+  std::vector<int32_t> sizes;
   tokensieve_block_mask mask;
 
   BlockInputs(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan_info& info,
@@ -134,6 +138,13 @@ struct BlockInputs {
       inputs.block_scores = scores.data();
     }
     if (info.block_pattern < TOKENSIEVE_BLOCKS_SCORES || bytes.take<uint8_t>() % 2 == 0) return;
+    if (info.block_pattern == TOKENSIEVE_BLOCKS_VERTICAL_SLASH) {
+      for (int32_t i = 0; i < 2 * info.num_masks; ++i) {
+        sizes.push_back(static_cast<int32_t>(word() >> 24) - 2);
+      }
+      inputs.block_sizes = sizes.data();
+      return;
+    }
     for (int32_t m = 0; m < info.num_masks; ++m) {
       thresholds.push_back(static_cast<float>(word() >> 24) / 256);
     }

@@ -57,7 +57,8 @@ CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig
 
 CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& pattern) {
   constexpr BlockPattern kEstimated[] = {BlockPattern::kNone, BlockPattern::kFlex,
-                                         BlockPattern::kPooled, BlockPattern::kAntidiagonal};
+                                         BlockPattern::kPooled, BlockPattern::kAntidiagonal,
+                                         BlockPattern::kVerticalSlash};
   std::vector<std::string> words;
   for (const BlockPattern estimated : kEstimated) words.emplace_back(name_of(estimated));
   return command
