@@ -1,5 +1,6 @@
 #include "verify/blocks.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/tiles.h"
@@ -11,7 +12,7 @@ namespace {
 Status estimate_on_host(BlockCall& call, Executor& executor) {
   std::vector<std::byte> workspace(workspace_bytes(call.plan), std::byte{0xff});
   return estimate_blocks(call.plan, call.inputs(), call.mask(), workspace,
-                         {.executor = &executor});
+                         {.executor = &executor, .report = &call.report});
 }
 
 // Tiles up to the diagonal, of the golden's mask and ours.
@@ -78,7 +79,12 @@ Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend b
   if (a.far > 0) {
     detail += fmt::format("; {} differ far from their threshold, last {}", a.far, a.where);
   }
-  return {entry.name, "1 - Jaccard", a.far > 0 ? kNoError : 1.0 - a.jaccard(),
+  double error = a.far > 0 ? kNoError : 1.0 - a.jaccard();
+  if (entry.density >= 0) {
+    error = std::max(error, std::abs(call.report.block_density / entry.density - 1.0));
+    detail += fmt::format(", density {:.4f} of {:.4f}", call.report.block_density, entry.density);
+  }
+  return {entry.name, "1 - Jaccard", error,
           !golden.exact               ? kBlockMiss
           : backend == Backend::kRef ? 0.0
                                      : kF32BlockMiss,

@@ -160,6 +160,12 @@ void verify_blocks(const std::string& path, const std::vector<Target>& targets,
     }
     for (const BlockEntry& entry : golden->entries) {
       if (!entry.not_covered.empty()) continue;
+      if (entry.blocks.pattern == BlockPattern::kVerticalSlash &&
+          !backend_ops(target.backend)->vertical_slash) {
+        report.add_not_covered(golden->name, target.name, entry.name,
+                               "the backend has no vertical_slash");
+        continue;
+      }
       report.add(golden->name, target.name,
                  check_blocks(*golden, entry, target.backend, target.isa, executor));
     }
