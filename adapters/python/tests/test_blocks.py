@@ -363,7 +363,8 @@ def test_settings():
     for change, words in [(dict(gamma=1.5), r"gamma is 1.5; allowed: a number, \[0, 1\]"),
                           (dict(gamma=float("nan")), "gamma is nan"),
                           (dict(stride=24), "stride is 24; allowed: an integer, 8, 16 or 32"),
-                          (dict(pattern="x"), "none, given, scores, flex, pooled, antidiagonal"),
+                          (dict(pattern="x"), "none, given, scores, flex, pooled, antidiagonal, "
+                                             "vertical_slash"),
                           (dict(window_tiles=0), "window_tiles is 0"),
                           (dict(min_budget=-1), "min_budget is -1")]:
         with pytest.raises(ArgumentError, match=words):

@@ -47,7 +47,8 @@ Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", 
                             ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
                             ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
                             ("cu_seqlens_kv", PTR), ("keep", PTR), ("block_mask", PTR),
-                            ("block_scores", PTR), ("block_thresholds", PTR)])
+                            ("block_scores", PTR), ("block_thresholds", PTR),
+                            ("block_sizes", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
                             ("keep_ratio", F64), ("work", F64),

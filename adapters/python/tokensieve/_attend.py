@@ -42,6 +42,7 @@ class Extras(NamedTuple):
     block_mask: BlockMask | None = None
     block_scores: Any = None  # [batch, masks, row_tiles, key_tiles]
     block_thresholds: Any = None  # [masks]
+    block_sizes: Any = None  # [query heads, 2]
 
 
 NONE = Extras()
@@ -75,7 +76,8 @@ class Arrays:
             settings = settings.but(lengths=(0, 0, tokens))
         self.cu_seqlens_q = self._integers("cu_seqlens_q", 1)
         self.cu_seqlens_kv = self._integers("cu_seqlens_kv", 1)
-        self.blocks = BlockInputs(extras.block_mask, extras.block_scores, extras.block_thresholds)
+        self.blocks = BlockInputs(extras.block_mask, extras.block_scores,
+                                  extras.block_thresholds, extras.block_sizes)
         self.settings = settings
 
     def _integers(self, name: str, dimensions: int) -> int | None:
@@ -124,9 +126,9 @@ class Arrays:
         if self.cu_seqlens_q is not None:
             inputs.cu_seqlens_q, inputs.cu_seqlens_kv = self.cu_seqlens_q, self.cu_seqlens_kv
         if self.extras.sink_logits is not None:
-            sinks, inputs.sink_logits = _tensor.floats(self.extras.sink_logits, self.q,
-                                                       "sink_logits", (frame.q.shape[2],),
-                                                       "one value for each query head")
+            sinks, inputs.sink_logits = _tensor.numbers(self.extras.sink_logits, self.q,
+                                                        "sink_logits", (frame.q.shape[2],),
+                                                        "one value for each query head")
             self.alive.append(sinks)
         if frame.settings.blocks is not None:
             self.blocks.give_to(frame, self.q, self.keep is not None)
@@ -146,7 +148,8 @@ def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays
     frame.inputs.sink_logits = None
     if settings.blocks is not None:
         inputs = frame.inputs
-        inputs.block_mask = inputs.block_scores = inputs.block_thresholds = None
+        inputs.block_mask = inputs.block_scores = None
+        inputs.block_thresholds = inputs.block_sizes = None
     if arrays is not None:
         arrays.give_to(frame)
     return frame, free

@@ -33,7 +33,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
               kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
               block_mask: BlockMask | None = ..., block_scores: Any = ...,
-              block_thresholds: Any = ...) -> Any: ...
+              block_thresholds: Any = ..., block_sizes: Any = ...) -> Any: ...
 
 
 @overload
@@ -43,7 +43,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
               kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
               block_mask: BlockMask | None = ..., block_scores: Any = ...,
-              block_thresholds: Any = ...) -> tuple[Any, Report]: ...
+              block_thresholds: Any = ..., block_sizes: Any = ...) -> tuple[Any, Report]: ...
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
@@ -52,7 +52,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               return_report: bool = False, out: Any = None, keep: KeptTokens | None = None,
               kv_indices: Any = None, group: Any = None, blocks: BlockConfig | None = None,
               block_mask: BlockMask | None = None, block_scores: Any = None,
-              block_thresholds: Any = None) -> Any:
+              block_thresholds: Any = None, block_sizes: Any = None) -> Any:
     """Attention over all tokens, or over those that `select` keeps.
 
     Queries are the last ``seqlen_q`` tokens of the keys (causality is aligned bottom right), and
@@ -108,6 +108,9 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         `keep`.
     block_thresholds : float array [masks], optional
         Each mask's own gamma, alpha or threshold.
+    block_sizes : int array [query heads, 2], optional
+        With ``pattern="vertical_slash"``: each head's own verticals, at most those of `blocks`, and
+        slashes.
 
     Returns
     -------
@@ -128,20 +131,20 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         if return_report or not (out is keep is group is None):
             raise ArgumentError("return_report, out, keep and group are not possible inside "
                                 "torch.compile")
-        if not block_mask is block_scores is block_thresholds is None:
-            raise ArgumentError("block_mask, block_scores and block_thresholds are not possible "
-                                "inside torch.compile")
+        if not block_mask is block_scores is block_thresholds is block_sizes is None:
+            raise ArgumentError("block_mask, block_scores, block_thresholds and block_sizes are not "
+                                "possible inside torch.compile")
         from tokensieve import ops
         return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                              softcap, causal, layout, backend, kv_indices,
                              "" if blocks is None else blocks.text)
     plain = (sink_logits is keep is kv_indices is block_mask is block_scores is block_thresholds
-             is None)
+             is block_sizes is None)
     result, report = attend(
         q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend, blocks),
         NONE if plain else
         Extras(sink_logits, keep, kv_indices, block_mask=block_mask, block_scores=block_scores,
-               block_thresholds=block_thresholds),
+               block_thresholds=block_thresholds, block_sizes=block_sizes),
         out=out, group=group, report=ALL if return_report else NOTHING)
     return (result, report) if return_report else result
 
@@ -285,8 +288,11 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
 def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig | None = None,
                     keep: KeptTokens | None = None, sm_scale: float | None = None,
                     layout: str = "bshd", backend: str = "auto", kv_indices: Any = None,
-                    block_scores: Any = None, block_thresholds: Any = None) -> BlockMask:
+                    block_scores: Any = None, block_thresholds: Any = None,
+                    block_sizes: Any = None) -> BlockMask:
     """The block mask that :func:`attention` would estimate, also where none could win.
+
+    Of vertical_slash the tiles of its distances: no mask holds its columns.
 
     Parameters
     ----------
@@ -297,7 +303,7 @@ def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig
         With an estimated pattern, or "scores".
     select, keep : optional
         Both: the mask of the kept tokens' tiles. Its grid has room for all tokens.
-    sm_scale, layout, backend, kv_indices, block_scores, block_thresholds : optional
+    sm_scale, layout, backend, kv_indices, block_scores, block_thresholds, block_sizes : optional
 
     Returns
     -------
@@ -315,13 +321,13 @@ def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig
         return sys.modules["torch"].compiler.disable(estimate_blocks)(
             q, k, blocks=blocks, select=select, keep=keep, sm_scale=sm_scale, layout=layout,
             backend=backend, kv_indices=kv_indices, block_scores=block_scores,
-            block_thresholds=block_thresholds)
+            block_thresholds=block_thresholds, block_sizes=block_sizes)
     no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     every = dataclasses.replace(select or SelectConfig(enabled=False), dense_policy="never")
     arrays = Arrays(
         Extras(keep=keep, kv_indices=kv_indices, block_scores=block_scores,
-               block_thresholds=block_thresholds),
+               block_thresholds=block_thresholds, block_sizes=block_sizes),
         Settings.of(every, sm_scale, 0.0, True, layout, backend, blocks), q)
     nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
     frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, None)

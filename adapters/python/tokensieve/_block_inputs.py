@@ -29,10 +29,10 @@ def given_settings(settings: Settings, mask: Any, q: _tensor.View, k: _tensor.Vi
 
 
 class BlockInputs:
-    """Masks, scores and thresholds as the library reads them: alive until the call was made."""
+    """Masks, scores, thresholds and sizes as the library reads them: alive until the call was made."""
 
-    def __init__(self, mask: Any, scores: Any, thresholds: Any) -> None:
-        self.mask, self.scores, self.thresholds = mask, scores, thresholds
+    def __init__(self, mask: Any, scores: Any, thresholds: Any, sizes: Any) -> None:
+        self.mask, self.scores, self.thresholds, self.sizes = mask, scores, thresholds, sizes
         self.alive: list[Any] = []
 
     def give_to(self, frame: Frame, q: _tensor.View, compact: bool) -> None:
@@ -42,13 +42,18 @@ class BlockInputs:
             inputs.block_mask = self._mask(frame, q, compact)
         if self.scores is not None:
             shape = (frame.batch, info.num_masks, info.row_tiles, -(-frame.seqlen_kv // TILE))
-            scores, inputs.block_scores = _tensor.floats(
+            scores, inputs.block_scores = _tensor.numbers(
                 self.scores, q, "block_scores", shape, "batch, masks, row tiles, key tiles")
             self.alive.append(scores)
         if self.thresholds is not None:
-            thresholds, inputs.block_thresholds = _tensor.floats(
+            thresholds, inputs.block_thresholds = _tensor.numbers(
                 self.thresholds, q, "block_thresholds", (info.num_masks,), "one for each mask")
             self.alive.append(thresholds)
+        if self.sizes is not None:
+            sizes, inputs.block_sizes = _tensor.numbers(
+                self.sizes, q, "block_sizes", (info.num_masks, 2), "two for each query head",
+                "int32")
+            self.alive.append(sizes)
 
     def _mask(self, frame: Frame, q: _tensor.View, compact: bool) -> int:
         if not isinstance(self.mask, BlockMask):

@@ -176,15 +176,16 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
     return array, data
 
 
-def floats(x: Any, q: View, name: str, shape: tuple[int, ...], what: str) -> tuple[Any, int]:
-    """x as contiguous float32 of that shape beside q, and its address."""
+def numbers(x: Any, q: View, name: str, shape: tuple[int, ...], what: str,
+            dtype: str = "float32") -> tuple[Any, int]:
+    """x as contiguous numbers of that shape beside q, and its address."""
     if q.torch:
         torch = sys.modules["torch"]
-        array = torch.as_tensor(x).detach().to(q.key[1], torch.float32).contiguous()
+        array = torch.as_tensor(x).detach().to(q.key[1], getattr(torch, dtype)).contiguous()
         data = array.data_ptr()
     else:
         import numpy as np
-        array = np.ascontiguousarray(x, dtype="float32")
+        array = np.ascontiguousarray(x, dtype=dtype)
         data = array.ctypes.data
     if tuple(array.shape) != shape:
         raise ArgumentError(f"{name} has shape {tuple(array.shape)}; allowed: {shape}, {what}")
