@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,7 +51,7 @@ struct Row {
   int32_t head_dim = 0;
   int64_t rows = 0;  // tokens of the prompt (attend: rows that attend)
   double keep_ratio = 1.0;
-  double block_density = 1.0;
+  std::optional<double> block_density;  // of rows with block masks
   double ms = 0.0;      // median
   double spread = 0.0;  // (slowest - fastest) / median
   double gflops = 0.0;  // of the causal work really asked for; 0 where it means nothing

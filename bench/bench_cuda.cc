@@ -9,6 +9,7 @@
 
 #include "core/tiles.h"
 #include "cuda/call.h"
+#include "cuda_estimates.h"
 #include "cuda_timing.h"
 
 namespace tokensieve::bench {
@@ -191,6 +192,7 @@ class CudaBench {
       for (double density : kDensities) {
         if (!chunk) TOKENSIEVE_RETURN_IF_ERROR(bench_blocks(inputs, queries, density, dense));
       }
+      if (!chunk) TOKENSIEVE_RETURN_IF_ERROR(bench_estimates(inputs, dense));
     }
     for (double keep : settings_.keep_ratios) {
       for (const LayerKind& kind : kLayers) {
@@ -226,6 +228,21 @@ class CudaBench {
     row.yardstick_ms = dense.ms;
     row.ratio = dense.ms / timing.ms;
     emit_(row);
+    return {};
+  }
+
+  // Estimated masks of all tokens, and of those that the paper's layer keeps.
+  Status bench_estimates(const Inputs& inputs, const Timing& dense) {
+    SelectConfig select = {.enabled = false, .dense_policy = DensePolicy::kNever};
+    for (const bool selects : {false, true}) {
+      select.enabled = selects;
+      select.budget = BudgetPolicy::kKeepRatio;
+      select.keep_ratio = 0.478;
+      for (const Estimator& estimator : estimators()) {
+        TOKENSIEVE_RETURN_IF_ERROR(bench_estimate(inputs, estimator, select, device_, timer_,
+                                                  settings_.repeats, dense.ms, emit_));
+      }
+    }
     return {};
   }
 

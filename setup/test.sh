@@ -31,7 +31,8 @@ sanitizer() {
   shift 2
   cmake --preset "$preset" -DTOKENSIEVE_TEST_FILTER="$tests" &&
     cmake --build "build-$preset" -j "$kJobs" &&
-    ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure -R "$tests" "$@"
+    ctest --test-dir "build-$preset" -j "$kJobs" --no-tests=error --output-on-failure \
+      -R "$tests" "$@"
 }
 
 # Every stage against the oracle on NEON. Chosen so that build and emulation take 4 CPU minutes

@@ -64,10 +64,11 @@ AttentionInputs BlockCall::inputs() {
   return in;
 }
 
-Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend, Isa isa,
-                   Executor& executor) {
+Result<Check> check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend,
+                           Isa isa, Executor& executor) {
   const Result<Plan> plan = golden.plan_of(
       entry, {.backend = backend, .isa = isa, .num_threads = executor.num_threads()});
+  if (plan.status().code() == StatusCode::kUnsupported) return plan.status();
   if (!plan.ok()) return failed(entry.name.c_str(), plan.status());
   BlockCall call(golden, entry, *plan);
   const Status status =
@@ -84,11 +85,10 @@ Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend b
     error = std::max(error, std::abs(call.report.block_density / entry.density - 1.0));
     detail += fmt::format(", density {:.4f} of {:.4f}", call.report.block_density, entry.density);
   }
-  return {entry.name, "1 - Jaccard", error,
-          !golden.exact               ? kBlockMiss
-          : backend == Backend::kRef ? 0.0
-                                     : kF32BlockMiss,
-          detail};
+  const double tolerance = !golden.exact               ? kBlockMiss
+                           : backend == Backend::kRef ? 0.0
+                                                      : kF32BlockMiss;
+  return Check{entry.name, "1 - Jaccard", error, tolerance, detail};
 }
 
 }  // namespace tokensieve::verify

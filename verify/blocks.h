@@ -10,9 +10,10 @@
 namespace tokensieve::verify {
 
 // The mask that a backend estimates where the golden holds one: the same tiles, but for those that
-// the arithmetic of the official code may decide (block_entries.h).
-Check check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend, Isa isa,
-                   Executor& executor);
+// the arithmetic of the official code may decide (block_entries.h). kUnsupported: the backend does
+// not have the estimator; every other failure is a failed check.
+Result<Check> check_blocks(const BlockGolden& golden, const BlockEntry& entry, Backend backend,
+                           Isa isa, Executor& executor);
 
 // Host memory of a call of estimate_blocks, and what it wrote.
 struct BlockCall {

@@ -21,7 +21,7 @@ void print_json(const char* backend, const bench::Row& row) {
     line["head_dim"] = row.head_dim;
     line["rows"] = row.rows;
     line["keep_ratio"] = row.keep_ratio;
-    if (row.block_density < 1) line["block_density"] = row.block_density;
+    if (row.block_density) line["block_density"] = *row.block_density;
     line["ms"] = row.ms;
     line["spread"] = row.spread;
   }
@@ -50,7 +50,7 @@ void print_text(const bench::Row& row) {
   }
   const std::string speed = row.gflops > 0 ? fmt::format("{:.0f}", row.gflops) : "";
   std::string against;
-  if (row.block_density < 1) against = fmt::format("density {:.2f}, ", row.block_density);
+  if (row.block_density) against = fmt::format("density {:.2f}, ", *row.block_density);
   if (row.share) {
     against += fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
   } else if (!row.yardstick.empty()) {
@@ -108,7 +108,7 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
                "  tokensieve bench\n"
                "  tokensieve bench --backend cuda --lengths 8192,131072 --json\n"
                "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n"
-               "  tokensieve bench --blocks flex --gamma 0.95 --lengths 8192\n");
+               "  tokensieve bench --blocks flex --gamma 0.5 --lengths 8192\n");
 }
 
 int run_bench(const BenchOptions& options) {

@@ -166,8 +166,8 @@ struct AttentionInputs {
   // to keep make it with BudgetPolicy::kKeepCount, keep_count = the most prefix tokens of a set,
   // min_keep = 0 and DensePolicy::kNever.
   KeepSet keep;
-  // BlockPattern::kGiven; only read. With selected tokens `keep` must be given, too: nobody can know
-  // the tiles of tokens that are yet to be chosen.
+  // BlockPattern::kGiven; only read. With selected tokens `keep` must be given, too: nobody can
+  // know the tiles of tokens that are yet to be chosen.
   BlockMask block_mask;
   // BlockPattern::kScores: f32 [batch, num_masks, row_tiles, key tiles of seqlen_kv]; with selected
   // tokens as block_mask.
@@ -195,7 +195,7 @@ struct RunReport {
   int64_t keep_count = 0;     // kept tokens of all sequences together (dense: all)
   double keep_ratio = 1.0;    // keep_count / (batch * seqlen_kv)
   double work = 0;  // computed (query, key) pairs, mean over heads / those of dense attention
-  // Visited tiles / those that hold a visible pair, of the pass that a block mask steers; 1 without.
+  // Visited tiles / those that hold a visible pair, of the pass that a block mask steers; else 1.
   double block_density = 1.0;
   int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend
   Isa isa = Isa::kAuto;               // CPU backend: the instruction set that really ran

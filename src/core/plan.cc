@@ -155,17 +155,34 @@ double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   }
 }
 
-// The smallest density at which an estimator is worth trying for: what good ones visit at their
-// published settings on long prompts.
+// The least density to hope for: what good estimators visit at their published settings on long
+// prompts.
 constexpr double kGoodDensity = 0.25;
 
-// The share of a call's pairs that the plan's distances hold at least, were they the nearest.
-double slash_share(const Plan& plan, double rows, double keys, double pairs) {
-  if (plan.blocks.pattern != BlockPattern::kVerticalSlash) return 0.0;
-  const double slashes = static_cast<double>(
-      vertical_slash_sizes(plan.blocks, nullptr, static_cast<int64_t>(keys)).slashes);
-  const double farther = keys - slashes, first = std::max(0.0, farther - rows);
-  return 1.0 - (farther * farther - first * first) / 2 / pairs;
+// Key tiles that a pattern's row tile visits at least, if it has so many.
+int64_t forced_tiles(const BlockConfig& blocks, double keys) {
+  switch (blocks.pattern) {
+    case BlockPattern::kFlex:
+      return std::max<int64_t>(1, tiles_of(blocks.min_budget));
+    case BlockPattern::kPooled:
+      return int64_t{blocks.sink_tiles} + blocks.window_tiles;
+    case BlockPattern::kVerticalSlash:  // were its distances the nearest
+      return tiles_of(
+          vertical_slash_sizes(blocks, nullptr, static_cast<int64_t>(keys)).slashes + kBlock - 1);
+    default:
+      return 2;
+  }
+}
+
+// What these are of all, for rows that are the last of the keys.
+double forced_density(const BlockConfig& blocks, double rows, double keys) {
+  const double row_tiles = std::ceil(rows / kBlock);
+  const double fewest = std::ceil(keys / kBlock) - row_tiles + 1;  // key tiles of row tile 0
+  const auto forced = static_cast<double>(forced_tiles(blocks, keys));
+  const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
+  const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
+  return (first(shorter) + (row_tiles - shorter) * std::min(forced, fewest + row_tiles)) /
+         first(row_tiles);
 }
 
 // Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
@@ -181,7 +198,7 @@ bool blocks_can_win(const Plan& plan) {
   const double pairs = rows * (keys - rows / 2);
   const double cost =
       cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, keys, pairs);
-  const double density = std::max(kGoodDensity, slash_share(plan, rows, keys, pairs));
+  const double density = std::max(kGoodDensity, forced_density(plan.blocks, rows, keys));
   return cost + density * pairs < kSafety * pairs;
 }
 

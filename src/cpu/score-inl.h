@@ -1,6 +1,7 @@
-// Queries against keys as K Q^T, so that the queries lie in the lanes: no transposed K, no horizontal
-// maximum. One product and one exponential per (query, key) pair. Stage score: the last obs_window
-// queries against every key; the estimators: also mean keys, and groups of tokens as one long row.
+// Queries against keys as K Q^T, so that the queries lie in the lanes: no transposed K, no
+// horizontal maximum. One product and one exponential per (query, key) pair. Stage score: the last
+// obs_window queries against every key; estimators: also mean keys, and groups of tokens as one
+// long row.
 #if defined(TOKENSIEVE_CPU_SCORE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TOKENSIEVE_CPU_SCORE_INL_H_
 #undef TOKENSIEVE_CPU_SCORE_INL_H_

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "cuda/blocks/params.h"
 #include "cuda/device/element.h"
 #include "cuda/params.h"
 #include "tokensieve/status.h"
@@ -16,6 +17,8 @@ struct Arch {
   bool (*supports)(Element element, int head_dim);
   Status (*score)(const ScoreParams& params, Element element, int head_dim, cudaStream_t stream);
   cudaError_t (*select)(const SelectParams& params, cudaStream_t stream);
+  Status (*estimate)(const EstimateParams& params, Element element, int head_dim,
+                     cudaStream_t stream);
   Status (*attend)(const AttendParams& params, Keys keys, Element element, int head_dim,
                    cudaStream_t stream);
 };

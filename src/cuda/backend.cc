@@ -7,6 +7,7 @@
 #include "core/backend_table.h"
 #include "core/plan.h"
 #include "core/validate_parts.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/call.h"
 #include "cuda/checks.h"
 #include "cuda/layout.h"
@@ -118,11 +119,14 @@ Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockM
   Layout layout;
   TOKENSIEVE_RETURN_IF_ERROR(lay_out(plan, device->num_multiprocessors, workspace, layout));
   if (cancelled(options)) return Status::error(StatusCode::kCancelled, "cancelled by the caller");
-  Call call(plan, in, layout, *device, options.stream);
+  AttentionInputs without_v = in;
+  without_v.v = in.k;  // compact moves both
+  Call call(plan, without_v, layout, *device, options.stream);
   Selection selection = {};
   if (plan.path == Path::kSparse) {
     selection = call.own_selection();
     TOKENSIEVE_RETURN_IF_ERROR(call.take_given(selection));
+    if (estimates(plan)) TOKENSIEVE_RETURN_IF_ERROR(call.compact(selection));
   }
   TOKENSIEVE_RETURN_IF_ERROR(call.masks(selection));
   if (options.report != nullptr) *options.report = early_report(plan);

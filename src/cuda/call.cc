@@ -5,7 +5,9 @@
 
 #include "core/plan.h"
 #include "core/tiles.h"
+#include "cuda/blocks/estimate.h"
 #include "cuda/blocks/finish.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/rows/rows.h"
 
 namespace tokensieve::cuda {
@@ -62,7 +64,12 @@ Status Call::take_given(const Selection& selection) {
                               .max_keep = static_cast<int32_t>(plan_.max_keep),
                               .selection = selection,
                               .tile_counters = layout_.tile_counters};
-  return launched("given sets", cuda::take_given(params, stream_));
+  TOKENSIEVE_RETURN_IF_ERROR(launched("given sets", cuda::take_given(params, stream_)));
+  if (!estimates(plan_)) return {};
+  return launched("memset", cudaMemsetAsync(layout_.unmasked, 0,
+                                            static_cast<size_t>(plan_.shape.batch) *
+                                                sizeof(int32_t),
+                                            stream_));
 }
 
 Status Call::select(const Selection& selection, int64_t* public_count) {
@@ -78,7 +85,9 @@ Status Call::select(const Selection& selection, int64_t* public_count) {
   params.num_multiprocessors = device_.num_multiprocessors;
   params.public_count = public_count;
   params.tile_counters = layout_.tile_counters;
-  return launched("select", device_.arch->select(params, stream_));
+  TOKENSIEVE_RETURN_IF_ERROR(launched("select", device_.arch->select(params, stream_)));
+  if (!estimates(plan_)) return {};
+  return launched("select", find_unmasked(params, layout_.unmasked, stream_));
 }
 
 Status Call::compact(const Selection& selection) {
@@ -107,14 +116,29 @@ Status Call::masks(const Selection& selection) {
                                      .bits = layout_.block_bits};
     TOKENSIEVE_RETURN_IF_ERROR(launched("block scores", take_scores(params, stream_)));
   }
+  if (estimates(plan_)) TOKENSIEVE_RETURN_IF_ERROR(estimate(selection));
   const bool limited = plan_.path == Path::kSparse && plan_.select.fill == Fill::kLocal;
   const FinishParams params = {.attend = attend_params({}, selection),
                                .dense_rows = static_cast<int32_t>(std::min<int64_t>(
                                    c.dense_rows, std::numeric_limits<int32_t>::max())),
-                               .unmasked = nullptr,
+                               .unmasked =
+                                   plan_.path == Path::kSparse ? layout_.unmasked : nullptr,
                                .marked = layout_.block_bits};
   return launched("block masks", finish_masks(params, limited ? Keys::kLimited : Keys::kCausal,
                                               stream_));
+}
+
+Status Call::estimate(const Selection& selection) {
+  EstimateParams params = estimate_params(plan_, device_.num_multiprocessors);
+  params.sequences = sequences();
+  params.selection = selection;
+  params.q = tensor_of(in_.q);
+  params.k = tensor_of(in_.k);
+  params.compact_k = compacted(layout_.compact_k);
+  params.thresholds = in_.block_thresholds;
+  params.bits = layout_.block_bits;
+  params.scratch = layout_.estimate;
+  return device_.arch->estimate(params, element(), plan_.shape.head_dim, stream_);
 }
 
 Status Call::no_masks() {

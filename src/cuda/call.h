@@ -58,6 +58,7 @@ class Call {
     return {plan_.shape.sm_scale, plan_.shape.softcap, in_.sink_logits};
   }
   Tensor compacted(void* data) const;
+  Status estimate(const Selection& selection);
   Blocks blocks() const;
   AttendParams attend_params(const AttentionOutputs& out, const Selection& selection) const;
   // Every attend launch of a call has counters of its own: [next tile, finished CTAs].

@@ -8,9 +8,9 @@
 #include <string>
 
 #include "core/plan.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/device/dispatch.h"
 #include "cuda/params.h"
-#include "tokensieve/names.h"
 
 namespace tokensieve::cuda {
 namespace {
@@ -115,12 +115,7 @@ Status check_plan(const Plan& plan, const Arch& arch) {
                          "batch is %lld; backend cuda allows 1 to 65535; split the batch",
                          (long long)s.batch);
   }
-  if (plan.blocks.pattern > BlockPattern::kScores) {
-    return Status::error(StatusCode::kUnsupported,
-                         "blocks.pattern is %s; backend cuda takes masks and scores; estimate them "
-                         "with backend cpu, or give a mask",
-                         name_of(plan.blocks.pattern));
-  }
+  TOKENSIEVE_RETURN_IF_ERROR(check_estimate(plan));
   if (plan.path == Path::kSparse && layer_heads(plan) > kMaxLayerHeads) {
     return Status::error(StatusCode::kUnsupported,
                          "the layer has %lld query heads; backend cuda selects for at most %d; use "

@@ -4,6 +4,8 @@
 
 #include "core/plan.h"
 #include "core/work.h"
+#include "cuda/arena.h"
+#include "cuda/blocks/plan.h"
 #include "cuda/select/select.h"
 
 namespace tokensieve::cuda {
@@ -12,24 +14,6 @@ namespace {
 constexpr int64_t round_up(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
-
-// Hands out regions one behind the other.
-class Arena {
- public:
-  explicit Arena(uintptr_t base) : next_(base) {}
-
-  template <typename T>
-  T* take(int64_t count, size_t alignment = 256) {
-    next_ = (next_ + alignment - 1) / alignment * alignment;
-    const uintptr_t begin = next_;
-    next_ += static_cast<size_t>(count) * sizeof(T);
-    return reinterpret_cast<T*>(begin);
-  }
-  uintptr_t end() const { return next_; }
-
- private:
-  uintptr_t next_;
-};
 
 // Key ranges that score works on: together with the kv heads a CTA for every multiprocessor.
 int32_t score_splits(int64_t rows, int64_t seqlen_kv, int num_multiprocessors) {
@@ -130,6 +114,10 @@ Layout make_layout(const Plan& plan, int num_multiprocessors, void* memory) {
     if (plan.blocks.pattern != BlockPattern::kGiven) {
       layout.block_bits =
           arena.take<uint32_t>(s.batch * plan.num_masks * plan.row_tiles * plan.mask_words);
+    }
+    if (estimates(plan)) {
+      layout.unmasked = arena.take<int32_t>(s.batch);
+      layout.estimate = lay_out_estimate(plan, num_multiprocessors, arena);
     }
   }
   if (plan.path == Path::kSparse) {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <span>
 
+#include "cuda/blocks/params.h"
 #include "cuda/params.h"
 #include "tokensieve/attention.h"
 
@@ -29,6 +30,8 @@ struct Layout {
   int32_t* cu_seqlens = nullptr;     // [2, batch + 1] packed: of q, of kv; copies for read_report
   uint32_t* block_bits = nullptr;    // [batch, num_masks, row_tiles, mask_words], not of kGiven
   int2* block_visits = nullptr;      // [batch, num_q_heads, row_tiles]
+  int32_t* unmasked = nullptr;       // [batch] not 0: NaN or inf in scores, no mask takes part
+  EstimateScratch estimate = {};
   int32_t* indices = nullptr;        // [batch, num_sets, capacity]
   uint32_t* mask = nullptr;          // [batch, num_sets, words]
   uint32_t* rank = nullptr;          // [batch, num_sets, words]

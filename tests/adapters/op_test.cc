@@ -385,8 +385,7 @@ TEST_F(Plugin, BlocksMeanWhatTheOracleMeans) {
     std::string profile = kProfile;
     profile.replace(profile.find("0.1"), 3, std::to_string(keep));
     profile.replace(profile.find("\"select\""), 0,
-                    R"("blocks": {"pattern": "pooled", "alpha": 0.6, "sink_tiles": 1,
-                                  "window_tiles": 1, "last_tiles": 1}, )");
+                    R"("blocks": {"pattern": "antidiagonal", "threshold": 0.5}, )");
     configure(TOKENSIEVE_GGML_SPARSE, profile.c_str());
     for (const SparseCase& c : {SparseCase{"whole", 2000, 0, 2304}, {"chunk", 700, 2500, 3328}}) {
       SCOPED_TRACE(testing::Message() << c.name << ", keep " << keep);

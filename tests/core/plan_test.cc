@@ -219,4 +219,29 @@ TEST(Pairs, CountCausalPairs) {
 }
 
 }  // namespace
+// The break-even model of block masks: tiles that a pattern forces are most of a short prompt's.
+TEST(PlanBlocks, ShortPromptsTakeNoEstimate) {
+  const AttentionShape shape = {.seqlen_q = 16384, .seqlen_kv = 16384, .num_q_heads = 9,
+                                .num_kv_heads = 3, .head_dim = 64};
+  const auto pattern = [&](const SelectConfig& select, const BlockConfig& blocks) {
+    return make_plan(shape, select, blocks).value().blocks.pattern;
+  };
+  const SelectConfig all = {.enabled = false};
+  const SelectConfig few = {.budget = BudgetPolicy::kKeepRatio, .keep_ratio = 0.1, .min_keep = 0};
+  const BlockConfig flex = {.pattern = BlockPattern::kFlex};
+  EXPECT_EQ(pattern(all, flex), BlockPattern::kFlex);
+  // 14 row tiles of kept tokens, of whose key tiles lines cover at least 8.
+  EXPECT_EQ(pattern(few, flex), BlockPattern::kNone);
+  BlockConfig less = flex;
+  less.min_budget = 128;
+  EXPECT_EQ(pattern(few, less), BlockPattern::kFlex);
+  SelectConfig never = few;
+  never.dense_policy = DensePolicy::kNever;
+  EXPECT_EQ(pattern(never, flex), BlockPattern::kFlex);
+  BlockConfig wide = {.pattern = BlockPattern::kPooled, .window_tiles = 126};
+  EXPECT_EQ(pattern(all, wide), BlockPattern::kNone);
+  wide.window_tiles = 4;
+  EXPECT_EQ(pattern(all, wide), BlockPattern::kPooled);
+}
+
 }  // namespace tokensieve

@@ -17,6 +17,9 @@ void test_cases(Runner& runner, int num_threads, const char* filter);
 // Block masks x shapes (blocks_cases.h).
 void test_blocks(Runner& runner, int num_threads, const char* filter);
 
+// Block masks that the device estimates.
+void test_estimates(Runner& runner, const char* filter);
+
 // Sets that the caller gives (AttentionInputs::keep).
 void test_given_sets(Runner& runner);
 

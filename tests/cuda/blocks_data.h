@@ -40,7 +40,8 @@ inline AttentionShape plan_shape(const BlockCase& c) {
   return shape;
 }
 
-inline Result<Plan> plan_of(const BlockCase& c, BlockPattern pattern, Backend backend = Backend::kCuda) {
+inline Result<Plan> plan_of(const BlockCase& c, BlockPattern pattern,
+                            Backend backend = Backend::kCuda) {
   AttentionShape shape = plan_shape(c);
   if (backend == Backend::kRef) shape.out_dtype = DType::kF32;
   const BlockConfig blocks = {.pattern = pattern, .share = c.share, .dense_rows = c.dense_rows};

@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
   }
   cuda::test::test_cases(runner, threads < 1 ? 1 : threads, filter);
   cuda::test::test_blocks(runner, threads < 1 ? 1 : threads, filter);
+  cuda::test::test_estimates(runner, filter);
   if (filter == nullptr) {
     cuda::test::test_given_sets(runner);
     cuda::test::test_ranks(runner);

@@ -182,7 +182,7 @@ TEST_F(BlockGoldenTest, TilesFarFromTheirThresholdMustBeEqual) {
   const BlockGolden golden = with_scores(scores);
   const auto executor = make_thread_pool(1);
   const Check check =
-      check_blocks(golden, golden.entries[0], Backend::kRef, Isa::kAuto, *executor);
+      check_blocks(golden, golden.entries[0], Backend::kRef, Isa::kAuto, *executor).value();
   EXPECT_FALSE(check.ok());
   EXPECT_THAT(check.detail, HasSubstr("differ far from their threshold"));
 }
@@ -282,6 +282,26 @@ TEST_F(BlockGoldenTest, MalformedFilesAreNamedAndFail) {
   fs::remove(folder_ / "official_small.json");
   EXPECT_THAT(std::string(load_block_golden(path()).status().message()),
               HasSubstr("official_small.json, which must say n, heads and seed"));
+}
+
+// What a backend's plan refuses as unsupported is no failure; what it refuses otherwise is.
+TEST_F(BlockGoldenTest, PlansThatABackendDoesNotHave) {
+  const BlockGolden golden =
+      load(with_mask("flashprefill1_a0.5", std::vector<uint8_t>(25, 1))).value();
+  const auto executor = make_thread_pool(1);
+  const auto check = [&](const BlockEntry& entry) {
+    return check_blocks(golden, entry, Backend::kRef, Isa::kAuto, *executor);
+  };
+  EXPECT_TRUE(check(golden.entries[0]).ok());
+  BlockEntry entry = golden.entries[0];
+  entry.blocks.alpha = 2;
+  ASSERT_TRUE(check(entry).ok());
+  EXPECT_THAT(check(entry)->detail, HasSubstr("blocks.alpha is 2"));
+  EXPECT_FALSE(check(entry)->ok());
+  if (backend_compiled(Backend::kCuda)) return;
+  const Result<Check> absent =
+      check_blocks(golden, golden.entries[0], Backend::kCuda, Isa::kAuto, *executor);
+  EXPECT_EQ(absent.status().code(), StatusCode::kUnsupported);
 }
 
 // Sets that no selection can make are refused by the call's own checks.

@@ -295,7 +295,7 @@ def test_estimates_are_what_attention_visits(blocks, queries):
 def test_compiled_functions_take_blocks(select):
     q, k, v = (torch.from_numpy(x) for x in tensors(14, 900, 900))
     select = dataclasses.replace(select or SelectConfig(enabled=False), dense_policy="never")
-    blocks = BlockConfig(pattern="pooled", alpha=0.9, sink_tiles=1, window_tiles=1)
+    blocks = BlockConfig(pattern="pooled", alpha=1, sink_tiles=1, window_tiles=1, last_tiles=0)
 
     def function(q, k, v):
         return tokensieve.attention(q, k, v, select=select, blocks=blocks) * 2

@@ -4,6 +4,7 @@
 #include "cuda/device/dispatch.h"
 #include "cuda/select/select.h"
 #include "cuda/sm90/attend/attend.h"
+#include "cuda/sm90/estimate/estimate.h"
 #include "cuda/sm90/score/score.h"
 
 namespace tokensieve::cuda::sm90 {
@@ -21,6 +22,7 @@ const Arch kArch = {.major = 9,
                     .supports = supports,
                     .score = score,
                     .select = cuda::select,
+                    .estimate = estimate,
                     .attend = attend};
 
 }  // namespace tokensieve::cuda::sm90
