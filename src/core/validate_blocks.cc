@@ -111,6 +111,18 @@ Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
                          "attention without a bias",
                          name_of(c.pattern));
   }
+  // Keeps bytes of masks and scores below 2^60.
+  constexpr double kMostTiles = 0x1p58;
+  const double tiles = static_cast<double>(shape.batch) * shape.num_q_heads *
+                       static_cast<double>(tiles_of(shape.seqlen_q)) *
+                       static_cast<double>(tiles_of(shape.seqlen_kv));
+  if (tiles > kMostTiles) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "block masks of batch %lld, %d heads and %lld x %lld tokens have %g tiles; "
+                         "allowed: at most 2^58",
+                         (long long)shape.batch, shape.num_q_heads, (long long)shape.seqlen_q,
+                         (long long)shape.seqlen_kv, tiles);
+  }
   if (select.enabled && select.queries == Queries::kAll) {
     return Status::error(StatusCode::kUnsupported,
                          "blocks.pattern is %s with queries = all, whose rows are not those of the "

@@ -196,7 +196,9 @@ class Flex {
                    std::span<const double> sums, int thread) const {
     const MaskRows mask = c_.mask_of(head);
     for (const int32_t k : top_tiles(sums.first(tiles_), verticals, thread)) {
-      for (int64_t t = 0; t < grid.row_tiles(); ++t) mask.set(t, k);
+      for (int64_t t = 0; t < grid.row_tiles(); ++t) {
+        if (k < grid.end(t)) mask.set(t, k);
+      }
     }
     for (const int32_t distance : top_tiles(sums.last(tiles_), slashes, thread)) {
       for (int64_t t = 0; t < grid.row_tiles(); ++t) {

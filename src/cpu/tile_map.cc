@@ -80,7 +80,8 @@ void TileMap::choose(Context& context, const TileGrid& grid, double gamma, int64
   top_tokens(map, count, 0, false, ranked, chosen_);
   const MaskRows mask = mask_rows(context.mask, 0, m);
   for (int64_t i = 0; i < count; ++i) {
-    mask.set(chosen_[i] / grid.key_tiles(), chosen_[i] % grid.key_tiles());
+    const int64_t t = chosen_[i] / grid.key_tiles(), k = chosen_[i] % grid.key_tiles();
+    if (k < grid.end(t)) mask.set(t, k);  // a share of 1 takes zeros above the diagonal, too
   }
 }
 

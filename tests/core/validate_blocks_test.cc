@@ -106,6 +106,13 @@ std::vector<BadParameter> bad_parameters() {
                  },
                  {"blocks.share is layer", "split over 2 ranks", "use kv or head"},
                  StatusCode::kUnsupported});
+  bad.push_back({"more_tiles_than_bytes_can_count", kFlex,
+                 [](Call& c) {
+                   c.shape.batch = 32;
+                   c.shape.seqlen_q = c.shape.seqlen_kv = 2147483647;
+                   c.shape.num_q_heads = c.shape.num_kv_heads = 4096;
+                 },
+                 {"batch 32, 4096 heads", "allowed: at most 2^58"}});
   return bad;
 }
 

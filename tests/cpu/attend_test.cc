@@ -8,6 +8,7 @@
 #include "cpu/layout.h"
 #include "support/case_data.h"
 #include "support/compare.h"
+#include "support/isas.h"
 #include "tokensieve/backend.h"
 
 namespace tokensieve::cpu {
@@ -134,7 +135,7 @@ const Case kCases[] = {
 };
 
 TEST(CpuAttend, ListsOfRangesMatchASoftmax) {
-  for (Isa isa : supported_isas()) {
+  for (Isa isa : test::tested_isas()) {
     SCOPED_TRACE(isa_name(isa));
     for (int rows : {1, 5, 6, 7, 63, 64}) {
       for (int dim : {16, 64, 80}) {
@@ -147,7 +148,7 @@ TEST(CpuAttend, ListsOfRangesMatchASoftmax) {
 }
 
 TEST(CpuAttend, KeysOfNanAreNotNothing) {
-  for (Isa isa : supported_isas()) {
+  for (Isa isa : test::tested_isas()) {
     SCOPED_TRACE(isa_name(isa));
     AttendTile tile(*kernels_for(isa), 7, 16);
     for (const Case& c : kCases) tile.check_nan(c);

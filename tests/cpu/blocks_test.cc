@@ -10,6 +10,7 @@
 
 #include "support/block_masks.h"
 #include "support/compare.h"
+#include "support/isas.h"
 #include "tokensieve/tokensieve.h"
 
 namespace tokensieve {
@@ -215,11 +216,16 @@ class CpuBlocks : public testing::TestWithParam<BlockCase> {};
 TEST_P(CpuBlocks, MatchTheOracleUnderEveryIsa) {
   const BlockCase& c = GetParam();
   const AttentionShape& s = c.call.shape;
-  for (Isa isa : supported_isas()) {
+  ref::OracleResult expected;
+  std::vector<int32_t> kept;
+  for (Isa isa : test::tested_isas()) {
     SCOPED_TRACE(isa_name(isa));
     Call call(c, 1, isa);
-    ref::OracleResult expected;
-    ASSERT_TRUE(ref::run_oracle(call.plan, call.inputs(), {}, expected).ok());
+    // They may differ in near ties of which tokens to keep.
+    if (expected.out.empty() || call.indices != kept) {
+      ASSERT_TRUE(ref::run_oracle(call.plan, call.inputs(), {}, expected).ok());
+      kept = call.indices;
+    }
     const Outcome actual = run_call(call);
     EXPECT_TRUE(test::close(actual.out, expected.out, test::output_tolerance(c.call),
                             {s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));

@@ -1,6 +1,7 @@
 // Stages budget and select on the CPU: the oracle's sets, under every instruction set.
 #include <gmock/gmock.h>
 
+#include "support/isas.h"
 #include "support/kept_sets.h"
 
 namespace tokensieve {
@@ -14,7 +15,7 @@ TEST_P(CpuSelect, KeepsTheOraclesTokens) {
   const AttentionCase& c = GetParam();
   const test::CaseData data = test::make_data(c, 3);
   const ref::OracleResult expected = test::run_oracle(c, data);
-  for (Isa isa : supported_isas()) {
+  for (Isa isa : test::tested_isas()) {
     SCOPED_TRACE(isa_name(isa));
     const test::Kept kept(c, data, isa);
     for (int64_t b = 0; b < c.shape.batch; ++b) {

@@ -157,6 +157,8 @@ def test_bad_forms():
     refuse(r"has -1 entries", BlockMask.from_fa4, count - 2, index)
     refuse("mask_block_cnt has shape", BlockMask.from_fa4, count[0], index)
     refuse("neither mask_block_cnt nor full_block_cnt", BlockMask.from_fa4, None, None)
+    refuse("full_block_idx is given without full_block_cnt", BlockMask.from_fa4, count, index, None,
+           index)
     refuse(r"row block 0 \(batch 0, head 0\) names key block 0, on the diagonal, as a full",
            BlockMask.from_fa4, full[0], full[1], count, index)
     refuse("row block 1 .* names key block 0 in both", BlockMask.from_fa4,
@@ -271,6 +273,32 @@ def test_attention_over_scores():
     np.testing.assert_array_equal(estimated.to_bool(), (scores > 0.4) & visible(300, 300))
 
 
+def test_what_the_pattern_does_not_read_is_refused() -> None:
+    q, k, v = tensors(5, 300, 300)
+    mask = BlockMask.from_bool(visible(300, 300))
+    scores = np.ones((1, 2, 3, 3), dtype="float32")
+    for name, value, blocks in (
+            ("block_scores", scores, None), ("block_scores", scores, BlockConfig(pattern="flex")),
+            ("block_thresholds", [0.5, 0.5], None),
+            ("block_thresholds", [0.5, 0.5], BlockConfig(pattern="given")),
+            ("block_thresholds", [0.5, 0.5], BlockConfig(pattern="vertical_slash")),
+            ("block_sizes", [[30, 50]] * 4, BlockConfig(pattern="flex")),
+            ("block_mask", mask, BlockConfig()), ("block_mask", mask, BlockConfig(pattern="flex"))):
+        pattern = "none" if blocks is None else blocks.pattern
+        with pytest.raises(ArgumentError, match=f"{name} was given, but the block pattern is "
+                                                f"{pattern}; give blocks with"):
+            tokensieve.attention(q, k, v, blocks=blocks, **{name: value})
+
+
+def test_thresholds_of_a_plan_whose_estimate_cannot_win() -> None:
+    q, k, v = tensors(5, 300, 300)
+    blocks = BlockConfig(pattern="flex")  # shorter than min_budget: every tile
+    thresholds = [0.5] * q.shape[2]
+    np.testing.assert_array_equal(
+        tokensieve.attention(q, k, v, blocks=blocks, block_thresholds=thresholds),
+        tokensieve.attention(q, k, v))
+
+
 @pytest.mark.parametrize("blocks", [
     BlockConfig(pattern="flex", min_budget=128), BlockConfig(pattern="pooled", share="kv"),
     BlockConfig(pattern="antidiagonal", threshold=0.5)], ids=lambda blocks: blocks.pattern)
@@ -346,7 +374,8 @@ def test_errors_of_calls():
            "masks, 3 x 3 tiles", BlockMask.from_bool(random_tiles(13, 500, 500, 1, 4)))
     refuse("for batch 2", BlockMask.from_bool(random_tiles(13, 300, 300, 2, 4)))
     refuse("block_size 64", BlockMask(np.ones((5, 5)), 64))
-    refuse("the plan's block pattern is flex", mask, blocks=BlockConfig(pattern="flex"),
+    refuse("the block pattern is flex; give blocks with pattern given", mask,
+           blocks=BlockConfig(pattern="flex"),
            select=SelectConfig(enabled=False, dense_policy="never"))
     refuse("blocks is a dict", mask, blocks={})
     with pytest.raises(ArgumentError, match="this one's pattern is given"):

@@ -126,12 +126,11 @@ class Arrays:
         if self.cu_seqlens_q is not None:
             inputs.cu_seqlens_q, inputs.cu_seqlens_kv = self.cu_seqlens_q, self.cu_seqlens_kv
         if self.extras.sink_logits is not None:
-            sinks, inputs.sink_logits = _tensor.numbers(self.extras.sink_logits, self.q,
-                                                        "sink_logits", (frame.q.shape[2],),
-                                                        "one value for each query head")
+            sinks, inputs.sink_logits = _tensor.floats(self.extras.sink_logits, self.q,
+                                                       "sink_logits", (frame.q.shape[2],),
+                                                       "one value for each query head")
             self.alive.append(sinks)
-        if frame.settings.blocks is not None:
-            self.blocks.give_to(frame, self.q, self.keep is not None)
+        self.blocks.give_to(frame, self.q, self.keep is not None)
 
 
 def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays | None,

@@ -29,7 +29,7 @@ def given_settings(settings: Settings, mask: Any, q: _tensor.View, k: _tensor.Vi
 
 
 class BlockInputs:
-    """Masks, scores, thresholds and sizes as the library reads them: alive until the call was made."""
+    """What the library reads of masks and their settings: alive until the call was made."""
 
     def __init__(self, mask: Any, scores: Any, thresholds: Any, sizes: Any) -> None:
         self.mask, self.scores, self.thresholds, self.sizes = mask, scores, thresholds, sizes
@@ -37,23 +37,36 @@ class BlockInputs:
 
     def give_to(self, frame: Frame, q: _tensor.View, compact: bool) -> None:
         """Sets the pointers of the frame's inputs. compact: the tiles are those of given sets."""
+        blocks = frame.settings.blocks
+        self._refuse_unread("none" if blocks is None else blocks.pattern)
         inputs, info = frame.inputs, frame.plan.info
         if self.mask is not None:
             inputs.block_mask = self._mask(frame, q, compact)
         if self.scores is not None:
             shape = (frame.batch, info.num_masks, info.row_tiles, -(-frame.seqlen_kv // TILE))
-            scores, inputs.block_scores = _tensor.numbers(
+            scores, inputs.block_scores = _tensor.floats(
                 self.scores, q, "block_scores", shape, "batch, masks, row tiles, key tiles")
             self.alive.append(scores)
-        if self.thresholds is not None:
-            thresholds, inputs.block_thresholds = _tensor.numbers(
+        if self.thresholds is not None and info.num_masks > 0:  # 0: no estimate can win
+            thresholds, inputs.block_thresholds = _tensor.floats(
                 self.thresholds, q, "block_thresholds", (info.num_masks,), "one for each mask")
             self.alive.append(thresholds)
-        if self.sizes is not None:
-            sizes, inputs.block_sizes = _tensor.numbers(
-                self.sizes, q, "block_sizes", (info.num_masks, 2), "two for each query head",
-                "int32")
+        if self.sizes is not None and info.num_masks > 0:
+            sizes, inputs.block_sizes = _tensor.as_integers(self.sizes, q, "block_sizes", 2, 32)
+            _tensor.check_shape(sizes, "block_sizes", (info.num_masks, 2),
+                                "two for each query head")
             self.alive.append(sizes)
+
+    def _refuse_unread(self, pattern: str) -> None:
+        """Raises ArgumentError for what a call with this pattern would ignore."""
+        for name, value, readers in (
+                ("block_mask", self.mask, ("given",)), ("block_scores", self.scores, ("scores",)),
+                ("block_thresholds", self.thresholds,
+                 ("scores", "flex", "pooled", "antidiagonal")),
+                ("block_sizes", self.sizes, ("vertical_slash",))):
+            if value is not None and pattern not in readers:
+                raise ArgumentError(f"{name} was given, but the block pattern is {pattern}; give "
+                                    f"blocks with pattern {' or '.join(readers)}, which reads it")
 
     def _mask(self, frame: Frame, q: _tensor.View, compact: bool) -> int:
         if not isinstance(self.mask, BlockMask):

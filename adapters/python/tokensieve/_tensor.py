@@ -176,17 +176,20 @@ def as_integers(x: Any, q: View, name: str, dimensions: int, bits: int) -> tuple
     return array, data
 
 
-def numbers(x: Any, q: View, name: str, shape: tuple[int, ...], what: str,
-            dtype: str = "float32") -> tuple[Any, int]:
-    """x as contiguous numbers of that shape beside q, and its address."""
+def floats(x: Any, q: View, name: str, shape: tuple[int, ...], what: str) -> tuple[Any, int]:
+    """x as contiguous float32 of that shape beside q, and its address."""
     if q.torch:
         torch = sys.modules["torch"]
-        array = torch.as_tensor(x).detach().to(q.key[1], getattr(torch, dtype)).contiguous()
+        array = torch.as_tensor(x).detach().to(q.key[1], torch.float32).contiguous()
         data = array.data_ptr()
     else:
         import numpy as np
-        array = np.ascontiguousarray(x, dtype=dtype)
+        array = np.ascontiguousarray(x, dtype="float32")
         data = array.ctypes.data
+    check_shape(array, name, shape, what)
+    return array, data
+
+
+def check_shape(array: Any, name: str, shape: tuple[int, ...], what: str) -> None:
     if tuple(array.shape) != shape:
         raise ArgumentError(f"{name} has shape {tuple(array.shape)}; allowed: {shape}, {what}")
-    return array, data

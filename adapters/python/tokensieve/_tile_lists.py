@@ -46,6 +46,9 @@ def from_counts(make: Make, some: tuple[Any, Any], full: tuple[Any, Any], names:
                 seqlen_q: int | None, seqlen_kv: int | None) -> Any:
     """BlockMask.from_fa4 and from_flex: the union of two kinds of lists."""
     import numpy as np
+    for name, (count, index) in zip(names, (some, full)):
+        if count is None and index is not None:
+            raise ArgumentError(f"{name}_idx is given without {name}_cnt; give both or neither")
     lists = [(name, *_list(name, *pair)) for name, pair in zip(names, (some, full))
              if pair[0] is not None]
     if not lists:

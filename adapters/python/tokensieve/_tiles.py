@@ -20,7 +20,7 @@ class Tiles(NamedTuple):
     def of(rows: int, columns: int, size: int, seqlen_q: int | None,
            seqlen_kv: int | None) -> Tiles:
         """The grid of so many blocks of `size` tokens; checks that the lengths have as many."""
-        if size not in (TILE, 64):
+        if not isinstance(size, int) or size not in (TILE, 64):
             raise ArgumentError(f"block_size is {size!r}; allowed: 128 and 64")
         keys = columns * size if seqlen_kv is None else _length("seqlen_kv", seqlen_kv)
         queries = keys if seqlen_q is None else _length("seqlen_q", seqlen_q)
