@@ -9,7 +9,6 @@
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
-#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -138,8 +137,8 @@ namespace {
 
 // What an estimator costs per head, in pairs of stage score, for `pairs` dense ones. CPU, one
 // thread of Zen4, 8K tokens, 9/3 heads, head_dim 64, where a dense pair takes 2.4 ns: flex 3.3 ms a
-// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8. The probe
-// of vertical_slash is half of flex's.
+// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8. The probe of
+// vertical_slash is half of flex's.
 double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:  // the probe's rows, also along diagonals, and at most a map of tiles
@@ -181,8 +180,7 @@ double forced_density(const BlockConfig& blocks, double rows, double keys) {
   const auto forced = static_cast<double>(forced_tiles(blocks, keys));
   const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
   const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
-  return (first(shorter) + (row_tiles - shorter) * std::min(forced, fewest + row_tiles)) /
-         first(row_tiles);
+  return (first(shorter) + (row_tiles - shorter) * forced) / first(row_tiles);
 }
 
 // Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
@@ -202,37 +200,35 @@ bool blocks_can_win(const Plan& plan) {
   return cost + density * pairs < kSafety * pairs;
 }
 
+Status check_pattern(const BlockConfig& blocks, const BackendOps& ops) {
+  if (blocks.pattern != BlockPattern::kVerticalSlash || ops.vertical_slash) return {};
+  return Status::error(StatusCode::kUnsupported,
+                       "backend %s has no %s, which visits single columns; use flex, its form in "
+                       "whole tiles, or backend cpu",
+                       backend_name(ops.id), name_of(blocks.pattern));
+}
+
+// Sets or masks of a sequence.
+int32_t count_of(Share share, const AttentionShape& s) {
+  return share == Share::kHead ? s.num_q_heads : share == Share::kKv ? s.num_kv_heads : 1;
+}
+
 // Resolves what a mask must hold, or that there is none.
-Status plan_blocks(const BlockConfig& blocks, const BackendOps& ops, Plan& plan) {
-  if (blocks.pattern == BlockPattern::kNone) return {};
-  if (ops.estimate_blocks == nullptr) {
-    return Status::error(StatusCode::kUnsupported,
-                         "backend %s has no block masks (blocks.pattern is %s); use cpu or ref",
-                         backend_name(plan.options.backend), name_of(blocks.pattern));
-  }
-  plan.blocks = blocks;
+void plan_blocks(const BlockConfig& blocks, Plan& plan) {
   const BlockPattern pattern = blocks.pattern;
-  if (pattern == BlockPattern::kVerticalSlash && !ops.vertical_slash) {
-    return Status::error(StatusCode::kUnsupported,
-                         "backend %s has no %s, which visits single columns; use flex, its form in "
-                         "whole tiles, or backend cpu",
-                         backend_name(plan.options.backend), name_of(pattern));
-  }
+  if (pattern == BlockPattern::kNone) return;
+  plan.blocks = blocks;
   if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal ||
       pattern == BlockPattern::kVerticalSlash) {
     plan.blocks.share = Share::kHead;
   }
   if (!blocks_can_win(plan)) {
     plan.blocks.pattern = BlockPattern::kNone;
-    return {};
+    return;
   }
-  const Share share = plan.blocks.share;
-  plan.num_masks = share == Share::kHead ? plan.shape.num_q_heads
-                   : share == Share::kKv ? plan.shape.num_kv_heads
-                                         : 1;
+  plan.num_masks = count_of(plan.blocks.share, plan.shape);
   plan.row_tiles = tiles_of(plan.shape.seqlen_q);
   plan.mask_words = mask_words_of(tiles_of(plan.shape.seqlen_kv));
-  return {};
 }
 
 }  // namespace
@@ -265,15 +261,14 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                          backend_name(options.backend),
                          backend_compiled(Backend::kCpu) ? "cpu" : "ref");
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_pattern(blocks, *ops));
   if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
   }
 
   plan.prefix_len =
       shape.seqlen_kv - (shape.packed ? select.obs_window : suffix_of(select, shape.seqlen_q));
-  plan.num_sets = select.share == Share::kHead ? shape.num_q_heads
-                  : select.share == Share::kKv ? shape.num_kv_heads
-                                               : 1;
+  plan.num_sets = count_of(select.share, shape);
   const Plan best = best_sequence(plan);
   plan.reason = dense_at_plan_time(best);
   plan.path = plan.reason == DenseReason::kNone ? Path::kSparse : Path::kDense;
@@ -283,7 +278,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
-  TOKENSIEVE_RETURN_IF_ERROR(plan_blocks(blocks, *ops, plan));
+  plan_blocks(blocks, plan);
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

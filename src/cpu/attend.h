@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/arena.h"
 #include "cpu/context.h"
 
 namespace tokensieve::cpu {
@@ -28,8 +29,6 @@ struct Panels {
   float* v;
   float* columns;
 };
-
-inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 class Attender {
  public:
