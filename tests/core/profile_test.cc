@@ -242,7 +242,7 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
       });
     });
   }
-  EXPECT_EQ(used, 4 + 5 + 2 + 3) << "each pattern's own, and dense_rows with each";
+  EXPECT_EQ(used, 4 + 5 + 2 + 3 + 4) << "each pattern's own, and dense_rows with each";
 }
 
 TEST(BlockFields, AllowWhatTheirWordsSay) {
@@ -299,7 +299,8 @@ INSTANTIATE_TEST_SUITE_P(
     Texts, BadProfile,
     testing::Values(
         BadText{"blocks_given", with_blocks(R"({"pattern": "given"})"),
-                {"blocks: pattern is given", "allowed: none, flex, pooled, antidiagonal", "vertical_slash"}},
+                {"blocks: pattern is given",
+                 "allowed: none, flex, pooled, antidiagonal, vertical_slash"}},
         BadText{"blocks_word", with_blocks(R"({"pattern": "flux"})"),
                 {"blocks: pattern is \"flux\"", "none, given, scores, flex"}},
         BadText{"blocks_stride", with_blocks(R"({"pattern": "antidiagonal", "stride": 24})"),

@@ -187,11 +187,10 @@ TEST_F(BlockGoldenTest, TilesFarFromTheirThresholdMustBeEqual) {
   EXPECT_THAT(check.detail, HasSubstr("differ far from their threshold"));
 }
 
-// Distances 0 to 99 and 603 of 640 tokens: two tiles a row, the farthest line in tile 0 of row 4.
-// Columns 0 to 29 are in tile 0, which rows 2 and 3 do not visit; 400 is in tile 3, which row 4
-// does.
+// Distances 0 to 99 and 300 of 640 tokens: two tiles a row tile, and up to two more from row 300 on.
+// Columns 0 to 29 are in tile 0, which row tile 4 does not visit; 400 is in tile 3, which it does.
 TEST_F(BlockGoldenTest, LinesBecomeTilesAndTheirDensity) {
-  std::vector<int32_t> verticals(31, 400), distances(101, 603);
+  std::vector<int32_t> verticals(31, 400), distances(101, 300);
   std::iota(verticals.begin(), verticals.begin() + 30, 0);
   std::iota(distances.begin(), distances.begin() + 100, 0);
   const std::string name = "minference_v31_s101";
@@ -206,13 +205,14 @@ TEST_F(BlockGoldenTest, LinesBecomeTilesAndTheirDensity) {
   EXPECT_EQ(entry.blocks.pattern, BlockPattern::kVerticalSlash);
   EXPECT_EQ(entry.blocks.verticals, 31);
   EXPECT_EQ(entry.blocks.slashes, 101);
-  EXPECT_THAT(entry.expected, ElementsAre(1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0,  //
-                                          0, 0, 1, 1, 0, 1, 0, 0, 1, 1));
-  EXPECT_DOUBLE_EQ(entry.density, (10 + 60 / 128.0) / 15);
+  EXPECT_THAT(entry.expected, ElementsAre(1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0,  //
+                                          1, 1, 1, 1, 0, 0, 1, 1, 1, 1));
+  EXPECT_DOUBLE_EQ(entry.density, (14 + 30 / 128.0) / 15);
   EXPECT_EQ(verify(), 1) << "not what these inputs attend to";
   distances[3] = 640;
   EXPECT_THAT(std::string(with_lines().status().message()),
-              HasSubstr("\"minference_v31_s101.distances\" is not [1, count] of values in [0, 640)"));
+              HasSubstr("\"minference_v31_s101.distances\" is not [1, count] of values in "
+                        "[0, 640)"));
 }
 
 TEST_F(BlockGoldenTest, GatesBecomeScoresOfLargerTiles) {
