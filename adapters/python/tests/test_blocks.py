@@ -393,7 +393,7 @@ def test_settings():
                           (dict(gamma=float("nan")), "gamma is nan"),
                           (dict(stride=24), "stride is 24; allowed: an integer, 8, 16 or 32"),
                           (dict(pattern="x"), "none, given, scores, flex, pooled, antidiagonal, "
-                                             "vertical_slash"),
+                                               "vertical_slash"),
                           (dict(window_tiles=0), "window_tiles is 0"),
                           (dict(min_budget=-1), "min_budget is -1")]:
         with pytest.raises(ArgumentError, match=words):

@@ -14,34 +14,35 @@ TOKENS = 700
 @pytest.fixture(scope="module")
 def qkv():
     rng = np.random.default_rng(20)
-    return [rng.standard_normal((2, TOKENS, heads, 32), dtype=np.float32) for heads in (4, 2, 2)]
+    return [rng.standard_normal((1, TOKENS, heads, 32), dtype=np.float32) for heads in (4, 2, 2)]
 
 
 def run(qkv, blocks, **more):
     return tokensieve.attention(*qkv, blocks=blocks, select=NEVER, return_report=True, **more)
 
 
-def test_the_cpu_gives_what_the_oracle_gives(qkv):
-    blocks = BlockConfig(pattern="vertical_slash", verticals=40, slashes=120)
-    for sizes in (None, [[30, 50], [40, 700], [35, 101], [0, 0]]):
-        out, report = run(qkv, blocks, block_sizes=sizes, backend="cpu")
-        expected, of_oracle = run(qkv, blocks, block_sizes=sizes, backend="ref")
-        np.testing.assert_allclose(out, expected, atol=2e-5)
-        assert report.block_density == pytest.approx(of_oracle.block_density)
-        # Columns come on top of the tiles that a mask can hold.
-        mask = tokensieve.estimate_blocks(*qkv[:2], blocks=blocks, block_sizes=sizes, backend="cpu")
-        assert mask.density() < report.block_density < 1
+# Distances 0 to 99 are two tiles a row tile; with every distance no columns are left.
+@pytest.mark.parametrize("sizes", [None, [[30, 50], [40, 700], [35, 100], [0, 0]]])
+def test_the_cpu_gives_what_the_oracle_gives(qkv, sizes):
+    blocks = BlockConfig(pattern="vertical_slash", verticals=40, slashes=100)
+    out, report = run(qkv, blocks, block_sizes=sizes, backend="cpu")
+    expected, of_oracle = run(qkv, blocks, block_sizes=sizes, backend="ref")
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    assert report.block_density == pytest.approx(of_oracle.block_density)
+    # Columns come on top of the tiles that a mask can hold.
+    mask = tokensieve.estimate_blocks(*qkv[:2], blocks=blocks, block_sizes=sizes, backend="cpu")
+    assert mask.density() < report.block_density < 1
 
 
 def test_own_sizes_are_those_of_a_config(qkv):
-    blocks = BlockConfig(pattern="vertical_slash", verticals=60, slashes=200)
-    expected, report = run(qkv, blocks)
-    out, again = run(qkv, dataclasses.replace(blocks, slashes=50),
-                     block_sizes=np.array([[60, 200]] * 4))
-    np.testing.assert_array_equal(out, expected)
-    assert again.block_density == report.block_density
-    ratio, _ = run(qkv, dataclasses.replace(blocks, slash_ratio=0.4))  # of 280: 56, 224
-    other, _ = run(qkv, dataclasses.replace(blocks, verticals=56, slashes=224))
+    blocks = BlockConfig(pattern="vertical_slash", verticals=60, slashes=100)
+    plain, _ = run(qkv, blocks)
+    fewer, report = run(qkv, dataclasses.replace(blocks, verticals=40))
+    out, again = run(qkv, blocks, block_sizes=np.array([[40, 100]] * 4))
+    np.testing.assert_array_equal(out, fewer)
+    assert again.block_density == report.block_density and not np.array_equal(out, plain)
+    ratio, _ = run(qkv, dataclasses.replace(blocks, slash_ratio=0.18))  # of 126: 25, 100
+    other, _ = run(qkv, dataclasses.replace(blocks, verticals=25))
     np.testing.assert_array_equal(ratio, other)
 
 

@@ -132,8 +132,8 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
             raise ArgumentError("return_report, out, keep and group are not possible inside "
                                 "torch.compile")
         if not block_mask is block_scores is block_thresholds is block_sizes is None:
-            raise ArgumentError("block_mask, block_scores, block_thresholds and block_sizes are not "
-                                "possible inside torch.compile")
+            raise ArgumentError("block_mask, block_scores, block_thresholds and block_sizes are "
+                                "not possible inside torch.compile")
         from tokensieve import ops
         return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                              softcap, causal, layout, backend, kv_indices,
