@@ -48,9 +48,9 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
 }
 
 void print_row(std::FILE* file, const char* layer, const tokensieve_ggml_layer_stats& s) {
-  std::fprintf(file, "tokensieve: %6s %6lld %7lld %6.3f %6.3f %10.1f  %s\n", layer,
+  std::fprintf(file, "tokensieve: %6s %6lld %7lld %6.3f %6.3f %6.3f %10.1f  %s\n", layer,
                static_cast<long long>(s.nodes), static_cast<long long>(s.sparse_nodes),
-               s.keep_ratio, s.work, s.attention_ms, s.reason);
+               s.keep_ratio, s.work, s.block_density, s.attention_ms, s.reason);
 }
 
 }  // namespace
@@ -94,8 +94,8 @@ int32_t copy_stats(tokensieve_ggml_layer_stats* stats, int32_t capacity) {
 
 void print_stats(std::FILE* file) {
   const std::lock_guard lock(shared().mutex);
-  std::fprintf(file, "tokensieve: %6s %6s %7s %6s %6s %10s  %s\n", "layer", "nodes", "sparse",
-               "keep", "pairs", "ms", "last dense reason");
+  std::fprintf(file, "tokensieve: %6s %6s %7s %6s %6s %6s %10s  %s\n", "layer", "nodes", "sparse",
+               "keep", "pairs", "tiles", "ms", "last dense reason");
   LayerSums total;
   for (const auto& [layer, sums] : shared().layers) {
     print_row(file, std::to_string(layer).c_str(), summary(layer, sums));
@@ -104,6 +104,7 @@ void print_stats(std::FILE* file) {
     total.keep_ratios += sums.keep_ratios;
     total.pairs += sums.pairs;
     total.dense_pairs += sums.dense_pairs;
+    total.masked_pairs += sums.masked_pairs;
     total.ms += sums.ms;
   }
   print_row(file, "all", summary(-1, total));

@@ -55,8 +55,9 @@ def complete(text, *args, **environment):
 
 
 def layer_rows(output):
-    """{layer: (nodes, sparse nodes, keep ratio, pair ratio, reason)} of the table printed at exit."""
-    rows = re.findall(r"^tokensieve: +(\S+) +(\d+) +(\d+) +(\S+) +(\S+) +\S+  (.*)$", output, re.M)
+    """{layer: (nodes, sparse nodes, keep ratio, pair ratio, reason)} of the table printed at exit, in which
+    every tile is visited: no profile here has block masks."""
+    rows = re.findall(r"^tokensieve: +(\S+) +(\d+) +(\d+) +(\S+) +(\S+) +1.000 +\S+  (.*)$", output, re.M)
     return {layer: (int(nodes), int(sparse), float(keep), float(pairs), reason)
             for layer, nodes, sparse, keep, pairs, reason in rows}
 
