@@ -278,7 +278,7 @@ struct TuneStep {
   std::vector<int32_t> layers;
   std::string rung;
   Json select;
-  double work = 1;  // estimated
+  double work = 1;  // in lines dated before 2026-11-28T08:00Z estimated
   double kl = 0;
   std::optional<double> loss;  // points, once answers were compared
   bool chosen = false;
