@@ -6,6 +6,7 @@
 #include <functional>
 #include <type_traits>
 
+#include "common/blocks.h"
 #include "common/profiles.h"
 #include "eval/command_text.h"
 #include "eval/config.h"
@@ -189,7 +190,7 @@ std::vector<std::pair<std::string, std::string>> keys_and_help() {
   BlockConfig blocks;
   for_each_field(blocks, [&](const BlockField& about, auto&) {
     const std::string name = about.name == std::string_view("pattern") ? "blocks" : about.name;
-    if (names(about, name)) all.emplace_back(name, about.help);
+    if (names(about, name)) all.emplace_back(name, cli::readers_of(about) + ": " + about.help);
   });
   for (const Key& key : kKeys) all.emplace_back(key.name, key.help);
   return all;
@@ -274,6 +275,20 @@ std::string join(const Settings& settings) {
   return text;
 }
 
+// A setting of block masks that no layer's pattern reads.
+Status check_block_keys(const Profile& profile, const Settings& settings) {
+  Status status;
+  for_each_field(profile.blocks, [&](const BlockField& about, const auto&) {
+    const auto reads = [&](const LayerSelect& group) { return about.used_by(group.blocks); };
+    if (about.used_by(profile.blocks) || std::ranges::any_of(profile.layer_select, reads)) return;
+    for (const auto& [key, value] : settings) {
+      if (!status.ok() || !names(about, key)) continue;
+      status = cli::unread_setting(about, key + "=" + value, profile.blocks.pattern, "blocks=");
+    }
+  });
+  return status;
+}
+
 // The profile that a configuration is made from: the model's, or the one that a key names.
 Result<Profile> profile_for(const Method& method, const Settings& settings,
                             const Profile& model_profile) {
@@ -308,6 +323,7 @@ Result<Config> config_of(const Method& method, const Settings& settings,
   for (const auto& [key, value] : settings) {
     TOKENSIEVE_RETURN_IF_ERROR(set_key(config, key, value));
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_block_keys(config.profile, settings));
   const bool named = config.chunk != kNoChunk;
   config.beside_chunk = named ? config.chunk : chunk;
   if (!named) config.chunk = default_chunk(config, chunk);

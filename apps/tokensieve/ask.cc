@@ -194,7 +194,7 @@ Status ask(const AskOptions& options) {
   AskReport report{.model = source.name};
   report.threads = options.model.threads > 0 ? options.model.threads : default_threads();
   Profile profile;
-  if (wants(options, Attention::kSparse) || !options.profile.empty()) {
+  if (wants(options, Attention::kSparse)) {
     Result<ChosenProfile> chosen = profile_for(options, model);
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;

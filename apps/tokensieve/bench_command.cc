@@ -71,6 +71,30 @@ void use_cuda_defaults(const CLI::App& command, bench::Settings& settings) {
   if (unset("--kv-heads")) settings.num_kv_heads = 8;
 }
 
+// Error: an option was given that nothing measured reads.
+Status check_given(const CLI::App& command, const bench::Settings& settings, bool cuda) {
+  const bool layers =
+      cuda || settings.wants("layer") || settings.wants("select") || settings.wants("compact");
+  const struct {
+    const char* option;
+    bool is_read;
+    const char* readers;
+  } kReaders[] = {
+      {"--isa", !cuda, "--backend cpu"},
+      {"--threads", !cuda, "--backend cpu"},
+      {"--ubatch", layers, "--bench layer, select or compact"},
+      {"--window", layers || settings.wants("blocks"),
+       "--bench layer, select or compact, and with --blocks"},
+  };
+  for (const auto& [option, is_read, readers] : kReaders) {
+    if (is_read || command.count(option) == 0) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s %s is not read here; allowed: with %s; name that, or leave it out",
+                         option, command.get_option(option)->as<std::string>().c_str(), readers);
+  }
+  return check_block_options(command, settings.blocks);
+}
+
 }  // namespace
 
 void add_bench_options(CLI::App& command, BenchOptions& options) {
@@ -129,8 +153,10 @@ int run_bench(const BenchOptions& options) {
     settings.benches = {"blocks"};
   }
   if (cuda) use_cuda_defaults(*options.command, settings);
-  if (const Status status = bench::check_settings(settings); !status.ok()) {
-    print_err("tokensieve: {}\n", status.message());
+  Status usable = check_given(*options.command, settings, cuda);
+  if (usable.ok()) usable = bench::check_settings(settings);
+  if (!usable.ok()) {
+    print_err("tokensieve: {}\n", usable.message());
     return kExitUsage;
   }
   settings.llama_bin = llama_bin_folder().string();

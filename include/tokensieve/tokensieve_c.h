@@ -14,8 +14,7 @@
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
  *   - Enumerations travel as int32_t and have the values of the C++ ones.
- *   - Nothing throws, prints, aborts or keeps a pointer after it returns. Only the _create and
- *     make_plan calls allocate.
+ *   - Nothing throws, prints, aborts or keeps a pointer; only _create and make_plan allocate.
  *   - A plan is immutable: any number of threads may run it at once, each with its own outputs
  *     and workspace. */
 #ifndef TOKENSIEVE_C_H_
@@ -300,8 +299,7 @@ typedef struct tokensieve_inputs {
   const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
   const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
   const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
-  const int32_t* block_sizes; /* vertical_slash: i32 [num_q_heads, 2]: each head's own verticals,
-                                 at most the plan's, and slashes; or NULL */
+  const int32_t* block_sizes; /* i32 [num_q_heads, 2]: verticals (<= the plan's), slashes; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {

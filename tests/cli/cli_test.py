@@ -73,6 +73,20 @@ class ProgramTest(CliCase):
         self.expect(2, "bench", "--blocks", "flex", "--gamma", "1.5", says="[0, 1]")
         self.expect(2, "bench", "--blocks", "flex", "--backend", "cuda", says="on the CPU")
         self.expect(2, "bench", "--blocks", "flex", "--bench", "layer")
+        for unread, allowed in ((("--gamma", "0.5"), "with --blocks flex;"),
+                                (("--blocks", "none", "--slashes", "9"), "vertical_slash;"),
+                                (("--blocks", "pooled", "--threshold", ".5"), "antidiagonal;"),
+                                (("--blocks", "flex", "--ubatch", "512"), "--bench layer"),
+                                (("--bench", "attend", "--window", "256"), "with --blocks;"),
+                                (("--backend", "cuda", "--isa", "avx2"), "--backend cpu;"),
+                                (("--backend", "cuda", "--threads", "2"), "--backend cpu;")):
+            self.expect(2, "bench", *unread, says="is not read")
+            self.expect(2, "bench", *unread, says=allowed)
+        for unread in (("--blocks", "flex"), ("--paper",), ("--profile", "smollm2")):
+            self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "dense", *unread,
+                        says="is not read with --attention dense")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "dense", "--compare",
+                    says="--attention")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
         self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
         self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "common/blocks.h"
 #include "tokensieve/names.h"
 
 namespace tokensieve::cli {
@@ -61,11 +62,8 @@ CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig
 }  // namespace
 
 CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& pattern) {
-  constexpr BlockPattern kEstimated[] = {BlockPattern::kNone, BlockPattern::kFlex,
-                                         BlockPattern::kPooled, BlockPattern::kAntidiagonal,
-                                         BlockPattern::kVerticalSlash};
-  std::vector<std::string> words;
-  for (const BlockPattern estimated : kEstimated) words.emplace_back(name_of(estimated));
+  std::vector<std::string> words = {name_of(BlockPattern::kNone)};
+  for (const BlockPattern estimated : kEstimatedPatterns) words.emplace_back(name_of(estimated));
   return command
       .add_option_function<std::string>(
           "--blocks",
@@ -81,12 +79,24 @@ void add_block_options(CLI::App& command, BlockConfig& blocks) {
     if constexpr (std::is_arithmetic_v<Value>) {
       command
           .add_option(option_name(about.name), value,
-                      fmt::format("{}: {}", about.help, about.allowed))
+                      fmt::format("{}: {}: {}", readers_of(about), about.help, about.allowed))
           ->check(check_of(about))
           ->group("Block masks")
           ->capture_default_str();
     }
   });
+}
+
+Status check_block_options(const CLI::App& command, const BlockConfig& blocks) {
+  Status status;
+  for_each_field(blocks, [&]<typename Value>(const BlockField& about, const Value&) {
+    if constexpr (std::is_arithmetic_v<Value>) {
+      const std::string name = option_name(about.name);
+      if (!status.ok() || command.count(name) == 0 || about.used_by(blocks)) return;
+      status = unread_setting(about, name, blocks.pattern, "--blocks ");
+    }
+  });
+  return status;
 }
 
 void add_ubatch_option(CLI::App& command, int32_t& ubatch) {

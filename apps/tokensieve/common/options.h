@@ -10,6 +10,7 @@
 #include "common/models.h"
 #include "tokensieve/blocks.h"
 #include "tokensieve/select.h"
+#include "tokensieve/status.h"
 
 namespace tokensieve::cli {
 
@@ -43,6 +44,9 @@ CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& p
 
 // The other fields of BlockConfig, with the present values as defaults.
 void add_block_options(CLI::App& command, BlockConfig& blocks);
+
+// Error: one of them was given that the pattern does not read.
+Status check_block_options(const CLI::App& command, const BlockConfig& blocks);
 
 // --ubatch, with the present value as default.
 void add_ubatch_option(CLI::App& command, int32_t& ubatch);
