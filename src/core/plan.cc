@@ -9,6 +9,7 @@
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
