@@ -80,7 +80,7 @@ class ProgramTest(CliCase):
                                 (("--bench", "attend", "--window", "256"), "with --blocks;"),
                                 (("--backend", "cuda", "--isa", "avx2"), "--backend cpu;"),
                                 (("--backend", "cuda", "--threads", "2"), "--backend cpu;")):
-            self.expect(2, "bench", *unread, says="is not read")
+            self.expect(2, "bench", *unread, says=" ".join(unread[-2:]) + " is not read")
             self.expect(2, "bench", *unread, says=allowed)
         for unread in (("--blocks", "flex"), ("--paper",), ("--profile", "smollm2")):
             self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "dense", *unread,

@@ -271,8 +271,8 @@ TEST(EvalConfig, BlocksAreKeys) {
   EXPECT_NE(error_of("forced:blocks=given").find("pattern is given"), std::string::npos);
   EXPECT_NE(error_of("forced:stride=9").find("stride=9; allowed: 8, 16 or 32"), std::string::npos);
   EXPECT_EQ(error_of("forced:gamma=.8"),
-            "gamma=.8 is not read with blocks=none; allowed: with blocks=flex; name such a "
-            "pattern, or leave it out");
+            "--config forced:gamma=.8: gamma=.8 is not read with blocks=none; allowed: with "
+            "blocks=flex; name such a pattern, or leave it out");
   EXPECT_NE(error_of("forced:blocks=pooled,alpha=.2,slashes=9").find("slashes=9 is not read with "),
             std::string::npos);
   apart.layer_select[0].blocks.pattern = BlockPattern::kFlex;  // which layer 20 reads

@@ -93,7 +93,8 @@ Status check_block_options(const CLI::App& command, const BlockConfig& blocks) {
     if constexpr (std::is_arithmetic_v<Value>) {
       const std::string name = option_name(about.name);
       if (!status.ok() || command.count(name) == 0 || about.used_by(blocks)) return;
-      status = unread_setting(about, name, blocks.pattern, "--blocks ");
+      const std::string given = name + " " + command.get_option(name)->as<std::string>();
+      status = unread_setting(about, given, blocks.pattern, "--blocks ");
     }
   });
   return status;
