@@ -21,7 +21,11 @@ struct BackendOps {
   // Takes packed plans itself; otherwise core runs their sequences one by one.
   bool packed = false;
 
-  // Resolves what the backend chooses (isa) and fills plan.workspace. kUnsupported if it cannot.
+  // Has other products than exact, and resolves them.
+  bool products = false;
+
+  // Resolves what the backend chooses (isa, products with products_reason) and fills
+  // plan.workspace. kUnsupported if it cannot.
   Status (*prepare)(Plan& plan);
 
   Status (*run)(const Plan&, const AttentionInputs&, const AttentionOutputs&,

@@ -9,6 +9,7 @@
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -54,6 +55,29 @@ Plan best_sequence(const Plan& plan) {
                                   std::min<int64_t>(q, plan.select.obs_window), q);
   one.prefix_len = plan.shape.seqlen_kv - one.shape.seqlen_q;
   return one;
+}
+
+// What Products::kAuto means.
+constexpr Products kDefaultProducts = Products::kExact;
+
+// Prepares the plan for its backend and checks that its products are those that are insisted on.
+Status prepare(const BackendOps& ops, Plan& plan) {
+  const PlanOptions asked = plan.options;
+  Products& products = plan.options.products;
+  if (products == Products::kAuto) products = kDefaultProducts;
+  if (products != Products::kExact && !ops.products) {
+    products = Products::kExact;
+    plan.products_reason = ProductsReason::kBackend;
+  }
+  TOKENSIEVE_RETURN_IF_ERROR(ops.prepare(plan));
+  if (!asked.require_products || asked.products == Products::kAuto || asked.products == products) {
+    return {};
+  }
+  return Status::error(StatusCode::kUnsupported,
+                       "products = %s is not to be had here: %s; use %s, or do without "
+                       "require_products",
+                       name_of(asked.products), products_reason_text(plan.products_reason),
+                       name_of(products));
 }
 
 // The most prefix tokens of a sequence that runs sparse.
@@ -263,7 +287,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
     plan.max_keep = most_kept(plan, best, *ops);
   }
   plan_blocks(blocks, plan);
-  TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
+  TOKENSIEVE_RETURN_IF_ERROR(prepare(*ops, plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;
 }

@@ -7,6 +7,12 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#endif
 
 namespace tokensieve {
 namespace cpu {
@@ -23,6 +29,30 @@ bool cpu_has_f16c() {  // not a name that clang 14's __builtin_cpu_supports know
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
 #endif
+
+// Tiles with bf16 products, kept by the system (XCR0), and AVX-512's conversions to bf16.
+bool cpu_has_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr unsigned kOsXsave = 1u << 27;                 // leaf 1, ecx
+  constexpr unsigned kTiles = 1u << 22 | 1u << 24;        // leaf 7.0, edx: bf16 and tile
+  constexpr unsigned kConversions = 1u << 5;              // leaf 7.1, eax
+  constexpr unsigned kTileState = 1u << 17 | 1u << 18;    // XCR0: configuration and data
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kOsXsave) == 0) return false;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTiles) != kTiles ||
+      eax < 1) {
+    return false;
+  }
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0 || (eax & kConversions) == 0) {
+    return false;
+  }
+  unsigned low = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & kTileState) == kTileState;
+#else
+  return false;
+#endif
+}
 
 bool cpu_has(Isa isa) {
 #if defined(__x86_64__)
@@ -48,11 +78,29 @@ bool cpu_has(Isa isa) {
 }  // namespace
 
 const Kernels* kernels_for(Isa isa) {
+  if (isa == Isa::kAmx) return tile_kernels_for(isa) ? kernels_for(Isa::kAvx512) : nullptr;
+  if (isa == Isa::kAmxEmulated) isa = Isa::kAuto;
   if (isa != Isa::kAuto) return cpu_has(isa) ? compiled_kernels(isa) : nullptr;
   for (Isa candidate : kBestFirst) {
     if (const Kernels* kernels = kernels_for(candidate)) return kernels;
   }
   return nullptr;
+}
+
+const TileKernels* tile_kernels_for(Isa isa) {
+  if (isa == Isa::kAmx && !(cpu_has(Isa::kAvx512) && cpu_has_tiles())) return nullptr;
+  return nullptr;
+}
+
+ProductsReason ask_for_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return ProductsReason::kNone;
+  return errno == ENOSPC ? ProductsReason::kSignalStack : ProductsReason::kPermission;
+#else
+  return ProductsReason::kPermission;
+#endif
 }
 
 }  // namespace cpu
@@ -65,6 +113,8 @@ Result<Isa> isa_from_name(const char* name) {
                        "instruction set \"%.40s\" is unknown; allowed: %s", name,
                        allowed_words<Isa>());
 }
+
+bool isa_supported(Isa isa) { return cpu::kernels_for(isa) != nullptr; }
 
 std::vector<Isa> compiled_isas() {
   std::vector<Isa> isas;

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
 
+#include "core/expect_error.h"
 #include "core/work.h"
 #include "tokensieve/attention.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -130,6 +133,46 @@ TEST(Plan, IsDeterministicAndCopyable) {
   const Plan b = a;
   EXPECT_EQ(a.workspace, b.workspace);
   EXPECT_EQ(plan_of(prompt(16384), {}).workspace, a.workspace);
+}
+
+// ---- Products ----
+
+AttentionShape f16_prompt() {
+  AttentionShape shape = prompt(300);
+  shape.kv_dtype = DType::kF16;
+  return shape;
+}
+
+TEST(PlanProducts, AreExactUnlessAskedFor) {
+  const Plan plan = plan_of(f16_prompt(), {}, {.require_products = true});
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, ProductsReason::kNone);
+}
+
+// What cannot be had becomes exact, with the reason; insisted on, it is an error.
+void expect_exact(const AttentionShape& shape, PlanOptions options, ProductsReason reason) {
+  const Plan plan = plan_of(shape, {}, options);
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, reason) << products_reason_text(plan.products_reason);
+  options.require_products = true;
+  test::expect_error(make_plan(shape, {}, options).status(), StatusCode::kUnsupported,
+                     {std::string("products = ") + name_of(options.products),
+                      products_reason_text(reason), "use exact"});
+}
+
+TEST(PlanProducts, SayWhyTheyAreExact) {
+  const PlanOptions split = {.backend = Backend::kCpu, .products = Products::kSplit};
+  const PlanOptions bf16 = {.backend = Backend::kCpu, .products = Products::kBf16};
+  expect_exact(prompt(300), split, ProductsReason::kF32Keys);
+  AttentionShape full = f16_prompt();
+  full.causal = false;
+  expect_exact(full, bf16, ProductsReason::kNotCausal);
+  for (PlanOptions options : {split, bf16}) {
+    options.isa = supported_isas().front();
+    expect_exact(f16_prompt(), options, ProductsReason::kNoTiles);
+    options.backend = Backend::kRef;
+    expect_exact(f16_prompt(), options, ProductsReason::kBackend);
+  }
 }
 
 // ---- Workspace ----
