@@ -141,7 +141,9 @@ class Runner:
                 item["work"] = resolved.work
             layers.append(item)
         ratios = [item["keep_ratio"] for item in layers if "reason" not in item]
-        return {"attention_ms": sum(item["attention_ms"] for item in layers),
+        products = ", ".join(sorted({text for index in measured for text in stats[index].products}))
+        return {**({} if products in ("", "exact") else {"products": products}),
+                "attention_ms": sum(item["attention_ms"] for item in layers),
                 "keep_ratio": statistics.fmean(ratios) if ratios else 1.0,
                 "work": statistics.fmean(item["work"] for item in layers), "layers": layers}
 

@@ -44,6 +44,8 @@ class LayerStats:
         Time in the library (CPU).
     reasons : Counter of str
         Why the other calls ran dense.
+    products : Counter of str
+        Those of the calls that the library computed: "split", "exact (why not split)".
     """
 
     calls: int = 0
@@ -51,11 +53,14 @@ class LayerStats:
     keep_ratio: float | None = None
     seconds: float = 0.0
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    products: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def _add(self, reason: str, report: Report | None) -> None:
         self.calls += 1
         if report is not None:
             self.seconds += sum(report.stage_ns.values()) * 1e-9
+            why = f" ({report.products_reason})" if report.products_reason else ""
+            self.products[report.products + why] += 1
             if report.path == "sparse":
                 self.sparse += 1
                 if report.keep_ratio == report.keep_ratio:  # NaN: the device knows
@@ -208,7 +213,8 @@ def _sum(parts: list[LayerStats]) -> LayerStats:
         sum(part.calls for part in parts), sparse,
         sum(ratio * count for ratio, count in ratios) / sparse if ratios else None,
         sum(part.seconds for part in parts),
-        sum((part.reasons for part in parts), collections.Counter()))
+        sum((part.reasons for part in parts), collections.Counter()),
+        sum((part.products for part in parts), collections.Counter()))
 
 
 def forget_stats(module: nn.Module) -> None:
