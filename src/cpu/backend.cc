@@ -70,6 +70,8 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
   const Kernels& kernels = *kernels_for(plan.options.isa);
   return {.plan = plan,
           .kernels = kernels,
+          .tiles = plan.options.products == Products::kExact ? nullptr
+                                                             : tile_kernels_for(plan.options.isa),
           .executor = executor_of(options),
           .options = options,
           .in = in,
@@ -79,7 +81,7 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
 
 Status finish(Context& context) {
   context.sum.finish(context.report);
-  context.report.isa = context.kernels.isa;
+  context.report.isa = context.tiles ? context.tiles->isa : context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
   if (context.gather_failed) {
     return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");

@@ -18,6 +18,7 @@ namespace tokensieve {
 namespace cpu {
 
 const Kernels* compiled_kernels(Isa isa);
+const TileKernels* compiled_tile_kernels(Isa isa, Isa vectors);
 
 namespace {
 
@@ -79,7 +80,7 @@ bool cpu_has(Isa isa) {
 
 const Kernels* kernels_for(Isa isa) {
   if (isa == Isa::kAmx) return tile_kernels_for(isa) ? kernels_for(Isa::kAvx512) : nullptr;
-  if (isa == Isa::kAmxEmulated) isa = Isa::kAuto;
+  if (isa == Isa::kAmxEmulated) return tile_kernels_for(isa) ? kernels_for(Isa::kAuto) : nullptr;
   if (isa != Isa::kAuto) return cpu_has(isa) ? compiled_kernels(isa) : nullptr;
   for (Isa candidate : kBestFirst) {
     if (const Kernels* kernels = kernels_for(candidate)) return kernels;
@@ -89,7 +90,7 @@ const Kernels* kernels_for(Isa isa) {
 
 const TileKernels* tile_kernels_for(Isa isa) {
   if (isa == Isa::kAmx && !(cpu_has(Isa::kAvx512) && cpu_has_tiles())) return nullptr;
-  return nullptr;
+  return compiled_tile_kernels(isa, kernels_for(Isa::kAuto)->isa);
 }
 
 ProductsReason ask_for_tiles() {
