@@ -205,9 +205,13 @@ AttentionShape check_shape(const Settings& settings, int32_t dim) {
 Status check_plan(const Settings& settings, int32_t dim, Products products) {
   SelectConfig select;
   select.local_window = settings.local_window;
-  return make_plan(check_shape(settings, dim), select,
-                   {.isa = settings.isa, .products = products, .require_products = true})
-      .status();
+  const Result<Plan> plan = make_plan(check_shape(settings, dim), select,
+                                      {.isa = settings.isa, .products = products});
+  if (!plan.ok() || plan->products_reason == ProductsReason::kNone) return plan.status();
+  return Status::error(StatusCode::kUnsupported,
+                       "products %s cannot be measured here: %s; leave the option out for what "
+                       "this CPU has",
+                       name_of(products), products_reason_text(plan->products_reason));
 }
 
 }  // namespace

@@ -225,8 +225,8 @@ bool load_settings() {
   if (!status.ok()) {
     log_line(GGML_LOG_LEVEL_ERROR, "tokensieve: runs dense: %s", status.message());
   }
-  // The smallest plan tells which instruction set and products the backend chooses, or why it cannot
-  // run.
+  // The smallest plan tells which instruction set and products the backend chooses, or why it
+  // cannot run.
   const Result<Plan> plan = make_plan(
       {.seqlen_q = 1,
        .seqlen_kv = 1,

@@ -79,8 +79,8 @@ typedef struct tokensieve_ggml_layer_stats {
   int64_t never_sparse_nodes;
   double block_density; /* visited / visible tiles where block masks steer, mean over all nodes; 1:
                            none did */
-  /* enum tokensieve_products that the last node ran with; and why the last one that ran exact though
-   * others were asked for did so, "" if none did. */
+  /* enum tokensieve_products that the last node ran with; and why the last one that ran exact
+   * although others were asked for did so, "" if none did. */
   int32_t products;
   char products_reason[68];
 } tokensieve_ggml_layer_stats;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -60,9 +61,9 @@ class Plugin : public testing::Test {
   }
 
   static std::string configure(int mode, const char* profile = nullptr) {
-    return configure(
-        tokensieve_ggml_config{sizeof(tokensieve_ggml_config), mode, profile, nullptr, nullptr, 0, 0,
-                               TOKENSIEVE_PRODUCTS_AUTO});
+    return configure(tokensieve_ggml_config{.struct_size = sizeof(tokensieve_ggml_config),
+                                            .mode = mode,
+                                            .profile_json = profile});
   }
 
   static std::string configure(const tokensieve_ggml_config& config) {
@@ -449,6 +450,15 @@ TEST_F(Plugin, ProductsAreTheConfigsOrElseTheProfiles) {
   configure(config);
   EXPECT_STREQ(ran(f32).products_reason,
                products_reason_text(ProductsReason::kF32Keys));
+  // On emulated tiles of an f16 cache they are had.
+  setenv("TOKENSIEVE_ISA", "amx_emulated", 1);
+  OpGraph graph({.mask = causal(0)});
+  reset_stats();
+  ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  unsetenv("TOKENSIEVE_ISA");
+  EXPECT_EQ(stats().at(0).products, TOKENSIEVE_PRODUCTS_SPLIT);
+  EXPECT_STREQ(stats().at(0).products_reason, "");
+  EXPECT_LT(worst_error(graph.result(), graph.expected()), 1e-4);
   // Windows are a bias to the library.
   const OpCase window = {.mask = [](int64_t, int64_t i, int64_t j) {
     return j <= i && j > i - 100 ? 0.0f : kHidden;

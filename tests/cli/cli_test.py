@@ -76,7 +76,7 @@ class ProgramTest(CliCase):
         self.expect(2, "ask", "m", "--file", "d", "q", env={"TOKENSIEVE_PRODUCTS": "fp16"},
                     says="split")
         self.expect(2, "bench", "--products", "split", "--isa", "baseline",
-                    says="products = split is not to be had here")
+                    says="products split cannot be measured here: the instruction set has no")
         self.expect(2, "bench", "--blocks", "flex", "--gamma", "1.5", says="[0, 1]")
         self.expect(2, "bench", "--blocks", "flex", "--backend", "cuda", says="on the CPU")
         self.expect(2, "bench", "--blocks", "flex", "--bench", "layer")

@@ -152,6 +152,10 @@ static void test_products(void) {
   options.products = TOKENSIEVE_PRODUCTS_EXACT;
   EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
   expect_products(p, plan, TOKENSIEVE_PRODUCTS_EXACT, TOKENSIEVE_PRODUCTS_REASON_NONE);
+  options.products = TOKENSIEVE_PRODUCTS_BF16;
+  options.isa = TOKENSIEVE_ISA_AMX_EMULATED;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
+  expect_products(p, plan, TOKENSIEVE_PRODUCTS_BF16, TOKENSIEVE_PRODUCTS_REASON_NONE);
   options.products = 77;
   EXPECT_ERROR(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status),
                TOKENSIEVE_INVALID_ARGUMENT, "products is 77; allowed: auto, exact, split, bf16");

@@ -1,4 +1,4 @@
-"""products=: exact, split and bf16, on emulated tiles; and why they are not had where they are not."""
+"""products=: exact, split and bf16 on emulated tiles, and why they are not had elsewhere."""
 
 import numpy as np
 import pytest
