@@ -49,7 +49,8 @@ class Bench {
       TOKENSIEVE_RETURN_IF_ERROR(attend(dim, length, 1.0));
       for (double keep : settings_.keep_ratios) {
         const int64_t rows = static_cast<int64_t>(keep * static_cast<double>(length));
-        if (rows >= 256) TOKENSIEVE_RETURN_IF_ERROR(attend(dim, rows, keep));
+        if (rows < 256 || rows == length) continue;
+        TOKENSIEVE_RETURN_IF_ERROR(attend(dim, rows, keep));
       }
     }
     const bool layers =

@@ -23,7 +23,7 @@ inline constexpr int64_t kCheckLength = 1536;
 
 // What each kind of products may differ from the oracle, as rel-L2.
 inline double tolerance_of(Products products) {
-  if (products == Products::kBf16) return 6e-3;
+  if (products == Products::kBf16) return 1e-2;
   return products == Products::kSplit ? 2e-5 : 1e-5;
 }
 
