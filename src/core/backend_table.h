@@ -21,11 +21,10 @@ struct BackendOps {
   // Takes packed plans itself; otherwise core runs their sequences one by one.
   bool packed = false;
 
-  // Has other products than exact, and resolves them.
-  bool products = false;
+  // Resolves isa and products, with products_reason; null: products are exact.
+  Status (*resolve)(Plan& plan) = nullptr;
 
-  // Resolves what the backend chooses (isa, products with products_reason) and fills
-  // plan.workspace. kUnsupported if it cannot.
+  // Resolves what else the backend chooses and fills plan.workspace. kUnsupported if it cannot.
   Status (*prepare)(Plan& plan);
 
   Status (*run)(const Plan&, const AttentionInputs&, const AttentionOutputs&,

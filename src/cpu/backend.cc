@@ -57,7 +57,6 @@ Status resolve(Plan& plan) {
 }
 
 Status prepare(Plan& plan) {
-  TOKENSIEVE_RETURN_IF_ERROR(resolve(plan));
   plan.workspace = make_layout(plan, *kernels_for(plan.options.isa), nullptr).bytes;
   return {};
 }
@@ -196,7 +195,7 @@ Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockM
 extern const BackendOps kCpuOps;
 const BackendOps kCpuOps = {
     .id = Backend::kCpu,
-    .products = true,
+    .resolve = cpu::resolve,
     .prepare = cpu::prepare,
     .run = cpu::run,
     .score = cpu::score,

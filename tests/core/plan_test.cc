@@ -175,6 +175,31 @@ TEST(PlanProducts, SayWhyTheyAreExact) {
   }
 }
 
+TEST(PlanProducts, AreWhatIsAskedForOnTiles) {
+  for (const Products products : {Products::kSplit, Products::kBf16}) {
+    const PlanOptions options = {
+        .isa = Isa::kAmxEmulated, .products = products, .require_products = true};
+    const Plan plan = plan_of(f16_prompt(), {}, options);
+    EXPECT_EQ(plan.options.products, products);
+    EXPECT_EQ(plan.options.isa, Isa::kAmxEmulated);
+    EXPECT_EQ(plan.products_reason, ProductsReason::kNone);
+    // Planned again from what was resolved, nothing changes.
+    EXPECT_EQ(plan_of(f16_prompt(), {}, plan.options).options.products, products);
+  }
+}
+
+// Where a dense pair is cheaper, so must be what selection saves.
+TEST(PlanProducts, MoveTheBreakEven) {
+  AttentionShape shape = f16_prompt();
+  shape.seqlen_q = shape.seqlen_kv = 8192;
+  const auto most = [&](Products products) {
+    return plan_of(shape, {.fill = Fill::kLocal}, {.isa = Isa::kAmxEmulated, .products = products})
+        .max_keep;
+  };
+  EXPECT_LT(most(Products::kSplit), most(Products::kExact));
+  EXPECT_LT(most(Products::kBf16), most(Products::kSplit));
+}
+
 // ---- Workspace ----
 
 size_t workspace_of(int64_t tokens, double keep_ratio, int threads, int64_t batch = 1) {

@@ -62,9 +62,11 @@ class TileAttend {
     part.row_end = from.row_end + row;
     const bool fits = pack_queries_as_tiles(part.q32, part.rows, head_dim_, blocks.dims, part.qh,
                                             kSplit ? part.ql : nullptr);
-    std::memset(part.o, 0, sizeof(float) * kPartRows * blocks.dims);
-    for (int r = 0; r < part.rows; ++r) {
-      std::copy_n(part.out + r * head_dim_, head_dim_, part.o + r * blocks.dims);
+    for (int r = 0; r < kPartRows; ++r) {
+      float* o = part.o + r * blocks.dims;
+      const int columns = r < part.rows ? head_dim_ : 0;
+      std::copy_n(part.out + r * head_dim_, columns, o);
+      std::fill(o + columns, o + blocks.dims, 0.0f);
     }
     keys_[count_++] = PartKeys(from, row, part.rows, blocks, !fits);
   }
@@ -87,12 +89,22 @@ class TileAttend {
 
   void softmax(const Item& item, float* s, Steps& work) {
     const Part& part = scratch_.parts[item.part];
-    for (int r = 0; r < part.rows; ++r) {
-      float* row = s + r * kTileStride;
-      const Seen seen = seen_by(item, part.row_end[r]);
-      const float max = prepare_row(row, seen, call_.logits.softcap);
-      work.run_to(r + 1, part.rows);
-      softmax_row<kSplit, Matrix>(part, r, call_.blocks.dims, row, seen, max);
+    for (int first = 0; first < part.rows; first += 4) {
+      const int end = std::min(first + 4, part.rows);
+      VF32 lanes[4];
+      Seen seen[4];
+      float max[4];
+      for (int r = first; r < first + 4; ++r) {
+        const int i = r - first;
+        seen[i] = seen_by(item, part.row_end[std::min(r, end - 1)]);
+        lanes[i] = prepare_row(s + r * kTileStride, seen[i], call_.logits.softcap);
+      }
+      maxima(lanes, max);
+      for (int r = first; r < end; ++r) {
+        work.run_to(r + 1, part.rows);
+        softmax_row<kSplit, Matrix>(part, r, call_.blocks.dims, s + r * kTileStride,
+                                    seen[r - first], max[r - first]);
+      }
     }
     // Rows past the last take part in P V.
     const size_t unused = static_cast<size_t>(kPartRows - part.rows) * kTileStride;

@@ -12,6 +12,7 @@
 
 #include "cpu/math-inl.h"
 #include "cpu/tiles/tiles.h"
+#include "hwy/cache_control.h"
 
 // The instructions that both kinds of tile kernels may use on this target.
 #undef TOKENSIEVE_BEFORE_TILES
@@ -76,6 +77,7 @@ class ScalarTiles {
       for (int j = 0; j < 2; ++j) multiply_row(a, b_[j], c_[r] + 16 * j);
     }
   }
+  void prefetch(const uint16_t*) const {}
   static VU16 round_pair(VF32 first, VF32 second) {
     return upper_halves(round_to_bf16(first), round_to_bf16(second));
   }
@@ -121,23 +123,27 @@ class AmxTiles {
   AmxTiles(const AmxTiles&) = delete;
   AmxTiles& operator=(const AmxTiles&) = delete;
 
-  static void zero() {
+  static HWY_INLINE void zero() {
     asm volatile("tilezero %tmm0\n\ttilezero %tmm1\n\ttilezero %tmm2\n\ttilezero %tmm3");
   }
-  static void load_c(const float* c, int64_t stride) {
+  static HWY_INLINE void load_c(const float* c, int64_t stride) {
     load<0>(c, stride * 4), load<1>(c + 16, stride * 4);
     load<2>(c + 16 * stride, stride * 4), load<3>(c + 16 * stride + 16, stride * 4);
   }
-  static void store_c(float* c, int64_t stride) {
+  static HWY_INLINE void store_c(float* c, int64_t stride) {
     store<0>(c, stride * 4), store<1>(c + 16, stride * 4);
     store<2>(c + 16 * stride, stride * 4), store<3>(c + 16 * stride + 16, stride * 4);
   }
-  static void load_a(const uint16_t* a0, const uint16_t* a1, int64_t stride) {
+  static HWY_INLINE void load_a(const uint16_t* a0, const uint16_t* a1, int64_t stride) {
     load<4>(a0, stride), load<5>(a1, stride);
   }
-  static void load_b(const uint16_t* b0, const uint16_t* b1) { load<6>(b0, 64), load<7>(b1, 64); }
-  static void multiply() { dot<0, 4, 6>(), dot<1, 4, 7>(), dot<2, 5, 6>(), dot<3, 5, 7>(); }
-  static VU16 round_pair(VF32 first, VF32 second) {
+  static HWY_INLINE void load_b(const uint16_t* b0, const uint16_t* b1) { load<6>(b0, 64), load<7>(b1, 64); }
+  static HWY_INLINE void multiply() { dot<0, 4, 6>(), dot<1, 4, 7>(), dot<2, 5, 6>(), dot<3, 5, 7>(); }
+  static HWY_INLINE void prefetch(const uint16_t* tile) {
+    HWY_UNROLL(16)
+    for (int i = 0; i < 16; ++i) hwy::Prefetch(tile + 32 * i);
+  }
+  static HWY_INLINE VU16 round_pair(VF32 first, VF32 second) {
     return VU16{reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second.raw, first.raw))};
   }
 

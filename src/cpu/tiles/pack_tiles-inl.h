@@ -14,20 +14,31 @@ TOKENSIEVE_BEFORE_TILES();
 namespace tokensieve::cpu {
 namespace HWY_NAMESPACE {
 
+// A finite x to bf16, to nearest even, in the upper halves of the lanes. What is too small for a
+// normal number stays, and is 0 to the tiles.
+HWY_INLINE VU32 round_finite(VF32 x) {
+  const U32 d;
+  const VU32 bits = hn::BitCast(d, x);
+  const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1u));
+  const VU32 rounded = hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7fffu)));
+  return hn::And(rounded, hn::Set(d, 0xffff0000u));
+}
+
 // A vector in two pieces, in the upper halves of the lanes. `largest`: of the magnitudes so far.
 struct Pieces {
   VU32 hi, lo;
 };
 HWY_INLINE Pieces pieces_of(VF32 x, VU32& largest) {
   const U32 d;
-  const VU32 hi = round_to_bf16(x);
-  largest = hn::Max(largest, hn::And(hi, hn::Set(d, 0x7fffffffu)));
-  return {hi, round_to_bf16(hn::Sub(x, hn::BitCast(F32(), hi)))};
+  largest = hn::Max(largest, hn::And(hn::BitCast(d, x), hn::Set(d, 0x7fffffffu)));
+  const VU32 hi = round_finite(x);
+  return {hi, round_finite(hn::Sub(x, hn::BitCast(F32(), hi)))};
 }
 
+// Whether some hi is NaN or inf, if only by rounding.
 HWY_INLINE bool holds_nan_or_inf(VU32 largest) {
   const U32 d;
-  return hn::GetLane(hn::MaxOfLanes(d, largest)) >= 0x7f800000u;
+  return hn::GetLane(hn::MaxOfLanes(d, largest)) >= 0x7f7f8000u;
 }
 
 // Columns [c, c + 32) of a row of `dim`, as far as there are any; a null row is zeros.

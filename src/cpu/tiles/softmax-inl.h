@@ -35,8 +35,26 @@ HWY_INLINE VF32 power(VF32 x) {
   return exp2<kSplit ? 5 : 3>(x);
 }
 
-// Hides what the row does not see; its maximum.
-HWY_INLINE float prepare_row(float* s, const Seen& seen, float softcap) {
+// The maximum of each of four vectors: one chain of shuffles.
+HWY_INLINE void maxima(const VF32 (&x)[4], float* max) {
+#if HWY_TARGET <= HWY_AVX3
+  const auto pair = [](VF32 a, VF32 b) {
+    return _mm512_max_ps(_mm512_unpacklo_ps(a.raw, b.raw), _mm512_unpackhi_ps(a.raw, b.raw));
+  };
+  const __m512 ab = pair(x[0], x[1]), cd = pair(x[2], x[3]);
+  const __m512 wide =
+      _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half =
+      _mm256_max_ps(_mm512_castps512_ps256(wide), _mm512_extractf32x8_ps(wide, 1));
+  _mm_storeu_ps(max,
+                _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#else
+  for (int i = 0; i < 4; ++i) max[i] = hn::GetLane(hn::MaxOfLanes(F32(), x[i]));
+#endif
+}
+
+// Hides what the row does not see; its maximum in the lanes.
+HWY_INLINE VF32 prepare_row(float* s, const Seen& seen, float softcap) {
   const F32 d;
   if (softcap != 0.0f) {
     const VF32 cap = hn::Set(d, softcap);
@@ -51,7 +69,7 @@ HWY_INLINE float prepare_row(float* s, const Seen& seen, float softcap) {
     max0 = hn::Max(max0, hn::Load(d, s + c));
     max1 = hn::Max(max1, hn::Load(d, s + c + kLanes));
   }
-  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1)));
+  return hn::Max(max0, max1);
 }
 
 // Whether nothing takes part in the softmax. The maximum does not tell NaN from masked.
