@@ -57,10 +57,10 @@ struct PlanOptions {
   // RunOptions::all_gather.
   int32_t num_ranks = 1;
   int32_t rank = 0;
-  // The wish: where it cannot be had the plan's are exact, for Plan::products_reason. A process that
-  // plans with isa amx asks the system for tiles, once and for all: later alternate signal stacks
-  // must then have room for them (sysconf(_SC_SIGSTKSZ)). run() leaves tiles in their initial state;
-  // a caller's own tile configuration is lost.
+  // The wish: where it cannot be had the plan's are exact, for Plan::products_reason. A process
+  // that plans with isa amx asks the system for tiles, once and for all: later alternate signal
+  // stacks must then have room for them (sysconf(_SC_SIGSTKSZ)). run() leaves tiles in their
+  // initial state; a caller's own tile configuration is lost.
   Products products = Products::kAuto;
   bool require_products = false;  // an error instead
 };

@@ -40,15 +40,16 @@ struct Attender::LocalSpan {
   const int32_t *list, *list_end;
   int64_t block, end_block;
   ThreadScratch scratch;
-  KeyRange ranges[2];     // of the block at hand: sinks and window
-  int64_t begin = 0;      // its first token
-  KeyRange compact;       // keys that carried rows see together
-  int64_t first_query;    // kept tokens before the first query
+  KeyRange ranges[2];       // of the block at hand: sinks and window
+  int64_t begin = 0;        // its first token
+  KeyRange compact;         // keys that carried rows see together
+  int64_t first_query;      // kept tokens before the first query
   int64_t carried_row = 0;  // of the first carried row, among the kept queries
 
   bool done() const { return block == end_block; }
 
-  // Row r of the block's tile goes on with the kept rows, over the first `compact_end` compact keys.
+  // Row r of the block's tile goes on with the kept rows, over the compact keys before
+  // `compact_end`.
   void carry_row(int r, int64_t query, int64_t compact_end) {
     const Tile& tile = scratch.tile;
     Tile& kept = scratch.kept;

@@ -1,7 +1,8 @@
-// Attend on matrix tiles: the case tables against the oracle, on emulated tiles and, where there are
-// some, on the hardware's, which must give the same bits.
+// Attend on matrix tiles: the case tables against the oracle, on emulated tiles and, where there
+// are some, on the hardware's, which must give the same bits.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -134,8 +135,8 @@ TEST(CpuTilesLong, HeadsOfAGroupAreThoseAlone) {
       }
       const Outcome head = run_case(alone, one, test::best_tiles(), products);
       for (int64_t i = 0; i < 900; ++i) {
-        ASSERT_EQ(std::memcmp(&all.out[(i * 5 + h) * 64], &head.out[i * 64], 64 * sizeof(double)), 0)
-            << "row " << i << ", head " << h;
+        const double *row = &all.out[(i * 5 + h) * 64], *same = &head.out[i * 64];
+        ASSERT_TRUE(std::equal(row, row + 64, same)) << "row " << i << ", head " << h;
       }
     }
   }

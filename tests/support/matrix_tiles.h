@@ -29,9 +29,9 @@ inline AttentionCase on_tiles(AttentionCase c, Products products) {
   return c;
 }
 
-// rel-L2 of the output. split: 16 bits of q and of the weights, about 2^-17 of each product; the
-// tables' logits reach 30, so that weights are wrong by 1e-5 where one key has it all. bf16: 2^-9 of
-// q, k, weights and v each, 3e-3 together, and the more the larger the logits are.
+// rel-L2 of the output. split: 16 bits of q and of the weights, about 2^-17 of each product, which
+// large logits (30 in the tables) carry into the weights. bf16: 2^-9 of q, k, weights and v each,
+// 3e-3 together where logits are about 1, and the more the larger they are.
 inline double tile_tolerance(const AttentionCase& c, Products products) {
   return std::max(products == Products::kSplit ? 2e-5 : 2e-2, output_tolerance(c));
 }

@@ -60,8 +60,8 @@ class TileAttend {
     part.m = from.tile.m + row;
     part.l = from.tile.l + row;
     part.row_end = from.row_end + row;
-    const bool fits = pack_queries_as_tiles(part.q32, part.rows, head_dim_, blocks.dims, part.qh,
-                                            kSplit ? part.ql : nullptr);
+    const bool fits = pack_query_tiles(part.q32, part.rows, head_dim_, blocks.dims, part.qh,
+                                       kSplit ? part.ql : nullptr);
     for (int r = 0; r < kPartRows; ++r) {
       float* o = part.o + r * blocks.dims;
       const int columns = r < part.rows ? head_dim_ : 0;

@@ -14,10 +14,11 @@
 #include "cpu/tiles/tiles.h"
 #include "hwy/cache_control.h"
 
-// The instructions that both kinds of tile kernels may use on this target.
+// The instructions of the code from here on. The emulation is compiled with them, too, but asks for
+// none of them.
 #undef TOKENSIEVE_BEFORE_TILES
 #if TOKENSIEVE_CPU_AMX && HWY_TARGET <= HWY_AVX3
-#define TOKENSIEVE_BEFORE_TILES()                                             \
+#define TOKENSIEVE_BEFORE_TILES()                                     \
   HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16,amx-tile,amx-bf16") \
   static_assert(true, "")
 #else
@@ -107,8 +108,8 @@ class ScalarTiles {
 };
 
 #if TOKENSIEVE_CPU_AMX && HWY_TARGET <= HWY_AVX3
-// The hardware's: C in tiles 0-3, A in 4 and 5, B in 6 and 7. The tile state is in use, and saved at
-// context switches, while one of these lives.
+// The hardware's: C in tiles 0-3, A in 4 and 5, B in 6 and 7. The tile state is in use, and saved
+// at context switches, while one of these lives.
 class AmxTiles {
  public:
   AmxTiles() {
@@ -137,8 +138,12 @@ class AmxTiles {
   static HWY_INLINE void load_a(const uint16_t* a0, const uint16_t* a1, int64_t stride) {
     load<4>(a0, stride), load<5>(a1, stride);
   }
-  static HWY_INLINE void load_b(const uint16_t* b0, const uint16_t* b1) { load<6>(b0, 64), load<7>(b1, 64); }
-  static HWY_INLINE void multiply() { dot<0, 4, 6>(), dot<1, 4, 7>(), dot<2, 5, 6>(), dot<3, 5, 7>(); }
+  static HWY_INLINE void load_b(const uint16_t* b0, const uint16_t* b1) {
+    load<6>(b0, 64), load<7>(b1, 64);
+  }
+  static HWY_INLINE void multiply() {
+    dot<0, 4, 6>(), dot<1, 4, 7>(), dot<2, 5, 6>(), dot<3, 5, 7>();
+  }
   static HWY_INLINE void prefetch(const uint16_t* tile) {
     HWY_UNROLL(16)
     for (int i = 0; i < 16; ++i) hwy::Prefetch(tile + 32 * i);

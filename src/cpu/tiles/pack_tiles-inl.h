@@ -147,8 +147,8 @@ void pack_tiles(const Rows& k, const Rows& v, int64_t first, int count, int head
 
 // Rows of q as A: [2][dims / 32] matrix tiles, row-major; rows past the last are 0. False if they
 // hold NaN or inf.
-HWY_INLINE bool pack_queries_as_tiles(const float* q, int rows, int head_dim, int dims, uint16_t* hi,
-                                      uint16_t* lo) {
+HWY_INLINE bool pack_query_tiles(const float* q, int rows, int head_dim, int dims, uint16_t* hi,
+                                 uint16_t* lo) {
   VU32 largest = hn::Zero(U32());
   for (int r = 0; r < kPartRows; ++r) {
     const char* row = r < rows ? reinterpret_cast<const char*>(q + r * head_dim) : nullptr;

@@ -1,4 +1,4 @@
-// Attend on matrix tiles of 16-bit operands: what its driver (attend_tiles.cc) and its kernels share.
+// Attend on matrix tiles of 16-bit operands: what its driver (attend.h) and its kernels share.
 //
 // An operand is bf16 (products = bf16), or two of them (split): hi, the number rounded to bf16, and
 // lo, the rest. That holds an f16 exactly and 16 bits of an f32. A product of two split operands is
@@ -21,7 +21,6 @@ namespace tokensieve::cpu {
 
 inline constexpr int kTileElements = 512;  // of a matrix tile
 inline constexpr int kPartRows = 32;       // query rows of a unit of 2 x 2 matrix tiles
-inline constexpr int kPanelsPerBlock = kBlockKeys / kPanelKeys;
 // Row tiles of a task: they share a block of keys while it is in L2, and the softmax of one runs
 // beside products of others.
 inline constexpr int kBundle = 4;
@@ -71,7 +70,7 @@ struct TileCall {
   const RowTile* tiles;
   int count;  // <= kBundle
   const TileBlocks& blocks;
-  Logits logits;  // no bias
+  Logits logits;       // no bias
   std::byte* scratch;  // TileScratch::bytes
   // For what matrix tiles cannot hold: kernels of f32 and the rows that the blocks are packed from.
   const Kernels& exact;
@@ -107,8 +106,8 @@ struct TileScratch {
   static size_t bytes(int head_dim);
 
   Part parts[kParts];
-  // S, then P in its place: per 32 keys 64 bytes of hi, 64 bytes of lo. In turn one is multiplied by
-  // V, one is in the softmax, one is being computed.
+  // S, then P in its place: per 32 keys 64 bytes of hi, 64 bytes of lo. In turn one is multiplied
+  // by V, one is in the softmax, one is being computed.
   float* s[3];
   // For what runs in f32: rows and panel.
   Tile exact;
