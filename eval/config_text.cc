@@ -165,6 +165,13 @@ constexpr Key kKeys[] = {
        c.chunk = chunk ? cli::kChunkUbatch : 0;
        return Status();
      }},
+    {"products", "exact, split or bf16: how attention multiplies on the CPU (docs/products.md)",
+     [](Config& c, const std::string& key, const std::string& text) {
+       const std::optional<Products> products = parse<Products>(text);
+       if (!products) return bad_value(key, text, allowed_words<Products>());
+       c.profile.products = *products;
+       return Status();
+     }},
     {"gate", "on: dense where that is predicted to be faster; off: always sparse",
      [](Config& c, const std::string& key, const std::string& text) {
        return set_flag(c.always_sparse, key, text, "on", "off");
@@ -294,10 +301,11 @@ Result<Profile> profile_for(const Method& method, const Settings& settings,
                             const Profile& model_profile) {
   Profile profile = model_profile;
   for (const auto& [key, value] : settings) {
-    if (!method.selects() && key != "name" && key != "chunk") {
+    const bool ours = &method == &dense_method();
+    if (!method.selects() && key != "name" && key != "chunk" && !(ours && key == "products")) {
       return Status::error(StatusCode::kInvalidArgument,
-                           "%s has no key %s: it selects nothing; allowed: chunk, name",
-                           method.name, key.c_str());
+                           "%s has no key %s: it selects nothing; allowed: chunk, name%s",
+                           method.name, key.c_str(), ours ? ", products" : "");
     }
     if (key != "profile") continue;
     if (method.start == Start::kPaper) {
@@ -368,7 +376,11 @@ Status add_spec(const std::string& spec, const Profile& model_profile, int32_t c
   return {};
 }
 
-bool is_dense(const Config& config) { return config.method == &dense_method(); }
+// What the others are compared with.
+bool is_reference(const Config& config) {
+  return config.method == &dense_method() && (config.profile.products == Products::kAuto ||
+                                              config.profile.products == Products::kExact);
+}
 
 }  // namespace
 
@@ -389,11 +401,11 @@ Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
       return Status::error(status.code(), "--config %s: %s", spec.c_str(), status.message());
     }
   }
-  if (std::none_of(configs.begin(), configs.end(), is_dense)) {
+  if (std::none_of(configs.begin(), configs.end(), is_reference)) {
     configs.push_back(dense_config(chunk));
   }
   // Dense first: the others are compared with its logits while these are in memory.
-  std::stable_partition(configs.begin(), configs.end(), is_dense);
+  std::stable_partition(configs.begin(), configs.end(), is_reference);
   return configs;
 }
 

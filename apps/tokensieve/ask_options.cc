@@ -90,6 +90,8 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("FILE")
       ->excludes(paper);
   add_blocks_option(command, options.blocks);
+  add_products_option(command, options.products,
+                      "of dense and sparse attention; default: the profile's");
   command.add_option("--system", options.system, "system prompt; default: the model's")
       ->type_name("TEXT");
   command.add_option("--ctx", options.context, "context in tokens; default: what the prompt needs")

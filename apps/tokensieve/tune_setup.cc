@@ -31,6 +31,7 @@ Result<std::vector<Config>> make_rungs(const TuneOptions& options, const LlamaMo
   std::vector<Config> rungs;
   Profile start = default_profile(model.fingerprint());
   start.model = model.source().name;
+  start.products = options.products;
   const std::string ladder = options.quick && options.ladder == TuneOptions().ladder
                                  ? "keep=.2/.4" : options.ladder;
   Result<std::vector<Config>> configs =

@@ -41,7 +41,11 @@ inline constexpr auto kWords<Backend> =
     std::to_array<const char*>({"auto", "ref", "cpu", "cuda"});
 template <>
 inline constexpr auto kWords<Isa> =
-    std::to_array<const char*>({"auto", "avx512", "avx2", "sse4", "neon", "baseline"});
+    std::to_array<const char*>({"auto", "avx512", "avx2", "sse4", "neon", "baseline", "amx",
+                                "amx_emulated"});
+template <>
+inline constexpr auto kWords<Products> =
+    std::to_array<const char*>({"auto", "exact", "split", "bf16"});
 template <>
 inline constexpr auto kWords<Path> = std::to_array<const char*>({"dense", "sparse"});
 template <>

@@ -21,7 +21,10 @@ struct BackendOps {
   // Takes packed plans itself; otherwise core runs their sequences one by one.
   bool packed = false;
 
-  // Resolves what the backend chooses (isa) and fills plan.workspace. kUnsupported if it cannot.
+  // Resolves isa and products, with products_reason; null: products are exact.
+  Status (*resolve)(Plan& plan) = nullptr;
+
+  // Resolves what else the backend chooses and fills plan.workspace. kUnsupported if it cannot.
   Status (*prepare)(Plan& plan);
 
   Status (*run)(const Plan&, const AttentionInputs&, const AttentionOutputs&,

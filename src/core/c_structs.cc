@@ -26,6 +26,20 @@ SAME(TOKENSIEVE_ISA_AVX2, Isa::kAvx2);
 SAME(TOKENSIEVE_ISA_SSE4, Isa::kSse4);
 SAME(TOKENSIEVE_ISA_NEON, Isa::kNeon);
 SAME(TOKENSIEVE_ISA_BASELINE, Isa::kBaseline);
+SAME(TOKENSIEVE_ISA_AMX, Isa::kAmx);
+SAME(TOKENSIEVE_ISA_AMX_EMULATED, Isa::kAmxEmulated);
+SAME(TOKENSIEVE_PRODUCTS_AUTO, Products::kAuto);
+SAME(TOKENSIEVE_PRODUCTS_EXACT, Products::kExact);
+SAME(TOKENSIEVE_PRODUCTS_SPLIT, Products::kSplit);
+SAME(TOKENSIEVE_PRODUCTS_BF16, Products::kBf16);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NONE, ProductsReason::kNone);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NO_TILES, ProductsReason::kNoTiles);
+SAME(TOKENSIEVE_PRODUCTS_REASON_PERMISSION, ProductsReason::kPermission);
+SAME(TOKENSIEVE_PRODUCTS_REASON_SIGNAL_STACK, ProductsReason::kSignalStack);
+SAME(TOKENSIEVE_PRODUCTS_REASON_F32_KEYS, ProductsReason::kF32Keys);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NOT_CAUSAL, ProductsReason::kNotCausal);
+SAME(TOKENSIEVE_PRODUCTS_REASON_BACKEND, ProductsReason::kBackend);
+SAME(TOKENSIEVE_PRODUCTS_REASON_COLUMNS, ProductsReason::kColumns);
 SAME(TOKENSIEVE_BUDGET_TAU, BudgetPolicy::kTau);
 SAME(TOKENSIEVE_BUDGET_KEEP_RATIO, BudgetPolicy::kKeepRatio);
 SAME(TOKENSIEVE_BUDGET_KEEP_COUNT, BudgetPolicy::kKeepCount);
@@ -157,7 +171,9 @@ Status from_c(const tokensieve_options* in, PlanOptions& out) {
          .isa = static_cast<Isa>(o.isa),
          .num_threads = o.num_threads,
          .num_ranks = o.num_ranks == 0 ? 1 : o.num_ranks,  // an older program's
-         .rank = o.rank};
+         .rank = o.rank,
+         .products = static_cast<Products>(o.products),
+         .require_products = o.require_products != 0};
   return {};
 }
 
@@ -287,7 +303,9 @@ tokensieve_options to_c(const PlanOptions& in) {
           .isa = static_cast<int32_t>(in.isa),
           .num_threads = in.num_threads,
           .num_ranks = in.num_ranks,
-          .rank = in.rank};
+          .rank = in.rank,
+          .products = static_cast<int32_t>(in.products),
+          .require_products = in.require_products};
 }
 
 tokensieve_report to_c(const RunReport& in) {
@@ -298,7 +316,9 @@ tokensieve_report to_c(const RunReport& in) {
                            .keep_count = in.keep_count,
                            .keep_ratio = in.keep_ratio,
                            .work = in.work,
-                           .block_density = in.block_density};
+                           .block_density = in.block_density,
+                           .products = static_cast<int32_t>(in.products),
+                           .products_reason = static_cast<int32_t>(in.products_reason)};
   std::copy_n(in.stage_ns, kNumStages, out.stage_ns);
   return out;
 }
@@ -317,7 +337,9 @@ tokensieve_plan_info to_c(const Plan& in) {
           .block_pattern = static_cast<int32_t>(in.blocks.pattern),
           .num_masks = in.num_masks,
           .row_tiles = in.row_tiles,
-          .mask_words = in.mask_words};
+          .mask_words = in.mask_words,
+          .products = static_cast<int32_t>(in.options.products),
+          .products_reason = static_cast<int32_t>(in.products_reason)};
 }
 
 }  // namespace tokensieve

@@ -10,6 +10,7 @@
 
 #include "tokensieve/attention.h"
 #include "tokensieve/tokensieve_blocks_c.h"
+#include "tokensieve/tokensieve_products_c.h"
 #include "tokensieve/version.h"
 
 namespace tokensieve {

@@ -19,7 +19,7 @@ constexpr double kSafety = 0.95;
 
 double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const AttentionShape& s = plan.shape;
-  const CostModel& cost = cost_model(plan.options.backend);
+  const CostModel& cost = cost_model(plan.options);
   const double sets_per_head = static_cast<double>(std::max(plan.num_sets, s.num_kv_heads)) /
                                static_cast<double>(s.num_q_heads);
   const double kept = static_cast<double>(keep + plan.suffix_len());
@@ -55,6 +55,30 @@ Plan best_sequence(const Plan& plan) {
                                   std::min<int64_t>(q, plan.select.obs_window), q);
   one.prefix_len = plan.shape.seqlen_kv - one.shape.seqlen_q;
   return one;
+}
+
+// What Products::kAuto means.
+constexpr Products kDefaultProducts = Products::kExact;
+
+// Resolves isa and products, and checks that these are the ones that are insisted on.
+Status resolve(const BackendOps& ops, Plan& plan) {
+  const PlanOptions asked = plan.options;
+  Products& products = plan.options.products;
+  if (products == Products::kAuto) products = kDefaultProducts;
+  if (ops.resolve != nullptr) {
+    TOKENSIEVE_RETURN_IF_ERROR(ops.resolve(plan));
+  } else if (products != Products::kExact) {
+    products = Products::kExact;
+    plan.products_reason = ProductsReason::kBackend;
+  }
+  if (!asked.require_products || asked.products == Products::kAuto || asked.products == products) {
+    return {};
+  }
+  return Status::error(StatusCode::kUnsupported,
+                       "products = %s is not to be had here: %s; use %s, or do without "
+                       "require_products",
+                       name_of(asked.products), products_reason_text(plan.products_reason),
+                       name_of(products));
 }
 
 // The most prefix tokens of a sequence that runs sparse.
@@ -111,6 +135,11 @@ int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
 //   sparse_pair, local_pair: ragged tiles, window edges.
 //   fixed: 50 us a head for select and the phases.
 //
+// CPU on matrix tiles: a dense pair takes a 2.6th (split) or a 4.5th (bf16) of its time in f32;
+// score, rows and the rest stay f32. Windows and tiles of few keys cost 1.7 times as much a pair as
+// dense attention does. From layers of 8K tokens, 9/3 heads, head_dim 64, on a Xeon
+// (docs/kernels/cpu-tiles.md).
+//
 // CUDA: from bench/side_by_side.py on an H200, 32/8 heads, head_dim 128, 512 to 131072 tokens
 // (docs/kernels/cuda.md). The unit is 0.82 ps, a dense pair at 630 TFLOP/s; what moves or computes
 // head_dim elements scales with it.
@@ -120,17 +149,21 @@ int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
 //   sparse_pair: no group reuse of K and V, ragged tiles.
 //   local_pair: windows are a few tiles of 128 keys, of which edges and prologue are a large part.
 //   call: 30 us of launches and latency that do not grow with length or heads.
-const CostModel& cost_model(Backend backend) {
+const CostModel& cost_model(const PlanOptions& options) {
   static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 1.05, 20000.0, 0.0};
+  static constexpr CostModel kCpuSplit = {1.8, 94.0, 1.7, 1.7, 52000.0, 0.0};
+  static constexpr CostModel kCpuBf16 = {3.2, 150.0, 1.7, 1.7, 90000.0, 0.0};
   static constexpr CostModel kRef = {1.0, 1.0, 1.0, 1.0, 0.0, 0.0};
   static constexpr CostModel kCuda = {1.5, 250.0, 1.05, 1.8, 0.0, 3.6e7};
-  switch (backend) {
+  switch (options.backend) {
     case Backend::kRef:
       return kRef;
     case Backend::kCuda:
       return kCuda;
     default:
-      return kCpu;
+      return options.products == Products::kSplit  ? kCpuSplit
+             : options.products == Products::kBf16 ? kCpuBf16
+                                                   : kCpu;
   }
 }
 
@@ -196,7 +229,7 @@ bool blocks_can_win(const Plan& plan) {
   const double rows = std::min(static_cast<double>(s.seqlen_q), keys);
   const double pairs = rows * (keys - rows / 2);
   const double cost =
-      cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, keys, pairs);
+      cost_model(plan.options).score_pair * estimate_pairs(plan.blocks, keys, pairs);
   const double density = std::max(kGoodDensity, forced_density(plan.blocks, rows, keys));
   return cost + density * pairs < kSafety * pairs;
 }
@@ -215,10 +248,9 @@ int32_t count_of(Share share, const AttentionShape& s) {
 }
 
 // Resolves what a mask must hold, or that there is none.
-void plan_blocks(const BlockConfig& blocks, Plan& plan) {
-  const BlockPattern pattern = blocks.pattern;
+void plan_blocks(Plan& plan) {
+  const BlockPattern pattern = plan.blocks.pattern;
   if (pattern == BlockPattern::kNone) return;
-  plan.blocks = blocks;
   if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal ||
       pattern == BlockPattern::kVerticalSlash) {
     plan.blocks.share = Share::kHead;
@@ -250,6 +282,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   Plan plan;
   plan.shape = shape;
   plan.select = select;
+  plan.blocks = blocks;
   plan.options = options;
   if (plan.options.backend == Backend::kAuto) plan.options.backend = Backend::kCpu;
   if (plan.shape.sm_scale == 0.0f) {
@@ -263,6 +296,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                          backend_compiled(Backend::kCpu) ? "cpu" : "ref");
   }
   TOKENSIEVE_RETURN_IF_ERROR(check_pattern(blocks, *ops));
+  TOKENSIEVE_RETURN_IF_ERROR(resolve(*ops, plan));
   if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
   }
@@ -279,7 +313,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
-  plan_blocks(blocks, plan);
+  plan_blocks(plan);
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

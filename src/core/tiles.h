@@ -30,13 +30,18 @@ struct TileGrid {
   constexpr int64_t end(int64_t t) const { return tiles_of(row_end(t)); }
 };
 
+// Whether a row tile's words list a key tile.
+inline bool lists(const uint32_t* row, int64_t key_tile) {
+  return (row[key_tile / 32] >> (key_tile % 32) & 1) != 0;
+}
+
 // Bits of one sequence and mask.
 struct MaskRows {
   uint32_t* bits = nullptr;
   int64_t words = 0;
 
   bool get(int64_t row_tile, int64_t key_tile) const {
-    return (bits[row_tile * words + key_tile / 32] >> (key_tile % 32) & 1) != 0;
+    return lists(bits + row_tile * words, key_tile);
   }
   void set(int64_t row_tile, int64_t key_tile) const {
     bits[row_tile * words + key_tile / 32] |= uint32_t{1} << (key_tile % 32);

@@ -9,6 +9,7 @@
 #include "core/tiles.h"
 #include "cpu/kernels.h"
 #include "cpu/layout.h"
+#include "cpu/tiles/tiles.h"
 #include "tokensieve/attention.h"
 
 namespace tokensieve::cpu {
@@ -25,6 +26,7 @@ inline char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t hea
 struct Context {
   const Plan& plan;
   const Kernels& kernels;
+  const TileKernels* tiles;  // null: products are exact
   Executor& executor;
   const RunOptions& options;
   const AttentionInputs& in;
@@ -37,8 +39,11 @@ struct Context {
   std::atomic_flag asking = ATOMIC_FLAG_INIT;  // a thread is in the caller's cancel callback
   bool gather_failed = false;
 
-  ThreadScratch scratch(int thread) const {
-    return thread_scratch(layout, plan.shape.head_dim, thread);
+  ThreadScratch scratch(int thread, int i = 0) const {
+    return thread_scratch(layout, plan.shape.head_dim, thread, i);
+  }
+  std::byte* tile_scratch(int thread) const {
+    return layout.tiles + TileScratch::bytes(plan.shape.head_dim) * static_cast<size_t>(thread);
   }
   Rows rows(const TensorView& x, int64_t batch, int64_t head) const {
     return {.base = row_at(x, batch, 0, head),

@@ -10,8 +10,9 @@
 namespace tokensieve::cpu {
 
 class Arena;
+struct TileBlocks;
 
-// Of one thread: two tiles that share S, and their rows' limits.
+// Of one row tile of a thread's task: two tiles that share S, and their rows' limits.
 struct ThreadScratch {
   Tile tile;  // of the task's query rows
   Tile kept;  // local fill: its kept rows, carried from the local to the compact pass
@@ -36,10 +37,10 @@ struct SelectBuffers {
   float* scratch;  // [threads][prefix_len]
 };
 struct PanelBuffers {
-  float* identity;        // [groups][padded seqlen_kv][dim] x 2 (K^T, then V); dense and local
-  float* compact;         // [groups][padded kept][dim] x 2
-  float* columns;         // [groups][group_size][padded columns][dim] x 2; kVerticalSlash
-  int64_t identity_keys;  // padded to whole panels
+  std::byte* identity;  // [groups][packed_bytes]: all keys; dense and local
+  std::byte* compact;   // [groups][packed_bytes]: kept keys
+  float* columns;       // [groups][group_size][padded columns][dim] x 2; kVerticalSlash
+  int64_t identity_keys;
   int64_t compact_keys;
   int64_t column_keys;
   int64_t groups;
@@ -52,7 +53,9 @@ struct ColumnLists {
 };
 
 struct Layout {
-  std::byte* threads;
+  std::byte* threads;  // [threads][row_tiles]
+  int64_t row_tiles;   // of a task
+  std::byte* tiles;    // [threads]: scratch of the tile kernels
   float* token_score;  // [layer_heads][prefix_len] of one sequence
   float* own_score;    // its rows of this rank: [num_q_heads][prefix_len]
   int32_t* indices;    // [num_sets][keep_capacity] of one sequence
@@ -68,6 +71,11 @@ struct Layout {
   size_t bytes;
 };
 
+// The form of a plan's packed keys in matrix tiles, without memory.
+TileBlocks tile_blocks(const Plan& plan);
+// Of a group's packed keys: panels of K^T, then those of V, or blocks of matrix tiles.
+int64_t packed_bytes(const Plan& plan, int64_t keys);
+
 int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
 // Room for `queries` newest rows of as many heads as fit, at least for one block of rows.
 ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries);
@@ -76,6 +84,7 @@ ScoreBuffers take_probe(Arena& arena, const Plan& plan, int cols, int64_t querie
 
 // With a null base only the number of bytes is meant.
 Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base);
-ThreadScratch thread_scratch(const Layout& layout, int head_dim, int thread);
+// Of a thread's row tile `i`.
+ThreadScratch thread_scratch(const Layout& layout, int head_dim, int thread, int i = 0);
 
 }  // namespace tokensieve::cpu

@@ -215,6 +215,16 @@ TEST(SelectFields, AreReadWrittenAndDocumented) {
   EXPECT_THAT(names, testing::IsSupersetOf({"budget", "tau", "local_window", "arithmetic"}));
 }
 
+TEST(Profile, ProductsAreReadAndWrittenWhereTheyAreNotTheDefault) {
+  EXPECT_EQ(good().products, Products::kAuto);
+  EXPECT_THAT(profile_to_json(good()), testing::Not(testing::HasSubstr("products")));
+  Profile profile = good();
+  profile.products = Products::kSplit;
+  const Result<Profile> again = parse_profile(profile_to_json(profile), "again");
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(again->products, Products::kSplit);
+}
+
 TEST(BlockFields, AreReadWrittenAndDocumented) {
   std::ifstream manual(std::string(TOKENSIEVE_SOURCE_DIR) + "/docs/profile.md");
   const std::string text(std::istreambuf_iterator<char>(manual), {});
@@ -380,6 +390,8 @@ INSTANTIATE_TEST_SUITE_P(
                 {"drift is not an array"}},
         BadText{"apart_object", replaced("\"drift\": [", "\"layer_select\": {}, \"drift\": ["),
                 {"layer_select is not an array"}},
+        BadText{"products_word", replaced("\"drift\"", "\"products\": \"fp16\", \"drift\""),
+                {"products is \"fp16\"; allowed: auto, exact, split, bf16"}},
         BadText{"apart_number", with_layer_select("3"), {"layer_select", "not a JSON object"}},
         BadText{"apart_no_layers", with_layer_select(R"({"select": {}})"), {"layers is missing"}},
         BadText{"apart_no_select", with_layer_select(R"({"layers": [2]})"), {"select is missing"}},

@@ -218,6 +218,7 @@ void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_blocks& 
   FUZZ_REQUIRE(!premature && !blocks.bad_sizes);
   FUZZ_REQUIRE(report.block_density >= 0.0 && report.block_density <= 1.0);
   FUZZ_REQUIRE(report.keep_ratio >= 0.0 && report.keep_ratio <= 1.0);
+  FUZZ_REQUIRE(report.products == info.products && report.products != 0);
   if (finite && s.sm_scale == 0.0f && s.softcap == 0.0f) FUZZ_REQUIRE(!has_nan(out));
 }
 
@@ -235,7 +236,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tokensieve_options options;
   tokensieve_options_init(&options);
   options.backend = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
-  options.isa = bytes.odd_or<int32_t>(0);
+  // All kinds of products without a byte of the input, so that older corpora mean what they did.
+  const bool emulated = shape.seqlen_kv & 4;
+  options.products = static_cast<int32_t>(shape.seqlen_kv & 3);
+  options.isa = bytes.odd_or<int32_t>(emulated ? TOKENSIEVE_ISA_AMX_EMULATED : 0);
   options.num_threads = bytes.odd_or<int32_t>(1);
   const tokensieve_blocks blocks = take_blocks(bytes);
   tokensieve_status status;

@@ -148,6 +148,9 @@ class Runner:
                   "work": statistics.fmean(item["work"] for item in layers), "layers": layers}
         if masked := [item["block_density"] for item in layers if "block_density" in item]:
             result["block_density"] = statistics.fmean(masked)
+        products = ", ".join(sorted({text for index in measured for text in stats[index].products}))
+        if products not in ("", "exact"):
+            result["products"] = products
         return result
 
 

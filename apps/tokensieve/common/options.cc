@@ -109,6 +109,18 @@ void add_ubatch_option(CLI::App& command, int32_t& ubatch) {
       ->capture_default_str();
 }
 
+CLI::Option* add_products_option(CLI::App& command, Products& products, const std::string& help) {
+  return command
+      .add_option_function<std::string>(
+          "--products",
+          [&products](const std::string& word) { products = *parse<Products>(word); },
+          "how attention multiplies on the CPU (docs/products.md); " + help)
+      ->check(CLI::IsMember(std::vector<std::string>(kWords<Products>.begin(),
+                                                     kWords<Products>.end())))
+      ->envname("TOKENSIEVE_PRODUCTS")
+      ->type_name(fmt::format("{}", fmt::join(kWords<Products>, "|")));
+}
+
 CLI::Validator real_range(double least, double most) {
   return CLI::Validator(
       [=](std::string& text) {

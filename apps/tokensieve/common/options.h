@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/models.h"
+#include "tokensieve/backend.h"
 #include "tokensieve/blocks.h"
 #include "tokensieve/select.h"
 #include "tokensieve/status.h"
@@ -50,6 +51,9 @@ Status check_block_options(const CLI::App& command, const BlockConfig& blocks);
 
 // --ubatch, with the present value as default.
 void add_ubatch_option(CLI::App& command, int32_t& ubatch);
+
+// --products, or TOKENSIEVE_PRODUCTS in the environment, as the plug-in has it.
+CLI::Option* add_products_option(CLI::App& command, Products& products, const std::string& help);
 
 // A finite number from `least` to `most` (CLI::Range lets NaN through).
 CLI::Validator real_range(double least, double most);

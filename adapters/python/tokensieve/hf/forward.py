@@ -190,7 +190,8 @@ def _run(call: Call, keys: VisibleKeys, parts: list[_Part]) -> tuple[Tensor, Rep
     with torch.no_grad():
         for part in parts:
             settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd",
-                                   blocks=part.choice.blocks)
+                                   blocks=part.choice.blocks,
+                                   products=part.choice.products)
             reports.append(_attend.attend(
                 query[part.sequences, :, part.rows], key[part.sequences, :, part.keys],
                 value[part.sequences, :, part.keys], settings, Extras(sinks), group=group,

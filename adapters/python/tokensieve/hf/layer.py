@@ -48,6 +48,8 @@ class LayerStats:
         Calls whose block masks left tiles out; 0 on CUDA.
     block_density : float or None
         Visited / visible tiles, mean over those calls; None if there were none.
+    products : Counter of str
+        Those of the calls that the library computed: "split", "exact (why not split)".
     """
 
     calls: int = 0
@@ -57,6 +59,7 @@ class LayerStats:
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     masked: int = 0
     block_density: float | None = None
+    products: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def _add(self, reason: str, report: Report | None) -> None:
         self.calls += 1
@@ -65,6 +68,8 @@ class LayerStats:
             if report.block_density < 1:  # NaN: the device knows
                 self.masked += 1
                 self.block_density = _with(self.block_density, report.block_density, self.masked)
+            why = f" ({report.products_reason})" if report.products_reason else ""
+            self.products[report.products + why] += 1
             if report.path == "sparse":
                 self.sparse += 1
                 if report.keep_ratio == report.keep_ratio:
@@ -226,7 +231,8 @@ def _sum(parts: list[LayerStats]) -> LayerStats:
         sum(part.seconds for part in parts),
         sum((part.reasons for part in parts), collections.Counter()),
         sum(part.masked for part in parts),
-        mean([(part.block_density, part.masked) for part in parts]))
+        mean([(part.block_density, part.masked) for part in parts]),
+        sum((part.products for part in parts), collections.Counter()))
 
 
 def forget_stats(module: nn.Module) -> None:
