@@ -242,8 +242,7 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
 
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
-                  backend: str = "auto", kv_indices: Any = None, group: Any = None,
-                  products: str = "auto") -> KeptTokens:
+                  backend: str = "auto", kv_indices: Any = None, group: Any = None) -> KeptTokens:
     """The tokens that :func:`attention` would keep.
 
     Parameters
@@ -252,7 +251,7 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
         Kinds of tensors, and the other parameters, are those of :func:`attention`.
     k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
     select : SelectConfig
-    sm_scale, softcap, sink_logits, layout, backend, kv_indices, group, products : optional
+    sm_scale, softcap, sink_logits, layout, backend, kv_indices, group : optional
         They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
@@ -271,13 +270,11 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     if _compiling():
         return sys.modules["torch"].compiler.disable(select_tokens)(
             q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
-            layout=layout, backend=backend, kv_indices=kv_indices, group=group,
-            products=products)
+            layout=layout, backend=backend, kv_indices=kv_indices, group=group)
     no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     arrays = Arrays(Extras(sink_logits, kv_indices=kv_indices),
-                    Settings.of(select, sm_scale, softcap, True, layout, backend,
-                                products=products), q)
+                    Settings.of(select, sm_scale, softcap, True, layout, backend), q)
     nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
     frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, group)
     info, batch = frame.plan.info, frame.batch
