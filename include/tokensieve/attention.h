@@ -181,6 +181,9 @@ struct AttentionInputs {
   const float* block_scores = nullptr;
   // f32 [num_masks] or null: each mask's own gamma, alpha or threshold.
   const float* block_thresholds = nullptr;
+  // kVerticalSlash: i32 [num_q_heads, 2] or null: each head's own verticals, at most the plan's,
+  // and slashes. The plan's cost model knows the plan's slashes only.
+  const int32_t* block_sizes = nullptr;
 };
 
 struct AttentionOutputs {

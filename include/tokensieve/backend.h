@@ -60,6 +60,7 @@ enum class ProductsReason : int32_t {
   kF32Keys,      // split: k and v are f32, of which it would keep 16 bits
   kNotCausal,    // attention is not plainly causal
   kBackend,      // only backend cpu has others
+  kColumns,      // block masks with single columns (kVerticalSlash) are in f32
 };
 
 TOKENSIEVE_API const char* products_reason_text(ProductsReason reason);

@@ -54,7 +54,8 @@ inline constexpr auto kWords<Stage> =
                                 "estimate"});
 template <>
 inline constexpr auto kWords<BlockPattern> =
-    std::to_array<const char*>({"none", "given", "scores", "flex", "pooled", "antidiagonal"});
+    std::to_array<const char*>({"none", "given", "scores", "flex", "pooled", "antidiagonal",
+                                "vertical_slash"});
 
 // Whether it is one of the enumerators.
 template <typename E>

@@ -47,6 +47,9 @@ struct BackendOps {
   Status (*estimate_blocks)(const Plan&, const AttentionInputs&, const BlockMask&,
                             std::span<std::byte> workspace, const RunOptions&);
 
+  // kVerticalSlash: estimates it, and attends to the single columns beside its masks.
+  bool vertical_slash = false;
+
   // Null: the report of run() is complete.
   Status (*read_report)(const Plan&, std::span<std::byte> workspace, void* stream,
                         RunReport&) = nullptr;

@@ -29,7 +29,7 @@ static_assert(is_valid(BudgetPolicy::kKeepCount) && is_valid(Share::kLayer) &&
               is_valid(DType::kBF16) && is_valid(Backend::kCuda) && is_valid(Isa::kAmxEmulated) &&
               is_valid(Products::kBf16) &&
               is_valid(Path::kSparse) && kWords<Stage>.size() == kNumStages &&
-              is_valid(BlockPattern::kAntidiagonal));
+              is_valid(BlockPattern::kVerticalSlash));
 
 const char* dense_reason_text(DenseReason reason) {
   switch (reason) {
@@ -59,6 +59,7 @@ const char* products_reason_text(ProductsReason reason) {
     case ProductsReason::kF32Keys: return "k and v are f32, of which split would keep 16 bits";
     case ProductsReason::kNotCausal: return "attention is not plainly causal";
     case ProductsReason::kBackend: return "only backend cpu has other than exact products";
+    case ProductsReason::kColumns: return "single columns of block masks are computed in f32";
   }
   return "unknown";
 }

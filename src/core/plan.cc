@@ -171,11 +171,14 @@ namespace {
 
 // What an estimator costs per head, in pairs of stage score, for `pairs` dense ones. CPU, one
 // thread of Zen4, 8K tokens, 9/3 heads, head_dim 64, where a dense pair takes 2.4 ns: flex 3.3 ms a
-// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8.
+// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8. The probe of
+// vertical_slash is half of flex's.
 double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:  // the probe's rows, also along diagonals, and at most a map of tiles
       return 1.9 * kBlock * keys + pairs / (kBlock * kBlock);
+    case BlockPattern::kVerticalSlash:
+      return 1.9 * kVerticalSlashProbe * keys;
     case BlockPattern::kPooled:  // a mean key a tile
       return 1.6 * pairs / kBlock;
     case BlockPattern::kAntidiagonal:  // half a dense pair's products for stride pairs
@@ -190,12 +193,15 @@ double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
 constexpr double kGoodDensity = 0.25;
 
 // Key tiles that a pattern's row tile visits at least, if it has so many.
-int64_t forced_tiles(const BlockConfig& blocks) {
+int64_t forced_tiles(const BlockConfig& blocks, double keys) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:
       return std::max<int64_t>(1, tiles_of(blocks.min_budget));
     case BlockPattern::kPooled:
       return int64_t{blocks.sink_tiles} + blocks.window_tiles;
+    case BlockPattern::kVerticalSlash:  // were its distances the nearest
+      return tiles_of(
+          vertical_slash_sizes(blocks, nullptr, static_cast<int64_t>(keys)).slashes + kBlock - 1);
     default:
       return 2;
   }
@@ -205,7 +211,7 @@ int64_t forced_tiles(const BlockConfig& blocks) {
 double forced_density(const BlockConfig& blocks, double rows, double keys) {
   const double row_tiles = std::ceil(rows / kBlock);
   const double fewest = std::ceil(keys / kBlock) - row_tiles + 1;  // key tiles of row tile 0
-  const auto forced = static_cast<double>(forced_tiles(blocks));
+  const auto forced = static_cast<double>(forced_tiles(blocks, keys));
   const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
   const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
   return (first(shorter) + (row_tiles - shorter) * forced) / first(row_tiles);
@@ -228,17 +234,25 @@ bool blocks_can_win(const Plan& plan) {
   return cost + density * pairs < kSafety * pairs;
 }
 
+Status check_pattern(const BlockConfig& blocks, const BackendOps& ops) {
+  if (blocks.pattern != BlockPattern::kVerticalSlash || ops.vertical_slash) return {};
+  return Status::error(StatusCode::kUnsupported,
+                       "backend %s has no %s, which visits single columns; use flex, its form in "
+                       "whole tiles, or backend cpu",
+                       backend_name(ops.id), name_of(blocks.pattern));
+}
+
 // Sets or masks of a sequence.
 int32_t count_of(Share share, const AttentionShape& s) {
   return share == Share::kHead ? s.num_q_heads : share == Share::kKv ? s.num_kv_heads : 1;
 }
 
 // Resolves what a mask must hold, or that there is none.
-void plan_blocks(const BlockConfig& blocks, Plan& plan) {
-  const BlockPattern pattern = blocks.pattern;
+void plan_blocks(Plan& plan) {
+  const BlockPattern pattern = plan.blocks.pattern;
   if (pattern == BlockPattern::kNone) return;
-  plan.blocks = blocks;
-  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal) {
+  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal ||
+      pattern == BlockPattern::kVerticalSlash) {
     plan.blocks.share = Share::kHead;
   }
   if (!blocks_can_win(plan)) {
@@ -268,6 +282,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   Plan plan;
   plan.shape = shape;
   plan.select = select;
+  plan.blocks = blocks;
   plan.options = options;
   if (plan.options.backend == Backend::kAuto) plan.options.backend = Backend::kCpu;
   if (plan.shape.sm_scale == 0.0f) {
@@ -280,6 +295,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                          backend_name(options.backend),
                          backend_compiled(Backend::kCpu) ? "cpu" : "ref");
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_pattern(blocks, *ops));
   TOKENSIEVE_RETURN_IF_ERROR(resolve(*ops, plan));
   if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
@@ -297,7 +313,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
-  plan_blocks(blocks, plan);
+  plan_blocks(plan);
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

@@ -14,12 +14,14 @@ PanelGroup Attender::group(const Pass& pass, int64_t slot) const {
   return {g, set, g * size, size};
 }
 
-Panels Attender::panels(const PanelGroup& group, const int32_t* list, std::byte* base,
-                        int64_t keys) const {
+Panels Attender::panels(const PanelGroup& group, int64_t slot, const int32_t* list,
+                        std::byte* base, int64_t keys) const {
+  base += slot * packed_bytes(c_.plan, keys);
   Panels panels = {.k_rows = c_.rows(c_.in.k, batch_, group.kv_head),
                    .v_rows = c_.rows(c_.in.v, batch_, group.kv_head),
                    .kt = reinterpret_cast<float*>(base),
                    .v = reinterpret_cast<float*>(base) + round_up(keys, kPanelKeys) * dim(),
+                   .columns = c_.layout.panels.columns + slot * group_size_ * column_floats(),
                    .blocks = tile_blocks(c_.plan)};
   panels.k_rows.indices = panels.v_rows.indices = list;
   panels.k_rows.cells = panels.v_rows.cells = cells_;
@@ -28,15 +30,13 @@ Panels Attender::panels(const PanelGroup& group, const int32_t* list, std::byte*
 }
 
 Panels Attender::identity(const PanelGroup& group, int64_t slot) const {
-  const int64_t keys = c_.layout.panels.identity_keys;
-  return panels(group, nullptr,
-                c_.layout.panels.identity + slot * packed_bytes(c_.plan, keys), keys);
+  const PanelBuffers& buffers = c_.layout.panels;
+  return panels(group, slot, nullptr, buffers.identity, buffers.identity_keys);
 }
 
 Panels Attender::compacted(const PanelGroup& group, int64_t slot) const {
-  const int64_t keys = c_.layout.panels.compact_keys;
-  return panels(group, indices(group.set),
-                c_.layout.panels.compact + slot * packed_bytes(c_.plan, keys), keys);
+  const PanelBuffers& buffers = c_.layout.panels;
+  return panels(group, slot, indices(group.set), buffers.compact, buffers.compact_keys);
 }
 
 template <typename F>
@@ -79,6 +79,7 @@ void Attender::pack_all(const Pass& pass, KeyRange skip, bool steered) {
 void Attender::pack_kept(const Pass& pass, int64_t keys) {
   pack(pass, {}, keys, /*steered=*/true,
        [&](const PanelGroup& g, int64_t slot) { return compacted(g, slot); });
+  pack_columns(pass);
 }
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
@@ -132,7 +133,7 @@ void Attender::attend_rows(const Bundle& bundle, const Panels& panels, int64_t k
       scratch.row_end[r] = static_cast<int32_t>(seen + first - queries.begin + r);
     }
     tiles[i] = {scratch.tile, &all, 1, shape().causal ? scratch.row_end : nullptr,
-                mask_row(head, first / kBlock)};
+                mask_row(head, first / kBlock), head};
     if (c_.in.bias != nullptr) {  // products are exact, and the bundle is one tile
       logits.bias = c_.in.bias + first * c_.in.bias_row_stride;
       logits.bias_stride = c_.in.bias_row_stride;
@@ -152,6 +153,7 @@ void Attender::dense() {
   const KeyRange queries = {0, shape().seqlen_q};
   for_passes(/*sets=*/false, [&](const Pass& pass) {
     pack_all(pass, {}, /*steered=*/true);
+    pack_columns(pass);
     for_bundles(pass, divide_up(queries.end, kTileRows), [&](const Bundle& bundle) {
       attend_rows(bundle, identity(bundle.group, bundle.slot), shape().seqlen_kv, queries,
                   c_.q_offset() + 1);
@@ -178,7 +180,7 @@ void Attender::zero_fill_bundle(const Bundle& bundle, int64_t keep) const {
       scratch.row_end[r] = static_cast<int32_t>(first + r + 1);
     }
     tiles[used] = {scratch.tile, &all, 1, scratch.row_end,
-                   mask_row(head, (first - first_query) / kBlock)};
+                   mask_row(head, (first - first_query) / kBlock), head};
   }
   attend(tiles, used, compacted(bundle.group, bundle.slot), logits(), bundle.thread);
   for (int i = 0; i < used; ++i) {

@@ -24,11 +24,13 @@ struct PanelGroup {
   int32_t q_heads;  // how many
 };
 
-// The packed keys of one group: kt and v where products are exact, else blocks.
+// The packed keys of one group: kt and v where products are exact, else blocks. `columns`: single
+// ones of each of its query heads.
 struct Panels {
   Rows k_rows, v_rows;  // that they are packed from
   float* kt;
   float* v;
+  float* columns;
   TileBlocks blocks;
 };
 
@@ -78,8 +80,12 @@ class Attender {
   PanelGroup group(const Pass& pass, int64_t slot) const;
   Panels identity(const PanelGroup& group, int64_t slot) const;
   Panels compacted(const PanelGroup& group, int64_t slot) const;
-  Panels panels(const PanelGroup& group, const int32_t* list, std::byte* base,
+  Panels panels(const PanelGroup& group, int64_t slot, const int32_t* list, std::byte* base,
                 int64_t keys) const;
+  int64_t column_floats() const { return c_.layout.panels.column_keys * dim() * 2; }
+  float* column_panels(const Panels& panels, int64_t head) const {
+    return panels.columns + head % group_size_ * column_floats();
+  }
 
   // Calls body(pass) until all groups had their turn; a pass has as many as the panels hold.
   template <typename F>
@@ -126,11 +132,16 @@ class Attender {
   void pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target);
   void pack_panel(const Panels& to, int64_t first, int count) const;
   bool listed(const PanelGroup& group, const TileGrid& grid, int64_t key_tile) const;
+  // The single columns of every head of the pass.
+  void pack_columns(const Pass& pass);
 
   // Continues the softmax of `count` row tiles over the keys of their ranges.
   void attend(const RowTile* tiles, int count, const Panels& panels, const Logits& logits,
               int thread) const;
+  // Key tiles that the mask lists, and the head's columns between them.
   void attend_masked(const RowTile& tile, const Panels& panels, const Logits& logits) const;
+  void attend_columns(const RowTile& tile, const KeyRange& range, const Panels& panels,
+                      const Logits& logits) const;
   // What the block mask of `head` lists for row tile `row_tile`; null without a mask.
   const uint32_t* mask_row(int64_t head, int64_t row_tile) const;
 

@@ -100,7 +100,7 @@ RowTile Attender::start_block(LocalSpan& span) const {
   for (int r = 0; r < tile.rows; ++r) {
     span.scratch.row_end[r] = static_cast<int32_t>(span.begin + r + 1);
   }
-  return {tile, span.ranges, 2, span.scratch.row_end, nullptr};
+  return {tile, span.ranges, 2, span.scratch.row_end, nullptr, span.head};
 }
 
 // Dropped rows are finished; kept ones are, too, if there are no compact keys before their window.
@@ -147,7 +147,8 @@ void Attender::finish_carried(LocalSpan* spans, int count, bool later, const Pan
     begins[parts_used] = begin;
     used[parts_used] = i;
     parts[parts_used++] = {part, &spans[i].compact, 1, spans[i].scratch.kept_row_end + begin,
-                           mask_row(spans[i].head, (spans[i].carried_row + begin) / kBlock)};
+                           mask_row(spans[i].head, (spans[i].carried_row + begin) / kBlock),
+                           spans[i].head};
   }
   attend(parts, parts_used, panels, logits(), thread);
   for (int i = 0; i < parts_used; ++i) {

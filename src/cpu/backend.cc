@@ -37,6 +37,7 @@ ProductsReason tiles_missing(const Plan& plan, Isa isa) {
   if (plan.options.products == Products::kSplit && s.kv_dtype == DType::kF32) {
     return ProductsReason::kF32Keys;
   }
+  if (plan.blocks.pattern == BlockPattern::kVerticalSlash) return ProductsReason::kColumns;
   if (tile_kernels_for(isa) == nullptr) return ProductsReason::kNoTiles;
   return isa == Isa::kAmx ? ask_for_tiles() : ProductsReason::kNone;
 }
@@ -203,6 +204,7 @@ const BackendOps kCpuOps = {
     .compact = cpu::compact,
     .scatter = cpu::scatter,
     .estimate_blocks = cpu::estimate_blocks,
+    .vertical_slash = true,
 };
 
 }  // namespace tokensieve

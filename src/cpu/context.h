@@ -82,6 +82,12 @@ struct Context {
             static_cast<size_t>(keep + plan.suffix_len())};
   }
   int64_t heads_per_mask() const { return plan.shape.num_q_heads / plan.num_masks; }
+  // kVerticalSlash: the head's columns in the coordinates of its mask.
+  std::span<const int32_t> columns_of(int64_t q_head) const {
+    const ColumnLists& columns = layout.columns;
+    if (columns.capacity == 0) return {};
+    return {columns.lists + q_head * columns.capacity, static_cast<size_t>(columns.count[q_head])};
+  }
   MaskRows mask_of(int64_t q_head) const { return mask_rows(mask, 0, q_head / heads_per_mask()); }
 
   // Whether to stop: asks the caller's callback, one thread at a time and never after a yes. While

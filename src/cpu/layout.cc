@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/plan.h"
+#include "core/tiles.h"
 #include "cpu/arena.h"
 #include "cpu/estimate.h"
 #include "cpu/tiles/tiles.h"
@@ -36,6 +37,24 @@ size_t scratch_bytes(int dim) {
   return arena.used();
 }
 
+// The most columns of a head.
+int64_t column_capacity(const Plan& plan) {
+  if (plan.blocks.pattern != BlockPattern::kVerticalSlash) return 0;
+  return vertical_slash_sizes(plan.blocks, nullptr, plan.shape.seqlen_kv).verticals;
+}
+
+// Newest rows that an estimator's probe has.
+int64_t probe_rows(const Plan& plan) {
+  switch (plan.blocks.pattern) {
+    case BlockPattern::kFlex:
+      return kBlock;
+    case BlockPattern::kVerticalSlash:
+      return kVerticalSlashProbe;
+    default:
+      return 0;
+  }
+}
+
 PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   const bool sparse = plan.path == Path::kSparse;
   const bool local = sparse && plan.select.fill == Fill::kLocal;
@@ -48,13 +67,18 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
   const int64_t identity = packed_bytes(plan, buffers.identity_keys);
   const int64_t compact = packed_bytes(plan, buffers.compact_keys);
   const bool together = local && !chunk;
-  const int64_t bytes = together ? identity + compact : std::max(identity, compact);
+  const int64_t keys = together ? identity + compact : std::max(identity, compact);
+  buffers.column_keys = round_up(column_capacity(plan), kPanelKeys);
+  const int64_t group_columns = plan.shape.num_q_heads / plan.shape.num_kv_heads *
+                                buffers.column_keys * plan.shape.head_dim * 2;
+  const int64_t bytes = keys + group_columns * static_cast<int64_t>(sizeof(float));
   const int64_t groups =
       sparse ? std::max(plan.num_sets, plan.shape.num_kv_heads) : plan.shape.num_kv_heads;
   buffers.groups = std::clamp<int64_t>(kPhaseBytes / bytes, 1, groups);
-  buffers.identity = arena.take<std::byte>(buffers.groups * bytes);
+  buffers.identity = arena.take<std::byte>(buffers.groups * keys);
   buffers.compact = buffers.identity;
   if (together && buffers.identity) buffers.compact += buffers.groups * identity;
+  buffers.columns = arena.take<float>(buffers.groups * group_columns);
   return buffers;
 }
 
@@ -76,6 +100,13 @@ ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t querie
   buffers.e = arena.take<float>(units * keys * cols);
   buffers.m = arena.take<float>(units * blocks * cols);
   buffers.l = arena.take<float>(units * blocks * cols);
+  return buffers;
+}
+
+ScoreBuffers take_probe(Arena& arena, const Plan& plan, int cols, int64_t queries) {
+  ScoreBuffers buffers = take_score(arena, plan, cols, queries);
+  const int64_t blocks = divide_up(plan.shape.seqlen_kv, kBlockKeys);
+  buffers.slash = arena.take<float>(buffers.units * blocks * (kBlockKeys + cols));
   return buffers;
 }
 
@@ -114,6 +145,12 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   }
   layout.mask = arena.take<uint32_t>(plan.num_masks * plan.row_tiles * plan.mask_words);
   layout.failed = arena.take<uint32_t>(plan.num_masks);
+  layout.columns.capacity = column_capacity(plan);
+  if (layout.columns.capacity > 0) {
+    const int64_t heads = plan.shape.num_q_heads;
+    layout.columns.lists = arena.take<int32_t>(heads * layout.columns.capacity);
+    layout.columns.count = arena.take<int32_t>(heads);
+  }
   const size_t phase = arena.used();
   size_t most = phase;
   if (plan.path == Path::kSparse) {
@@ -135,9 +172,8 @@ Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {
   if (plan.shape.packed) {
     // A shorter sequence may work on more heads at once than the longest: what kPhaseBytes hold of
     // panels or exponentials (with their maxima, sums and distances), and all queries.
-    const int64_t probe = plan.blocks.pattern == BlockPattern::kFlex ? kBlock : 0;
     const int64_t rows =
-        round_up(std::max<int64_t>(plan.select.obs_window, probe), kernels.panel_cols);
+        round_up(std::max<int64_t>(plan.select.obs_window, probe_rows(plan)), kernels.panel_cols);
     const int64_t queries = rows * plan.shape.num_q_heads * plan.shape.head_dim;
     most = std::max(most, phase + estimate + 2 * kPhaseBytes +
                               static_cast<size_t>(queries) * sizeof(float));

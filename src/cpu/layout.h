@@ -27,7 +27,7 @@ struct ScoreBuffers {
   float* e;           // [units][unit_keys][cols]
   float* m;           // [units][blocks][cols]
   float* l;           // [units][blocks][cols], then the weights
-  float* slash;       // [units][blocks][kBlockKeys + cols]; FlexPrefill's probe only
+  float* slash;       // [units][blocks][kBlockKeys + cols]; of take_probe only
   int64_t units;      // (query head, cols queries) pairs at once
   int64_t unit_keys;  // seqlen_kv, padded to whole panels
 };
@@ -39,9 +39,17 @@ struct SelectBuffers {
 struct PanelBuffers {
   std::byte* identity;  // [groups][packed_bytes]: all keys; dense and local
   std::byte* compact;   // [groups][packed_bytes]: kept keys
+  float* columns;       // [groups][group_size][padded columns][dim] x 2; kVerticalSlash
   int64_t identity_keys;
   int64_t compact_keys;
+  int64_t column_keys;
   int64_t groups;
+};
+// kVerticalSlash: the columns of every query head, ascending.
+struct ColumnLists {
+  int32_t* lists;  // [num_q_heads][capacity]
+  int32_t* count;  // [num_q_heads]
+  int64_t capacity;
 };
 
 struct Layout {
@@ -54,6 +62,7 @@ struct Layout {
   int32_t* spans;      // [num_sets][blocks + 1] of one sequence: local fill's task boundaries
   uint32_t* mask;      // [num_masks][row_tiles][mask_words] of one sequence
   uint32_t* failed;    // [num_masks]: NaN or inf came up in its estimate
+  ColumnLists columns;  // of one sequence
   int64_t keep_capacity;
   ScoreBuffers score;
   SelectBuffers select;
@@ -70,6 +79,8 @@ int64_t packed_bytes(const Plan& plan, int64_t keys);
 int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
 // Room for `queries` newest rows of as many heads as fit, at least for one block of rows.
 ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries);
+// The same with sums along diagonals.
+ScoreBuffers take_probe(Arena& arena, const Plan& plan, int cols, int64_t queries);
 
 // With a null base only the number of bytes is meant.
 Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base);

@@ -218,7 +218,13 @@ INSTANTIATE_TEST_SUITE_P(
         Mode{.name = "local_antidiagonal",
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
                                .local_window = 64}),
-             .blocks = {.pattern = BlockPattern::kAntidiagonal}}),
+             .blocks = {.pattern = BlockPattern::kAntidiagonal}},
+        Mode{.name = "dense_vertical_slash", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kVerticalSlash, .slashes = 100}},
+        Mode{.name = "local_vertical_slash",
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
+                               .local_window = 64}),
+             .blocks = {.pattern = BlockPattern::kVerticalSlash, .slashes = 100}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -61,7 +61,7 @@ void expect_own_texts(E last, const char* (*text)(E)) {
 
 TEST(Reasons, HaveATextOfTheirOwn) {
   expect_own_texts(DenseReason::kFewRows, dense_reason_text);
-  expect_own_texts(ProductsReason::kBackend, products_reason_text);
+  expect_own_texts(ProductsReason::kColumns, products_reason_text);
 }
 
 }  // namespace

@@ -173,6 +173,10 @@ TEST(PlanProducts, SayWhyTheyAreExact) {
     options.backend = Backend::kRef;
     expect_exact(f16_prompt(), options, ProductsReason::kBackend);
   }
+  const BlockConfig columns = {.pattern = BlockPattern::kVerticalSlash};
+  const Plan plan = make_plan(f16_prompt(), {.enabled = false}, columns, bf16).value();
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, ProductsReason::kColumns);
 }
 
 TEST(PlanProducts, AreWhatIsAskedForOnTiles) {

@@ -64,6 +64,7 @@ struct RowTile {
   int num_ranges;
   const int32_t* row_end;
   const uint32_t* mask;
+  int64_t head;
 };
 
 struct TileCall {
