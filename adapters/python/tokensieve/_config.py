@@ -62,6 +62,11 @@ class LayerChoice:
     code: int
     blocks: BlockConfig | None = None
 
+    @property
+    def is_for_the_library(self) -> bool:
+        """Also where selection is off: tokensieve's dense attention can be had so."""
+        return self.select.enabled or self.code == _abi.DISABLED
+
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
