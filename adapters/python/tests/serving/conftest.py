@@ -1,5 +1,6 @@
 """Engines of vLLM with a tiny llama of random weights, in this process; `setup/test.sh vllm`."""
 
+import atexit
 import functools
 import json
 import os
@@ -57,3 +58,9 @@ def stock(start):
 @pytest.fixture(scope="session")
 def engine(start):
     return start(additional_config={"tokensieve": {}})
+
+
+def pytest_sessionfinish():
+    from tokensieve.vllm import counters
+
+    atexit.unregister(counters.say)  # pytest has closed what the log writes to

@@ -26,6 +26,7 @@ class Common:
     positions: torch.Tensor | None = None
     mm_req_doc_ranges: dict | None = None
     rswa_prefix_lens: torch.Tensor | None = None
+    dcp_local_seq_lens: torch.Tensor | None = None
     _num_computed_tokens_cache: torch.Tensor | None = None
 
     def replace(self, **changes):
@@ -72,6 +73,7 @@ def test_the_place_in_the_batch_does_not_matter():
     ("not causal", dict(causal=torch.tensor([True]))),
     ("bidirectional tokens", dict(mm_req_doc_ranges={0: [(3, 9)]})),
     ("sliding layer", dict(rswa_prefix_lens=torch.tensor([4]))),
+    ("context parallel", dict(dcp_local_seq_lens=torch.tensor([300]))),
     ("unknown length", dict(seq_lens_cpu_upper_bound=None)),
 ])
 def test_what_no_layer_reads(reason, changes):

@@ -201,15 +201,15 @@ def preemptions(engine):
 
 def test_preemption(engine, stock):
     """More tokens than the cache holds: requests are stopped and computed again."""
-    prompts = [tokens(20 + i, 1500 + i) for i in range(5)]  # 12 of 64 blocks each
-    theirs, _ = generate(stock, prompts, 60)
+    prompts = [tokens(20 + i, 1500 + i) for i in range(5)]  # 12 of 64 blocks each, later 14
+    theirs, _ = generate(stock, prompts, 160)
     for profile in (OFF, SPARSE):
         use(engine, profile)
         before = preemptions(engine)
         with Counted() as counted:
-            mine, _ = generate(engine, prompts, 60)
+            mine, _ = generate(engine, prompts, 160)
         assert preemptions(engine) > before
-        assert [len(answer) for answer in mine] == [60] * 5
+        assert [len(answer) for answer in mine] == [160] * 5
         assert mine == theirs if profile is OFF else counted.sparse >= 5 * 3
 
 
@@ -244,6 +244,7 @@ def test_the_log_says_what_was_done(engine, monkeypatch):
     from tokensieve.vllm import counters, cpu
 
     lines = []
+    counters.say()  # what other tests did
     monkeypatch.setattr(counters._log, "info", lambda text, *args: lines.append(text % args))
     monkeypatch.setattr(cpu, "_SAY_EVERY", 0.0)
     use(engine, SPARSE)

@@ -16,7 +16,8 @@ from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends import cpu_attn
 
 from tokensieve._abi import UnsupportedError
-from tokensieve.vllm import counters, policy, reading
+from tokensieve._threads import pool
+from tokensieve.vllm import counters, cpus, policy, reading
 from tokensieve.vllm.pages import Geometry, Reader
 from tokensieve.vllm.rows import Row, Step
 
@@ -59,6 +60,8 @@ class Builder(cpu_attn.CPUAttentionMetadataBuilder):
                     Geometry(spec.block_size, spec.num_kv_heads, spec.head_size, spec.dtype),
                     functools.partial(layer.impl.do_kv_cache_update, layer),
                     vllm_config.model_config.max_model_len)
+                pool.cpus = cpus.of_process()
+                policy.say(layer.impl.profile, vllm_config.scheduler_config.max_num_batched_tokens)
                 break
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any,

@@ -10,7 +10,6 @@ from tokensieve.vllm import policy
 
 OLDEST, NEWEST = (0, 26), (0, 32)  # tried ones; between them layers see the same interface
 _BACKEND = "tokensieve.vllm.cpu.Backend"
-# Below vLLM's own logger, so that lines look and go like its own.
 _log = logging.getLogger("vllm.tokensieve")
 
 

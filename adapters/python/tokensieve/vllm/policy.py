@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 from typing import Any
 
@@ -14,6 +15,8 @@ from tokensieve._model_config import fingerprint
 
 VARIABLE, KEY = "TOKENSIEVE_PROFILE", "tokensieve"
 _ALLOWED = "profile, layers, min_tokens, select"
+# Below vLLM's own logger, so that lines look and go like its own.
+_log = logging.getLogger("vllm.tokensieve")
 
 
 def named_by_environment() -> Profile | None:
@@ -100,3 +103,17 @@ def _layers(given: Any, model: Fingerprint) -> list[int] | None:
         raise ArgumentError(f"layers is {given!r:.80}; allowed: a list of integers from 1 to "
                             f"{most} (layer 0 is never sparse)")
     return given
+
+
+@functools.lru_cache(maxsize=16)
+def say(profile: Profile, chunk: int) -> None:
+    """What a server will do, once in its log; `chunk`: the most tokens of a step."""
+    selects = [profile.select_of(layer) for layer in profile.sparse_layers]
+    fills = sorted({select.fill for select in selects})
+    _log.info("tokensieve: prompts of %d tokens and more are read sparsely in %d of %s layers, with "
+              "%s fill (profile %r)", profile.min_tokens, len(selects),
+              profile.fingerprint.num_layers or "all", " and ".join(fills), profile.model)
+    if "zero" in fills:
+        _log.warning("tokensieve: zero fill leaves zeros in rows that later chunks of prompts above "
+                     "%d tokens, prefixes from the cache and prompt_logprobs read; use local fill "
+                     "(docs/vllm.md)", chunk)

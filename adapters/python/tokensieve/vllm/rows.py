@@ -109,6 +109,8 @@ def _reason(common: Any, row: Row, prefilling: list[bool] | None) -> str:
         return "bidirectional tokens"
     if common.rswa_prefix_lens is not None:
         return "sliding layer"
+    if common.dcp_local_seq_lens is not None:
+        return "context parallel"
     return "unknown length" if row.keys < row.queries else ""
 
 
