@@ -115,7 +115,7 @@ class CudaBench {
   // A call gives the oracle's result; at a size that the oracle can do.
   Status check(const char* name, const PlanOf& plan_of, bool chunk, int32_t dim) const {
     const int32_t group = settings_.num_q_heads / settings_.num_kv_heads;
-    const Inputs inputs(kCheckLength, 2 * group, 2, dim);
+    const DeviceInputs inputs(kCheckLength, 2 * group, 2, dim);
     const int64_t queries = chunk ? kCheckLength / 2 : kCheckLength;
     const Result<Plan> plan = plan_of(inputs.shape(queries), Backend::kCuda);
     if (!plan.ok()) return plan.status();
@@ -163,7 +163,7 @@ class CudaBench {
   }
 
   Status run_length(int32_t dim, int64_t length) {
-    const Inputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
+    const DeviceInputs inputs(length, settings_.num_q_heads, settings_.num_kv_heads, dim);
     if (!inputs.ok()) return out_of_memory(length);
     TOKENSIEVE_RETURN_IF_ERROR(run_calls(inputs, length, /*chunk=*/false));
     if (settings_.ubatch >= length) return {};
@@ -171,7 +171,7 @@ class CudaBench {
   }
 
   // The layers of whole prompts or of chunks, and dense attention of the same call.
-  Status run_calls(const Inputs& inputs, int64_t queries, bool chunk) {
+  Status run_calls(const DeviceInputs& inputs, int64_t queries, bool chunk) {
     const AttentionShape shape = inputs.shape(queries);
     const Result<Plan> plan = dense_plan(shape);
     if (!plan.ok()) return plan.status();
@@ -204,7 +204,8 @@ class CudaBench {
   }
 
   // Attention under random masks against dense attention of the same call.
-  Status bench_blocks(const Inputs& inputs, int64_t queries, double density, const Timing& dense) {
+  Status bench_blocks(const DeviceInputs& inputs, int64_t queries, double density,
+                      const Timing& dense) {
     const AttentionShape shape = inputs.shape(queries);
     const Result<Plan> plan = block_plan(shape, Backend::kCuda);
     if (!plan.ok()) return plan.status();
@@ -232,7 +233,7 @@ class CudaBench {
   }
 
   // Estimated masks of all tokens, and of those that the paper's layer keeps.
-  Status bench_estimates(const Inputs& inputs, const Timing& dense) {
+  Status bench_estimates(const DeviceInputs& inputs, const Timing& dense) {
     SelectConfig select = {.enabled = false, .dense_policy = DensePolicy::kNever};
     for (const bool selects : {false, true}) {
       select.enabled = selects;
@@ -263,8 +264,8 @@ class CudaBench {
   }
 
   // The layer against dense attention; then its stages, each repeated by itself, as shares of it.
-  Status bench_layer(const Inputs& inputs, int64_t queries, const LayerKind& kind, double keep,
-                     const Timing& dense) {
+  Status bench_layer(const DeviceInputs& inputs, int64_t queries, const LayerKind& kind,
+                     double keep, const Timing& dense) {
     const AttentionShape shape = inputs.shape(queries);
     const Result<Plan> plan = layer_plan(shape, kind, keep, Backend::kCuda);
     if (!plan.ok()) return plan.status();
@@ -288,7 +289,7 @@ class CudaBench {
     return bench_stages(inputs, *plan, workspace, row, layer);
   }
 
-  Status bench_stages(const Inputs& inputs, const Plan& plan, std::span<std::byte> workspace,
+  Status bench_stages(const DeviceInputs& inputs, const Plan& plan, std::span<std::byte> workspace,
                       const Row& layer_row, const Timing& layer) {
     const cuda::Layout layout =
         cuda::make_layout(plan, device_.num_multiprocessors, workspace.data());
@@ -329,7 +330,7 @@ class CudaBench {
   const Settings& settings_;
   const std::function<void(const Row&)>& emit_;
   cuda::Device device_ = {};
-  Timer timer_;
+  DeviceTimer timer_;
 };
 
 }  // namespace

@@ -26,9 +26,9 @@ inline std::vector<Estimator> estimators() {
 }
 
 // Whole prompts of `inputs`; `select` may be off. Emits the masks' own time and the call's.
-inline Status bench_estimate(const Inputs& inputs, const Estimator& estimator,
-                             const SelectConfig& select, const cuda::Device& device, Timer& timer,
-                             int repeats, double dense_ms,
+inline Status bench_estimate(const DeviceInputs& inputs, const Estimator& estimator,
+                             const SelectConfig& select, const cuda::Device& device,
+                             DeviceTimer& timer, int repeats, double dense_ms,
                              const std::function<void(const Row&)>& emit) {
   const int64_t tokens = inputs.inputs(1).k.shape[1];
   const Result<Plan> plan =

@@ -7,11 +7,13 @@
 #include <cmath>
 #include <functional>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "cuda/checks.h"
 #include "cuda/device_buffer.h"
 #include "ref/elements.h"
+#include "timing.h"
 #include "tokensieve/attention.h"
 
 namespace tokensieve::bench {
@@ -22,15 +24,10 @@ using cuda::launched;
 inline constexpr double kSustained = 0.4;  // seconds: shorter bursts run at clocks that do not last
 inline constexpr double kGraphMs = 2.0;    // work in a graph: launches by the host do not show
 
-struct Timing {
-  double ms = 0.0;
-  double spread = 0.0;
-};
-
 // bf16 tensors [1, tokens, heads, dim] of random numbers; every 16th token's key is a heavy hitter.
-class Inputs {
+class DeviceInputs {
  public:
-  Inputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
+  DeviceInputs(int64_t tokens, int32_t heads, int32_t kv_heads, int32_t dim)
       : shape_{.seqlen_q = tokens,
                .seqlen_kv = tokens,
                .num_q_heads = heads,
@@ -87,19 +84,19 @@ class Inputs {
 };
 
 // Times what `enqueue(stream)` enqueues, as a graph of several calls.
-class Timer {
+class DeviceTimer {
  public:
-  Timer() {
+  DeviceTimer() {
     cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
     cudaEventCreate(&begin_);
     cudaEventCreate(&end_);
   }
-  ~Timer() {
+  ~DeviceTimer() {
     cudaEventDestroy(end_);
     cudaEventDestroy(begin_);
     cudaStreamDestroy(stream_);
   }
-  Timer(const Timer&) = delete;
+  DeviceTimer(const DeviceTimer&) = delete;
 
   using Enqueue = std::function<Status(void* stream)>;
   Status time(const Enqueue& enqueue, int repeats, Timing& timing) {
@@ -120,9 +117,7 @@ class Timer {
       TOKENSIEVE_RETURN_IF_ERROR(measure(replay, replays, x));
       x /= calls;
     }
-    std::sort(ms.begin(), ms.end());
-    timing.ms = ms[ms.size() / 2];
-    timing.spread = (ms.back() - ms.front()) / timing.ms;
+    timing = summarise(std::move(ms));
     return {};
   }
 

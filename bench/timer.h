@@ -1,7 +1,6 @@
 // What the CPU benches share: random layers, and how a plan is timed on one.
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -10,6 +9,7 @@
 
 #include "bench.h"
 #include "ref/elements.h"
+#include "timing.h"
 
 namespace tokensieve::bench {
 
@@ -71,17 +71,6 @@ struct Inputs {
   std::vector<float> q, out;
   std::vector<uint16_t> k, v;
 };
-
-struct Timing {
-  double ms = 0.0;
-  double spread = 0.0;
-};
-
-inline Timing summarise(std::vector<double> ms) {
-  std::sort(ms.begin(), ms.end());
-  const double median = ms[ms.size() / 2];
-  return {median, median > 0.0 ? (ms.back() - ms.front()) / median : 0.0};
-}
 
 class Timer {
  public:

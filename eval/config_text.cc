@@ -54,19 +54,6 @@ Status set_field(const Field& about, const std::string& key, const std::string& 
   return {};
 }
 
-// `found`: there is such a key.
-Status set_select(SelectConfig& select, const std::string& key, const std::string& text,
-                  bool& found) {
-  Status status;
-  for_each_field(select, [&](const SelectField& about, auto& field) {
-    if (!names(about, key)) return;
-    found = true;
-    status = set_field(about, key, text, field);
-    if (about.of_budget) select.budget = *about.of_budget;
-  });
-  return status;
-}
-
 // ---- keys of block masks: the fields of BlockConfig, its pattern as "blocks" --------------------
 
 // `share` is the selection's; block masks have one for each head.
@@ -75,13 +62,22 @@ bool names(const BlockField& about, const std::string& key) {
   return name == "pattern" ? key == "blocks" : name != "share" && key == name;
 }
 
-Status set_blocks(BlockConfig& blocks, const std::string& key, const std::string& text,
-                  bool& found) {
+// Who names a budget's number means that budget.
+void imply(const SelectField& about, SelectConfig& select) {
+  if (about.of_budget) select.budget = *about.of_budget;
+}
+void imply(const BlockField&, BlockConfig&) {}
+
+// SelectConfig or BlockConfig. `found`: there is such a key.
+template <typename Settings>
+Status set_named(Settings& settings, const std::string& key, const std::string& text,
+                 bool& found) {
   Status status;
-  for_each_block_field(blocks, [&](const BlockField& about, auto& field) {
+  for_each_field(settings, [&](const auto& about, auto& field) {
     if (!names(about, key)) return;
     found = true;
     status = set_field(about, key, text, field);
+    imply(about, settings);
   });
   return status;
 }
@@ -191,7 +187,7 @@ std::vector<std::pair<std::string, std::string>> keys_and_help() {
     if (is_key(about)) all.emplace_back(about.alias, about.help);
   });
   BlockConfig blocks;
-  for_each_block_field(blocks, [&](const BlockField& about, auto&) {
+  for_each_field(blocks, [&](const BlockField& about, auto&) {
     const std::string name = about.name == std::string_view("pattern") ? "blocks" : about.name;
     if (names(about, name)) all.emplace_back(name, about.help);
   });
@@ -212,12 +208,12 @@ Status set_key(Config& config, const std::string& name, const std::string& text)
     if (name == key.name) return key.set(config, name, text);
   }
   bool found = false;
-  TOKENSIEVE_RETURN_IF_ERROR(set_select(config.profile.select, name, text, found));
-  if (!found) TOKENSIEVE_RETURN_IF_ERROR(set_blocks(config.profile.blocks, name, text, found));
+  TOKENSIEVE_RETURN_IF_ERROR(set_named(config.profile.select, name, text, found));
+  if (!found) TOKENSIEVE_RETURN_IF_ERROR(set_named(config.profile.blocks, name, text, found));
   if (!found) return unknown_key(name);
   for (LayerSelect& group : config.profile.layer_select) {
-    TOKENSIEVE_RETURN_IF_ERROR(set_select(group.select, name, text, found));
-    TOKENSIEVE_RETURN_IF_ERROR(set_blocks(group.blocks, name, text, found));
+    TOKENSIEVE_RETURN_IF_ERROR(set_named(group.select, name, text, found));
+    TOKENSIEVE_RETURN_IF_ERROR(set_named(group.blocks, name, text, found));
   }
   const bool has_window = config.method->equal_work == EqualWork::kWindow;
   if (named_by(name) == (has_window ? EqualWork::kWindow : EqualWork::kTokens)) {

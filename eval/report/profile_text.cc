@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -38,10 +37,11 @@ std::string fill_of(const SelectConfig& select) {
   return fmt::format("local fill {} + {}", select.local_window, select.sinks);
 }
 
-// What else is not as usual: ", obs_window 256". Budget, fill and sets are said in words.
-std::string others_of(const SelectConfig& select) {
+// ", obs_window 256": the fields that `wants(about, value)` names and that are not as usual.
+template <typename Settings, typename Wants>
+std::string unusual(const Settings& settings, Wants&& wants) {
   std::vector<std::string> usual;
-  const SelectConfig defaults;
+  const Settings defaults;
   const auto text_of = []<typename T>(const T& value) {
     if constexpr (std::is_enum_v<T>) {
       return std::string(name_of(value));
@@ -49,38 +49,37 @@ std::string others_of(const SelectConfig& select) {
       return fmt::format("{}", value);
     }
   };
-  for_each_field(defaults, [&](const SelectField&, const auto& value) {
+  for_each_field(defaults, [&](const auto&, const auto& value) {
     usual.push_back(text_of(value));
   });
   std::string text;
   size_t index = 0;
-  for_each_field(select, [&](const SelectField& about, const auto& value) {
+  for_each_field(settings, [&](const auto& about, const auto& value) {
     const std::string own = text_of(value);
-    const bool differs = own != usual[index++];
+    if (own != usual[index++] && wants(about, value)) {
+      text += fmt::format(", {} {}", about.name, own);
+    }
+  });
+  return text;
+}
+
+// Budget, fill and sets are said in words.
+std::string others_of(const SelectConfig& select) {
+  return unusual(select, [](const SelectField& about, const auto& value) {
     using Value = std::remove_cvref_t<decltype(value)>;
     const bool said = std::is_same_v<Value, BudgetPolicy> || std::is_same_v<Value, Share> ||
                       about.of_budget || about.group == SelectField::Group::kFill ||
                       about.group == SelectField::Group::kCall;
-    if (differs && !said) text += fmt::format(", {} {}", about.name, own);
+    return !said;
   });
-  return text;
 }
 
 // ", flex blocks, gamma 0.95": what its pattern uses and is not as usual.
 std::string blocks_of(const BlockConfig& blocks) {
   if (blocks.pattern == BlockPattern::kNone) return "";
   std::string text = fmt::format(", {} blocks", name_of(blocks.pattern));
-  BlockConfig usual;
-  for_each_block_field(blocks, [&](const BlockField& about, const auto& value) {
-    if (!about.used_by(blocks)) return;
-    for_each_block_field(usual, [&](const BlockField& other, const auto& normal) {
-      if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>> &&
-                    std::is_same_v<decltype(value), decltype(normal)>) {
-        if (std::string_view(other.name) == about.name && value != normal) {
-          text += fmt::format(", {} {}", about.name, value);
-        }
-      }
-    });
+  text += unusual(blocks, [&](const BlockField& about, const auto& value) {
+    return std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>> && about.used_by(blocks);
   });
   if (blocks.pattern == BlockPattern::kPooled && blocks.share != Share::kHead) {
     text += fmt::format(", masks by {}", name_of(blocks.share));

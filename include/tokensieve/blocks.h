@@ -6,8 +6,9 @@
 // (2503.16428), and docs/blocks.md, which names what differs from their code.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
-#include <limits>
+#include <type_traits>
 
 #include "tokensieve/select.h"
 
@@ -83,8 +84,9 @@ struct BlockField {
 
 // Calls visit(const BlockField&, value&) for every field, in the order in which profiles are
 // written.
-template <typename Blocks, typename Visit>  // BlockConfig, const or not
-constexpr void for_each_block_field(Blocks& c, Visit&& visit) {
+template <typename Blocks, typename Visit>
+  requires std::same_as<std::remove_const_t<Blocks>, BlockConfig>
+constexpr void for_each_field(Blocks& c, Visit&& visit) {
   using enum BlockPattern;
   constexpr double kMostTokens = 2147483648.0;
   constexpr double kMostTiles = kMostTokens / kBlock;

@@ -5,9 +5,11 @@
 // (keep_ratio, share, local fill).
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 namespace tokensieve {
 
@@ -112,7 +114,8 @@ struct SelectField {
 
 // Calls visit(const SelectField&, value&) for every field, in the order in which profiles are
 // written. The type of the value tells its kind: an enumeration, bool, double, int32_t or int64_t.
-template <typename Select, typename Visit>  // SelectConfig, const or not
+template <typename Select, typename Visit>
+  requires std::same_as<std::remove_const_t<Select>, SelectConfig>
 constexpr void for_each_field(Select& c, Visit&& visit) {
   using enum SelectField::Group;
   constexpr double kAbove0 = std::numeric_limits<double>::min();

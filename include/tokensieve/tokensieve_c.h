@@ -8,9 +8,9 @@
  *   tokensieve_plan_free(plan);
  *
  * Conventions
- *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets
- *     together with the defaults, and grows at its end only; tensor and executor never do. Old programs keep
- *     working with a new library; an old one refuses (UNSUPPORTED) fields that it does not know.
+ *   - Every struct starts with struct_size, which its _init function (TOKENSIEVE_INIT) sets with
+ *     the defaults, and grows at its end only; tensor and executor never do. Old programs work with
+ *     a new library; an old one refuses (UNSUPPORTED) fields that it does not know.
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
  *   - Enumerations travel as int32_t and have the values of the C++ ones.

@@ -40,9 +40,9 @@ struct BackendOps {
   Status (*scatter)(const Plan&, const TensorView& compacted, const KeepSet&,
                     const TensorView& out, const RunOptions&);
 
-  // Stage estimate; also of kScores. Null: no plans with block masks.
+  // Stage estimate; also of kScores.
   Status (*estimate_blocks)(const Plan&, const AttentionInputs&, const BlockMask&,
-                            std::span<std::byte> workspace, const RunOptions&) = nullptr;
+                            std::span<std::byte> workspace, const RunOptions&);
 
   // Null: the report of run() is complete.
   Status (*read_report)(const Plan&, std::span<std::byte> workspace, void* stream,

@@ -110,7 +110,7 @@ const char* word_of(const char* field, int32_t value) {
   const char* word = nullptr;
   if (field == nullptr) return word;
   const Config config;
-  each_setting(config, [&](const auto& about, const auto& of_config) {
+  for_each_field(config, [&](const auto& about, const auto& of_config) {
     using Value = std::remove_cvref_t<decltype(of_config)>;
     if constexpr (std::is_enum_v<Value>) {
       const auto named = static_cast<Value>(value);
@@ -120,13 +120,20 @@ const char* word_of(const char* field, int32_t value) {
   return word;
 }
 
-Status choose_for(const tokensieve_profile* profile, const tokensieve_layer_call* call,
-                  LayerChoice& choice) {
+// Chooses, and writes one of the choice's settings to a caller's initialised struct.
+template <typename CStruct, typename Config>
+Result<DenseReason> choose_for(const tokensieve_profile* profile,
+                               const tokensieve_layer_call* call, const char* name,
+                               CStruct* settings, Config LayerChoice::* member) {
   if (profile == nullptr) return null_argument("profile");
+  if (settings == nullptr) return null_argument(name);
   LayerCall layer_call;
+  Config before;
   TOKENSIEVE_RETURN_IF_ERROR(from_c(call, layer_call));
-  choice = choose(profile->profile, layer_call);
-  return {};
+  TOKENSIEVE_RETURN_IF_ERROR(from_c(settings, before));  // it was initialised
+  const LayerChoice choice = choose(profile->profile, layer_call);
+  write_struct(to_c(choice.*member), settings);
+  return choice.reason;
 }
 
 }  // namespace
@@ -218,15 +225,10 @@ int32_t tokensieve_profile_choose(const tokensieve_profile* profile,
                                   const tokensieve_layer_call* call, tokensieve_select* select,
                                   int32_t* reason, tokensieve_status* status) {
   return guarded(status, [&]() -> Status {
-    if (profile == nullptr) return null_argument("profile");
-    if (select == nullptr) return null_argument("select");
-    SelectConfig before;
-    LayerChoice choice;
-    TOKENSIEVE_RETURN_IF_ERROR(choose_for(profile, call, choice));
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(select, before));  // it was initialised
-    write_struct(to_c(choice.select), select);
-    if (reason != nullptr) *reason = static_cast<int32_t>(choice.reason);
-    return {};
+    const Result<DenseReason> why =
+        choose_for(profile, call, "select", select, &LayerChoice::select);
+    if (why.ok() && reason != nullptr) *reason = static_cast<int32_t>(*why);
+    return why.status();
   });
 }
 
@@ -234,14 +236,7 @@ int32_t tokensieve_profile_choose_blocks(const tokensieve_profile* profile,
                                          const tokensieve_layer_call* call,
                                          tokensieve_blocks* blocks, tokensieve_status* status) {
   return guarded(status, [&]() -> Status {
-    if (profile == nullptr) return null_argument("profile");
-    if (blocks == nullptr) return null_argument("blocks");
-    BlockConfig before;
-    LayerChoice choice;
-    TOKENSIEVE_RETURN_IF_ERROR(choose_for(profile, call, choice));
-    TOKENSIEVE_RETURN_IF_ERROR(from_c(blocks, before));  // it was initialised
-    write_struct(to_c(choice.blocks), blocks);
-    return {};
+    return choose_for(profile, call, "blocks", blocks, &LayerChoice::blocks).status();
   });
 }
 

@@ -9,7 +9,6 @@
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
-#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -175,8 +174,7 @@ double forced_density(const BlockConfig& blocks, double rows, double keys) {
   const auto forced = static_cast<double>(forced_tiles(blocks));
   const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
   const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
-  return (first(shorter) + (row_tiles - shorter) * std::min(forced, fewest + row_tiles)) /
-         first(row_tiles);
+  return (first(shorter) + (row_tiles - shorter) * forced) / first(row_tiles);
 }
 
 // Whether an estimated mask can make a call cheaper. Masks that come from outside are what the
@@ -196,30 +194,26 @@ bool blocks_can_win(const Plan& plan) {
   return cost + density * pairs < kSafety * pairs;
 }
 
+// Sets or masks of a sequence.
+int32_t count_of(Share share, const AttentionShape& s) {
+  return share == Share::kHead ? s.num_q_heads : share == Share::kKv ? s.num_kv_heads : 1;
+}
+
 // Resolves what a mask must hold, or that there is none.
-Status plan_blocks(const BlockConfig& blocks, const BackendOps& ops, Plan& plan) {
-  if (blocks.pattern == BlockPattern::kNone) return {};
-  if (ops.estimate_blocks == nullptr) {
-    return Status::error(StatusCode::kUnsupported,
-                         "backend %s has no block masks (blocks.pattern is %s); use cpu or ref",
-                         backend_name(plan.options.backend), name_of(blocks.pattern));
-  }
-  plan.blocks = blocks;
+void plan_blocks(const BlockConfig& blocks, Plan& plan) {
   const BlockPattern pattern = blocks.pattern;
+  if (pattern == BlockPattern::kNone) return;
+  plan.blocks = blocks;
   if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal) {
     plan.blocks.share = Share::kHead;
   }
   if (!blocks_can_win(plan)) {
     plan.blocks.pattern = BlockPattern::kNone;
-    return {};
+    return;
   }
-  const Share share = plan.blocks.share;
-  plan.num_masks = share == Share::kHead ? plan.shape.num_q_heads
-                   : share == Share::kKv ? plan.shape.num_kv_heads
-                                         : 1;
+  plan.num_masks = count_of(plan.blocks.share, plan.shape);
   plan.row_tiles = tiles_of(plan.shape.seqlen_q);
   plan.mask_words = mask_words_of(tiles_of(plan.shape.seqlen_kv));
-  return {};
 }
 
 }  // namespace
@@ -258,9 +252,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
 
   plan.prefix_len =
       shape.seqlen_kv - (shape.packed ? select.obs_window : suffix_of(select, shape.seqlen_q));
-  plan.num_sets = select.share == Share::kHead ? shape.num_q_heads
-                  : select.share == Share::kKv ? shape.num_kv_heads
-                                               : 1;
+  plan.num_sets = count_of(select.share, shape);
   const Plan best = best_sequence(plan);
   plan.reason = dense_at_plan_time(best);
   plan.path = plan.reason == DenseReason::kNone ? Path::kSparse : Path::kDense;
@@ -270,7 +262,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
-  TOKENSIEVE_RETURN_IF_ERROR(plan_blocks(blocks, *ops, plan));
+  plan_blocks(blocks, plan);
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

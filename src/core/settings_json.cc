@@ -39,13 +39,13 @@ Status read(const Json& object, const std::string& where, SettingKeys keys, Sett
   JsonFields fields(object, where);
   fields.reject_unknown([&](const std::string& key) {
     bool known = false;
-    each_setting(settings, [&](const auto& about, const auto&) {
+    for_each_field(settings, [&](const auto& about, const auto&) {
       known = known || (key == about.name && has_key(about, keys));
     });
     return known;
   });
   Settings read = settings;
-  each_setting(read, [&](const auto& about, auto& value) {
+  for_each_field(read, [&](const auto& about, auto& value) {
     if (has_key(about, keys)) read_field(fields, about, value);
   });
   if (fields.ok()) settings = read;
@@ -55,7 +55,7 @@ Status read(const Json& object, const std::string& where, SettingKeys keys, Sett
 template <typename Settings>
 Json written(const Settings& settings, SettingKeys keys) {
   Json object = Json::object();
-  each_setting(settings, [&](const auto& about, const auto& value) {
+  for_each_field(settings, [&](const auto& about, const auto& value) {
     if (!has_key(about, keys)) return;
     if (keys == SettingKeys::kAll || about.used_by(settings)) object[about.name] = json_of(value);
   });

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <type_traits>
 
 #include "core/json_fields.h"
 #include "tokensieve/blocks.h"
@@ -22,15 +21,5 @@ Status read_settings(const Json& object, const std::string& where, SettingKeys k
                      BlockConfig& settings);
 Json settings_json(const SelectConfig& settings, SettingKeys keys);
 Json settings_json(const BlockConfig& settings, SettingKeys keys);
-
-// Calls visit(about, value) for every field.
-template <typename Settings, typename Visit>
-void each_setting(Settings& settings, Visit&& visit) {
-  if constexpr (std::is_same_v<std::remove_const_t<Settings>, BlockConfig>) {
-    for_each_block_field(settings, visit);
-  } else {
-    for_each_field(settings, visit);
-  }
-}
 
 }  // namespace tokensieve

@@ -4,10 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 #include <utility>
 
-#include "tokensieve/names.h"
+#include "core/validate_parts.h"
 
 namespace tokensieve {
 namespace {
@@ -67,19 +66,7 @@ Status validate_shape(const AttentionShape& s) {
 
 Status validate_select(const SelectConfig& c) {
   if (!c.enabled) return {};
-  Status status;
-  for_each_field(c, [&status](const SelectField& about, const auto& value) {
-    using Value = std::remove_cvref_t<decltype(value)>;
-    if (!status.ok()) return;
-    if constexpr (std::is_enum_v<Value>) {
-      if (is_valid(value)) return;
-      status = invalid(about.name, static_cast<int>(value), allowed_words<Value>());
-    } else if constexpr (!std::is_same_v<Value, bool>) {
-      const auto number = static_cast<double>(value);
-      if (!about.allows(number)) status = invalid(about.name, number, about.allowed);
-    }
-  });
-  return status;
+  return check_fields(c, "", [](const SelectField&) { return true; });
 }
 
 Status validate_queries(const AttentionShape& s, const SelectConfig& c) {

@@ -1,7 +1,4 @@
 // Block masks: their parameters, and what a call gives of them.
-#include <type_traits>
-
-#include "core/backend_table.h"
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/validate_parts.h"
@@ -9,26 +6,6 @@
 
 namespace tokensieve {
 namespace {
-
-Status invalid(const char* name, double value, const char* allowed) {
-  return Status::error(StatusCode::kInvalidArgument, "blocks.%s is %g; allowed: %s", name, value,
-                       allowed);
-}
-
-Status check_fields(const BlockConfig& c) {
-  Status status;
-  for_each_block_field(c, [&status, &c](const BlockField& about, const auto& value) {
-    using Value = std::remove_cvref_t<decltype(value)>;
-    if (!status.ok() || !about.used_by(c)) return;
-    if constexpr (std::is_enum_v<Value>) {
-      if (is_valid(value)) return;
-      status = invalid(about.name, static_cast<int>(value), allowed_words<Value>());
-    } else if (const auto number = static_cast<double>(value); !about.allows(number)) {
-      status = invalid(about.name, number, about.allowed);
-    }
-  });
-  return status;
-}
 
 // Masks or scores over selected tokens are of the compact tiles, which only given sets make known.
 Status check_given_first(const Plan& plan, const AttentionInputs& in, const char* name) {
@@ -80,7 +57,8 @@ Status unexpected(const char* name, const Plan& plan) {
 Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
                        const BlockConfig& c, const PlanOptions& options) {
   if (c.pattern == BlockPattern::kNone) return {};
-  TOKENSIEVE_RETURN_IF_ERROR(check_fields(c));
+  TOKENSIEVE_RETURN_IF_ERROR(
+      check_fields(c, "blocks.", [&](const BlockField& about) { return about.used_by(c); }));
   if (!shape.causal) {
     return Status::error(StatusCode::kInvalidArgument,
                          "blocks.pattern is %s and causal is false; block masks are for causal "
@@ -94,8 +72,8 @@ Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
                        static_cast<double>(tiles_of(shape.seqlen_kv));
   if (tiles > kMostTiles) {
     return Status::error(StatusCode::kInvalidArgument,
-                         "block masks of batch %lld, %d heads and %lld x %lld tokens have %g tiles; "
-                         "allowed: at most 2^58",
+                         "block masks of batch %lld, %d heads and %lld x %lld tokens have %g "
+                         "tiles; allowed: at most 2^58",
                          (long long)shape.batch, shape.num_q_heads, (long long)shape.seqlen_q,
                          (long long)shape.seqlen_kv, tiles);
   }
@@ -121,18 +99,17 @@ Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
 
 Status check_blocks(const Plan& plan, const AttentionInputs& in) {
   const BlockPattern pattern = plan.blocks.pattern;
-  const bool reads_thresholds = pattern > BlockPattern::kGiven;
   if (in.block_mask.bits != nullptr && pattern != BlockPattern::kGiven) {
     return unexpected("block_mask", plan);
   }
   if (in.block_scores != nullptr && pattern != BlockPattern::kScores) {
     return unexpected("block_scores", plan);
   }
-  // A plan whose estimator cannot win has no pattern any more.
+  // A plan whose estimator cannot win has no pattern any more, nor masks.
   if (in.block_thresholds != nullptr && pattern == BlockPattern::kGiven) {
     return unexpected("block_thresholds", plan);
   }
-  if (reads_thresholds) TOKENSIEVE_RETURN_IF_ERROR(check_thresholds(plan, in.block_thresholds));
+  TOKENSIEVE_RETURN_IF_ERROR(check_thresholds(plan, in.block_thresholds));
   if (pattern == BlockPattern::kGiven) {
     TOKENSIEVE_RETURN_IF_ERROR(check_given_first(plan, in, "block_mask"));
     return check_mask(plan, "block_mask", in.block_mask);
@@ -162,11 +139,7 @@ size_t block_score_bytes(const Plan& plan) {
 Status validate_estimate(const Plan& plan, const AttentionInputs& in, const BlockMask& mask,
                          std::span<std::byte> workspace, const RunOptions& options) {
   const AttentionShape& s = plan.shape;
-  TOKENSIEVE_RETURN_IF_ERROR(
-      check_tensor("q", in.q, {s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
-  TOKENSIEVE_RETURN_IF_ERROR(check_tensor(
-      "k", in.k,
-      {s.kv_dtype, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim, in.kv_indices != nullptr}));
+  TOKENSIEVE_RETURN_IF_ERROR(check_q_and_k(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_mask(plan, "mask", mask));
   TOKENSIEVE_RETURN_IF_ERROR(check_given(plan, in));
   TOKENSIEVE_RETURN_IF_ERROR(check_given_first(plan, in, "estimate_blocks"));

@@ -5,10 +5,34 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <type_traits>
 
 #include "tokensieve/attention.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
+
+// The first field among those that `reads(about)` names whose value is not allowed; `prefix` goes
+// before its name. SelectConfig, BlockConfig.
+template <typename Settings, typename Reads>
+Status check_fields(const Settings& settings, const char* prefix, Reads&& reads) {
+  Status status;
+  const auto refuse = [&](const char* name, double value, const char* allowed) {
+    status = Status::error(StatusCode::kInvalidArgument, "%s%s is %g; allowed: %s", prefix, name,
+                           value, allowed);
+  };
+  for_each_field(settings, [&](const auto& about, const auto& value) {
+    using Value = std::remove_cvref_t<decltype(value)>;
+    if (!status.ok() || !reads(about)) return;
+    if constexpr (std::is_enum_v<Value>) {
+      if (!is_valid(value)) refuse(about.name, static_cast<int>(value), allowed_words<Value>());
+    } else if constexpr (!std::is_same_v<Value, bool>) {
+      const auto number = static_cast<double>(value);
+      if (!about.allows(number)) refuse(about.name, number, about.allowed);
+    }
+  });
+  return status;
+}
 
 // More elements than any tensor spans; products and sums of valid strides stay below 2^63 bytes.
 inline constexpr int64_t kMaxExtent = int64_t{1} << 46;
@@ -36,6 +60,9 @@ struct Expected {
   bool more_rows = false;  // seq is the least
 };
 Status check_tensor(const char* name, const TensorView& view, const Expected& expected);
+
+// The q and k of a call of one sequence after the other, whose v is not read.
+Status check_q_and_k(const Plan& plan, const AttentionInputs& inputs);
 
 // The rows of a written tensor must not overlap one another: sorted by stride, every axis steps
 // past all the inner ones.

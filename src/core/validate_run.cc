@@ -112,6 +112,15 @@ Status check_workspace(const Plan& plan, std::span<std::byte> workspace,
   return {};
 }
 
+Status check_q_and_k(const Plan& plan, const AttentionInputs& in) {
+  const AttentionShape& s = plan.shape;
+  TOKENSIEVE_RETURN_IF_ERROR(
+      check_tensor("q", in.q, {s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
+  return check_tensor(
+      "k", in.k,
+      {s.kv_dtype, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim, in.kv_indices != nullptr});
+}
+
 Status check_kv_indices(const Plan& plan, const int32_t* kv_indices, int64_t rows) {
   if (kv_indices == nullptr || on_device(plan)) return {};
   const int64_t count = plan.shape.batch * plan.shape.seqlen_kv;
@@ -182,11 +191,7 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
 Status validate_select_tokens(const Plan& plan, const AttentionInputs& in, const KeepSet& keep,
                               std::span<std::byte> workspace, const RunOptions& options) {
   const AttentionShape& s = plan.shape;
-  TOKENSIEVE_RETURN_IF_ERROR(
-      check_tensor("q", in.q, {s.dtype, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
-  TOKENSIEVE_RETURN_IF_ERROR(check_tensor(
-      "k", in.k,
-      {s.kv_dtype, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim, in.kv_indices != nullptr}));
+  TOKENSIEVE_RETURN_IF_ERROR(check_q_and_k(plan, in));
   if (in.keep.indices != nullptr) {
     return Status::error(StatusCode::kInvalidArgument,
                          "inputs.keep was given to select_tokens, which chooses; give it to run");

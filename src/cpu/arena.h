@@ -10,7 +10,8 @@ namespace tokensieve::cpu {
 // still within a last-level cache.
 inline constexpr int64_t kPhaseBytes = int64_t{16} << 20;
 
-inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
+inline int64_t round_up(int64_t x, int64_t step) { return divide_up(x, step) * step; }
 
 // Hands out 64-byte aligned arrays of a buffer; with a null base it only measures.
 class Arena {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/arena.h"
 #include "cpu/context.h"
 
 namespace tokensieve::cpu {
@@ -27,8 +28,6 @@ struct Panels {
   float* kt;
   float* v;
 };
-
-inline int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 class Attender {
  public:

@@ -34,10 +34,6 @@ KeyGroups key_groups(const Plan& plan, int64_t keep) {
   return {std::max(sets, plan.shape.num_kv_heads), plan.shape.num_q_heads};
 }
 
-KeyGroups key_groups(const Plan& plan) {
-  return {std::max(plan.num_sets, plan.shape.num_kv_heads), plan.shape.num_q_heads};
-}
-
 void mean_row(const Kernels& kernels, const Rows& rows, int64_t first, int64_t count, int dim,
               float scale, float* rows_scratch, float* mean) {
   std::fill_n(mean, dim, 0.0f);

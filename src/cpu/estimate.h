@@ -41,9 +41,8 @@ struct KeyGroups {
   int64_t of(int64_t q_head) const { return q_head * count / q_heads; }
   int64_t first_head(int64_t group) const { return group * q_heads / count; }
 };
-KeyGroups key_groups(const Plan& plan, int64_t keep);
-// The most of any sequence.
-KeyGroups key_groups(const Plan& plan);
+// keep: as above; for memory, the most of any sequence.
+KeyGroups key_groups(const Plan& plan, int64_t keep = 0);
 
 // The mean of rows [first, first + count), times scale. rows_scratch [kPanelKeys][dim].
 void mean_row(const Kernels& kernels, const Rows& rows, int64_t first, int64_t count, int dim,

@@ -34,11 +34,11 @@ int64_t tiles_of_task(const Plan& plan, int cols) {
 }
 
 int64_t groups_of(const Plan& plan, int64_t tokens) {
-  return (tokens + plan.blocks.stride - 1) / plan.blocks.stride;
+  return divide_up(tokens, plan.blocks.stride);
 }
 
 int64_t key_blocks(const Plan& plan) {
-  return (groups_of(plan, plan.shape.seqlen_kv) + kBlockKeys - 1) / kBlockKeys;
+  return divide_up(groups_of(plan, plan.shape.seqlen_kv), kBlockKeys);
 }
 
 // What grows with length first; the rest is bounded by kPhaseBytes.
@@ -77,7 +77,7 @@ class Antidiagonal {
 
   void run() {
     const int64_t per_group = groups_.q_heads / groups_.count;
-    const int64_t tasks = (c_.plan.row_tiles + task_tiles_ - 1) / task_tiles_;
+    const int64_t tasks = divide_up(c_.plan.row_tiles, task_tiles_);
     for (int64_t first = 0; first < groups_.count; first += buffers_.groups) {
       const int64_t count = std::min(buffers_.groups, groups_.count - first);
       load_keys(first, count);
@@ -105,7 +105,7 @@ class Antidiagonal {
   // Keys of the pass's groups as f32; what the last group lacks is zero.
   void load_keys(int64_t first, int64_t count) {
     constexpr int64_t kTokensPerTask = 1024;  // whole groups
-    const int64_t tasks = (c_.plan.shape.seqlen_kv + kTokensPerTask - 1) / kTokensPerTask;
+    const int64_t tasks = divide_up(c_.plan.shape.seqlen_kv, kTokensPerTask);
     c_.parallel(Stage::kEstimate, count * tasks, [&](int64_t i, int) {
       const int64_t slot = i / tasks, begin = i % tasks * kTokensPerTask;
       const HeadRows head = head_rows(c_, batch_, keep_, groups_.first_head(first + slot));
@@ -186,7 +186,7 @@ class Antidiagonal {
   void weights(int64_t visible, int64_t groups, int thread) const {
     const float* max = part(buffers_.max, key_blocks_ * cols_, thread);
     float* weight = part(buffers_.weight, key_blocks_ * cols_, thread);
-    const int64_t end = (visible + kBlockKeys - 1) / kBlockKeys * cols_;
+    const int64_t end = divide_up(visible, kBlockKeys) * cols_;
     for (int64_t i = 0; i < groups; ++i) {
       float most = kMasked;
       for (int64_t at = i; at < end; at += cols_) most = std::max(most, max[at]);

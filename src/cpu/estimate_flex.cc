@@ -42,10 +42,9 @@ Buffers take_buffers(Arena& arena, const Plan& plan, const Kernels& kernels) {
   buffers.tiles = arena.take<float>(threads * 2 * tiles);
   buffers.taken = arena.take<int32_t>(threads * tiles);
   buffers.probe = take_score(arena, plan, kernels.panel_cols, kBlock);
-  const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+  const int64_t blocks = divide_up(keys, kBlockKeys);
   buffers.probe.slash = arena.take<float>(buffers.probe.units * blocks * (kBlockKeys + cols));
-  const int64_t heads =
-      std::max<int64_t>(1, buffers.probe.units / (round_up(kBlock, cols) / cols));
+  const int64_t heads = std::max<int64_t>(1, buffers.probe.units / divide_up(kBlock, cols));
   buffers.mass = arena.take<float>(heads * keys);
   buffers.slashes = arena.take<float>(heads * keys);
   return buffers;

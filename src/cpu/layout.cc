@@ -67,8 +67,8 @@ PanelBuffers take_panels(Arena& arena, const Plan& plan) {
 ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries) {
   // The microkernel writes whole row groups, which end with a panel.
   const int64_t keys = round_up(plan.shape.seqlen_kv, kPanelKeys);
-  const int64_t blocks = round_up(keys, kBlockKeys) / kBlockKeys;
-  const int64_t per_head = round_up(queries, cols) / cols;
+  const int64_t blocks = divide_up(keys, kBlockKeys);
+  const int64_t per_head = divide_up(queries, cols);
   const int64_t unit_bytes = keys * cols * static_cast<int64_t>(sizeof(float));
   const int64_t all = per_head * plan.shape.num_q_heads;
   int64_t units = std::clamp<int64_t>(kPhaseBytes / unit_bytes, 1, all);
@@ -84,7 +84,7 @@ ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t querie
 }
 
 int64_t num_blocks(const Plan& plan) {
-  return round_up(plan.shape.seqlen_kv, kLocalBlock) / kLocalBlock;
+  return divide_up(plan.shape.seqlen_kv, kLocalBlock);
 }
 
 Layout make_layout(const Plan& plan, const Kernels& kernels, std::byte* base) {

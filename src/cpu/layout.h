@@ -9,6 +9,8 @@
 
 namespace tokensieve::cpu {
 
+class Arena;
+
 // Of one thread: two tiles that share S, and their rows' limits.
 struct ThreadScratch {
   Tile tile;  // of the task's query rows
@@ -59,7 +61,6 @@ struct Layout {
 
 int64_t num_blocks(const Plan& plan);  // 64-row blocks of the sequence
 // Room for `queries` newest rows of as many heads as fit, at least for one block of rows.
-class Arena;
 ScoreBuffers take_score(Arena& arena, const Plan& plan, int cols, int64_t queries);
 
 // With a null base only the number of bytes is meant.

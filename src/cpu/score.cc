@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/arena.h"
+
 namespace tokensieve::cpu {
 namespace {
 
@@ -24,12 +26,12 @@ class Scorer {
   Scorer(Context& context, const Probe& probe, const Pass& pass)
       : c_(context), probe_(probe), buffers_(probe.buffers), pass_(pass) {
     cols_ = c_.kernels.panel_cols;
-    key_blocks_ = (probe.keys + kBlockKeys - 1) / kBlockKeys;
+    key_blocks_ = divide_up(probe.keys, kBlockKeys);
   }
 
   void run() {
     const int64_t units = pass_.heads * pass_.blocks;
-    const int64_t key_tasks = (key_blocks_ + kBlocksPerTask - 1) / kBlocksPerTask;
+    const int64_t key_tasks = divide_up(key_blocks_, kBlocksPerTask);
     c_.parallel(probe_.stage, units, [&](int64_t unit, int) { pack(unit); });
     c_.parallel(probe_.stage, units * key_tasks, [&](int64_t i, int thread) {
       for_blocks(i % key_tasks, [&](int64_t block) { exponentials(i / key_tasks, block, thread); });
@@ -160,7 +162,7 @@ class Scorer {
 };
 
 int64_t query_blocks(const Context& c, const Probe& probe) {
-  return (probe.rows + c.kernels.panel_cols - 1) / c.kernels.panel_cols;
+  return divide_up(probe.rows, c.kernels.panel_cols);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ void TileMap::visit(Context& context, const HeadRows& head, const float* mean_ke
     mean_row(context.kernels, head.q, grid.row_begin(t), grid.row_end(t) - grid.row_begin(t), dim,
              1.0f, context.scratch(thread).tile.q, mean_queries_ + t * dim);
   });
-  context.parallel(Stage::kEstimate, (rows + cols - 1) / cols, [&](int64_t i, int thread) {
+  context.parallel(Stage::kEstimate, divide_up(rows, cols), [&](int64_t i, int thread) {
     const int64_t count = std::min(cols, rows - i * cols);
     fill_rows(context, grid, mean_keys, i * cols, static_cast<int>(count), thread);
   });

@@ -223,7 +223,7 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
   for (const BlockPattern pattern :
        {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
     changed.pattern = pattern;
-    for_each_block_field(changed, [&](const BlockField& about, auto& value) {
+    for_each_field(changed, [&](const BlockField& about, auto& value) {
       using Value = std::remove_cvref_t<decltype(value)>;
       EXPECT_THAT(text, testing::HasSubstr(std::string("| `") + about.name + "` |"));
       if (std::is_same_v<Value, BlockPattern> || !about.used_by(changed)) return;
@@ -233,7 +233,7 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
       profile.blocks = changed;
       const Result<Profile> again = parse_profile(profile_to_json(profile), about.name);
       ASSERT_TRUE(again.ok()) << again.status().message();
-      for_each_block_field(again->blocks, [&](const BlockField& read, const auto& back) {
+      for_each_field(again->blocks, [&](const BlockField& read, const auto& back) {
         if constexpr (std::is_same_v<std::remove_cvref_t<decltype(back)>, Value>) {
           if (about.name != std::string(read.name)) return;
           EXPECT_EQ(back, value) << about.name;
@@ -246,7 +246,7 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
 
 TEST(BlockFields, AllowWhatTheirWordsSay) {
   const BlockConfig config;
-  for_each_block_field(config, [](const BlockField& about, const auto& value) {
+  for_each_field(config, [](const BlockField& about, const auto& value) {
     if (about.allowed == nullptr) return;
     SCOPED_TRACE(about.name);
     for (const double end : {about.least, about.most}) EXPECT_TRUE(about.allows(end));

@@ -80,7 +80,7 @@ TEST_P(CpuBackend, IsBitEqualAcrossThreadsAndRuns) {
   CaseData data = test::make_data(c, 2);
   const Isa isa = supported_isas().front();
   const Outcome serial = run_case(c, data, isa, 1);
-  for (int threads : {1, 2, 5}) {
+  for (int threads : test::tested_threads()) {
     EXPECT_TRUE(same_bits(serial, run_case(c, data, isa, threads))) << threads << " threads";
   }
 }

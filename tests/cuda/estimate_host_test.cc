@@ -40,7 +40,8 @@ ref::HeadRows make_head(int64_t first_row, int64_t keys, int seed, double sharpn
   for (double& x : head.k) x = normal(random);
   for (int64_t row = 0; row < head.grid.rows(); ++row) {
     const int64_t position = first_row + row;
-    const int64_t wanted[] = {position / 3, std::max<int64_t>(0, position - 300), 40, position};
+    const int64_t wanted[] = {position / 3, std::max<int64_t>(0, position - 300),
+                              std::min<int64_t>(40, position), position};
     for (int64_t d = 0; d < head.dim; ++d) {
       double x = 0.3 * normal(random);
       for (int64_t key : wanted) x += 0.5 * head.key(key)[d];

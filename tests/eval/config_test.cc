@@ -261,7 +261,7 @@ TEST(EvalConfig, BlocksAreKeys) {
   EXPECT_EQ(parse({"forced:share=kv,blocks=pooled"})[1].profile.blocks.share, Share::kHead);
 
   BlockConfig blocks;
-  for_each_block_field(blocks, [](const BlockField& about, auto&) {
+  for_each_field(blocks, [](const BlockField& about, auto&) {
     std::string name = about.name;
     if (name == "share") return;
     if (name == "pattern") name = "blocks";

@@ -16,14 +16,13 @@ from tokensieve._tiles import TILE, Tiles, pack
 
 def given_settings(settings: Settings, mask: Any, q: _tensor.View, k: _tensor.View) -> Settings:
     """Those of a call that gives a mask and no BlockConfig."""
-    if not isinstance(mask, BlockMask):
-        raise ArgumentError(f"block_mask is a {type(mask).__name__}; allowed: a BlockMask")
+    num_masks = _checked(mask).num_masks
     axis = 1 if settings.layout == "bhsd" or settings.packed else 2
     shapes = [x.key[2] for x in (q, k)]
     heads = [shape[axis] if len(shape) > axis else 0 for shape in shapes]
-    share = {1: "layer", heads[1]: "kv", heads[0]: "head"}.get(mask.num_masks)
+    share = {1: "layer", heads[1]: "kv", heads[0]: "head"}.get(num_masks)
     if share is None:
-        raise ArgumentError(f"the block mask has {mask.num_masks} masks; allowed: one for each of "
+        raise ArgumentError(f"the block mask has {num_masks} masks; allowed: one for each of "
                             f"{heads[0]} query heads, of {heads[1]} kv heads, or 1")
     return settings.but(blocks=BlockConfig(pattern="given", share=share))
 
@@ -63,10 +62,8 @@ class BlockInputs:
                                     f"blocks with pattern {' or '.join(readers)}, which reads it")
 
     def _mask(self, frame: Frame, q: _tensor.View, compact: bool) -> int:
-        if not isinstance(self.mask, BlockMask):
-            raise ArgumentError(f"block_mask is a {type(self.mask).__name__}; allowed: a BlockMask")
         info = frame.plan.info
-        bits = _fitted(self.mask, frame, compact)
+        bits = _fitted(_checked(self.mask), frame, compact)
         struct = struct_of(info, self._beside(bits, q))
         self.alive.append(struct)
         return C.addressof(struct)
@@ -86,6 +83,12 @@ class BlockInputs:
         bits = np.ascontiguousarray(bits)
         self.alive.append(bits)
         return int(bits.ctypes.data)
+
+
+def _checked(mask: Any) -> BlockMask:
+    if not isinstance(mask, BlockMask):
+        raise ArgumentError(f"block_mask is a {type(mask).__name__}; allowed: a BlockMask")
+    return mask
 
 
 def host_bits(array: Any) -> Any:

@@ -12,12 +12,17 @@
 namespace tokensieve::cli {
 namespace {
 
+// --keep-ratio
+std::string option_name(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return "--" + name;
+}
+
 // --keep-ratio,--keep
 std::string option_names(const SelectField& about) {
-  std::string names = std::string("--") + about.name;
-  if (std::string_view(about.alias) != about.name) names += std::string(",--") + about.alias;
-  std::replace(names.begin(), names.end(), '_', '-');
-  return names;
+  const std::string name = option_name(about.name);
+  const bool same = std::string_view(about.alias) == about.name;
+  return same ? name : name + "," + option_name(about.alias);
 }
 
 template <typename Field>
@@ -70,12 +75,12 @@ CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& p
 }
 
 void add_block_options(CLI::App& command, BlockConfig& blocks) {
-  for_each_block_field(blocks, [&](const BlockField& about, auto& value) {
+  for_each_field(blocks, [&](const BlockField& about, auto& value) {
     using Value = std::remove_cvref_t<decltype(value)>;
     if constexpr (std::is_arithmetic_v<Value>) {
-      std::string name = std::string("--") + about.name;
-      std::replace(name.begin(), name.end(), '_', '-');
-      command.add_option(name, value, fmt::format("{}: {}", about.help, about.allowed))
+      command
+          .add_option(option_name(about.name), value,
+                      fmt::format("{}: {}", about.help, about.allowed))
           ->check(check_of(about))
           ->group("Block masks")
           ->capture_default_str();

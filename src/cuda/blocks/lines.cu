@@ -20,10 +20,6 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kLinesPerCta = 16384;
 using Team = BlockTeam<kThreads>;
 
-__device__ __forceinline__ int64_t head_index(const EstimateParams& params, int batch, int head) {
-  return static_cast<int64_t>(batch) * params.heads.num_q_heads + head;
-}
-
 __device__ __forceinline__ ProbeLines probe_lines(const EstimateParams& params, int64_t head,
                                                   int64_t keys) {
   const int64_t tile = head * params.key_tiles;
@@ -300,8 +296,7 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t count_lines(const EstimateParams& params, cudaStream_t stream) {
   LaunchShape shape;
   const int64_t lines = params.sequences.seqlen_kv;
-  shape.cluster = 1;
-  while (shape.cluster < 4 && lines > int64_t{kLinesPerCta} * shape.cluster) shape.cluster *= 2;
+  shape.cluster = cluster_for(lines, kLinesPerCta);
   shape.grid = dim3(2 * shape.cluster, params.heads.num_q_heads, params.sequences.batch);
   shape.threads = kThreads;
   return launch(count_lines_kernel, shape, stream, params);

@@ -16,6 +16,13 @@ TOKENSIEVE_HOST_DEVICE BinRange share_range(int64_t row_length) {
   return first_range(0, 0x40000000u, row_length, false);
 }
 
+// CTAs, 1 to 4, that share a row of so many items.
+inline int cluster_for(int64_t items, int64_t per_cta) {
+  int ctas = 1;
+  while (ctas < 4 && items > per_cta * ctas) ctas *= 2;
+  return ctas;
+}
+
 // Values [begin, size) in shared memory; those before take no part.
 struct SharedKeys {
   const float* values;

@@ -110,8 +110,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t choose_tiles(const EstimateParams& params, int first, cudaStream_t stream) {
   LaunchShape shape;
   const int64_t words = static_cast<int64_t>(params.row_tiles) * params.words;
-  shape.cluster = 1;
-  while (shape.cluster < 4 && words > int64_t{kWordsPerCta} * shape.cluster) shape.cluster *= 2;
+  shape.cluster = cluster_for(words, kWordsPerCta);
   shape.grid = dim3(shape.cluster, params.map_heads, params.sequences.batch);
   shape.threads = kThreads;
   return launch(choose_tiles_kernel, shape, stream, params, first);

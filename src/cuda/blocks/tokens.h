@@ -42,6 +42,11 @@ __device__ __forceinline__ HeadTokens head_tokens(const EstimateParams& params, 
   return tokens;
 }
 
+// Row of a [batch, num_q_heads] array.
+__device__ __forceinline__ int64_t head_index(const EstimateParams& params, int batch, int head) {
+  return static_cast<int64_t>(batch) * params.heads.num_q_heads + head;
+}
+
 // Rows of 16-bit elements, `stride` bytes apart.
 struct RowSource {
   const char* first;

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kCtas)
   const int batch = blockIdx.z;
   const int head = first_head + static_cast<int>(blockIdx.y);
   if (head >= params.heads.num_q_heads) return;
-  const int64_t index = static_cast<int64_t>(batch) * params.heads.num_q_heads + head;
+  const int64_t index = head_index(params, batch, head);
   if (params.scratch.kinds[index] != FlexKind::kQueryAware) return;
   const HeadTokens tokens = head_tokens(params, batch, head);
   const int tiles = static_cast<int>(tokens.grid.key_tiles());
