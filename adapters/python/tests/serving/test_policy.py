@@ -13,12 +13,15 @@ PROFILE = {"tokensieve_profile": 1, "fingerprint": {"num_layers": 4}, "sparse_la
            "min_tokens": 600, "select": {"budget": "keep_ratio", "fill": "local"}}
 
 
+def server(additional, speculative=None):
+    """The configuration of a server with a llama of four layers."""
+    model = SimpleNamespace(hf_config=transformers.LlamaConfig(num_hidden_layers=4))
+    return SimpleNamespace(additional_config=additional, model_config=model,
+                           speculative_config=speculative)
+
+
 def profile_of(asked=None):
-    """Of a server with a llama of four layers."""
-    config = transformers.LlamaConfig(num_hidden_layers=4)
-    additional = {} if asked is None else {"tokensieve": asked, "others": 1}
-    return policy.of_server(SimpleNamespace(additional_config=additional,
-                                            model_config=SimpleNamespace(hf_config=config)))
+    return policy.of_server(server({} if asked is None else {"tokensieve": asked, "others": 1}))
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,15 @@ def file(tmp_path):
 
 def test_nobody_asked():
     assert profile_of() is None
-    assert policy.of_server(SimpleNamespace(additional_config=object())) is None  # another plug-in's
+    assert policy.of_server(server(object())) is None  # an object of another plug-in
+
+
+def test_a_model_that_drafts_is_left_alone():
+    config = server({"tokensieve": {}})
+    assert policy.of_server(config) is not None
+    for other, expected in ((config.model_config, True), (object(), False)):
+        config.speculative_config = SimpleNamespace(draft_model_config=other)
+        assert (policy.of_server(config) is None) == expected
 
 
 def test_the_environment_names_a_profile(file, monkeypatch):

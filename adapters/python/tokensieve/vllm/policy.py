@@ -41,8 +41,11 @@ def of_server(vllm_config: Any) -> Profile | None:
     additional = vllm_config.additional_config
     asked = additional.get(KEY) if isinstance(additional, dict) else None
     named = named_by_environment()
-    if asked is None and named is None:
-        return None
+    speculative = vllm_config.speculative_config
+    drafts = speculative is not None and (
+        speculative.draft_model_config is vllm_config.model_config)
+    if drafts or asked is None and named is None:
+        return None  # drafts are short, and verified
     model = fingerprint(vllm_config.model_config.hf_config)
     return _read(json.dumps(asked, sort_keys=True), named, model)
 
