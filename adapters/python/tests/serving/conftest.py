@@ -47,7 +47,7 @@ def start(model):
 
     return functools.partial(
         LLM, model, dtype="float32", max_model_len=4096, max_num_seqs=8, num_gpu_blocks_override=64,
-        max_num_batched_tokens=1024, enforce_eager=True, disable_log_stats=False, seed=0)
+        max_num_batched_tokens=1024, enforce_eager=True, seed=0)
 
 
 @pytest.fixture(scope="session")
