@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,21 @@ def test_wrong_profiles_of_the_environment(text, message, tmp_path, monkeypatch)
     monkeypatch.setenv("TOKENSIEVE_PROFILE", str(path))
     with pytest.raises(ArgumentError, match=f"^TOKENSIEVE_PROFILE: .*{message}"):
         profile_of()
+
+
+@pytest.mark.parametrize("fill, warned", [("local", False), ("zero", True)])
+def test_the_log_at_the_start(fill, warned, caplog, monkeypatch):
+    """What will run sparse, once; zeros are a hazard where prompts are read in chunks."""
+    policy.say.cache_clear()
+    caplog.set_level("INFO", "vllm.tokensieve")
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)  # to pytest as well
+    profile = profile_of({"select": {"fill": fill}})
+    for _ in range(3):
+        policy.say(profile, 2048)
+    info = caplog.records[0].getMessage()
+    assert "prompts of 4096 tokens and more are read sparsely in 2 of 4 layers" in info
+    assert [record.levelname for record in caplog.records] == ["INFO"] + ["WARNING"] * warned
+    assert not warned or "chunks of prompts above 2048 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["0.26.0", "0.30.1.dev2", "0.32.0", "0.32.4+cpu"])

@@ -83,7 +83,7 @@ def test_what_no_layer_reads(reason, changes):
 
 def test_images_of_other_rows_do_not_matter():
     made = step((600, 600, True), (700, 700, True), mm_req_doc_ranges={1: [(3, 9)], 0: []})
-    assert [row.index for row in made.prompts] == [0]
+    assert [row.place for row in made.prompts] == [0]
 
 
 def test_runs_and_sparse_rows_are_the_batch():

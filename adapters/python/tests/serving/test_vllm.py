@@ -1,4 +1,4 @@
-"""vLLM with the plug-in, against vLLM without, Hugging Face, and the library on the same k and v."""
+"""vLLM with the plug-in, against vLLM without, Hugging Face, and the library on equal k and v."""
 
 import dataclasses
 import random
@@ -142,7 +142,7 @@ def test_sparse_rows_are_the_librarys_on_contiguous_k_and_v(engine, reads):
     assert counted.sparse == 3 * len(rows) and 0.2 < counted.kept / counted.keys < 0.35
     for layer in range(4):
         seen = torch.empty(2, 0, 2, 64)
-        mine = [read for read in reads if read.layer.index == layer]
+        mine = [read for read in reads if read.layer.number == layer]
         assert [(read.row.queries, read.row.keys) for read in mine] == rows
         for read in mine:
             seen = torch.cat([seen[:, :read.row.keys - read.row.queries], read.own], dim=1)

@@ -136,7 +136,7 @@ class Impl(cpu_attn.CPUAttentionBackendImpl):
             if reader is None or reader.geometry != Geometry.of(kv_cache):
                 raise UnsupportedError(f"the layer's pages are {Geometry.of(kv_cache)}; allowed: "
                                        f"those of its group, {reader and reader.geometry}")
-            return reader.read(kv_cache, block_table[row.index], row.keys)
+            return reader.read(kv_cache, block_table[row.place], row.keys)
 
         return [row for row in step.prompts
                 if reading.read(what, row, query[row.begin:row.end], functools.partial(keys, row),

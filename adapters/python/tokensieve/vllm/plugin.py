@@ -54,5 +54,5 @@ def _version_problem(version: str) -> str:
     if OLDEST <= release <= NEWEST:
         return ""
     oldest, newest = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
-    return (f"this is vLLM {version}; allowed: {oldest} to {newest}. Install one of these, or leave "
-            "TOKENSIEVE_PROFILE unset")
+    return (f"this is vLLM {version}; allowed: {oldest} to {newest}. Install one of these, or "
+            "leave TOKENSIEVE_PROFILE unset")

@@ -113,10 +113,10 @@ def say(profile: Profile, chunk: int) -> None:
     """What a server will do, once in its log; `chunk`: the most tokens of a step."""
     selects = [profile.select_of(layer) for layer in profile.sparse_layers]
     fills = sorted({select.fill for select in selects})
-    _log.info("tokensieve: prompts of %d tokens and more are read sparsely in %d of %s layers, with "
-              "%s fill (profile %r)", profile.min_tokens, len(selects),
+    _log.info("tokensieve: prompts of %d tokens and more are read sparsely in %d of %s layers, "
+              "with %s fill (profile %r)", profile.min_tokens, len(selects),
               profile.fingerprint.num_layers or "all", " and ".join(fills), profile.model)
     if "zero" in fills:
-        _log.warning("tokensieve: zero fill leaves zeros in rows that later chunks of prompts above "
-                     "%d tokens, prefixes from the cache and prompt_logprobs read; use local fill "
-                     "(docs/vllm.md)", chunk)
+        _log.warning("tokensieve: zero fill leaves zeros in rows that later chunks of prompts "
+                     "above %d tokens, prefixes from the cache and prompt_logprobs read; use local "
+                     "fill (docs/vllm.md)", chunk)

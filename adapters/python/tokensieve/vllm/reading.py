@@ -23,7 +23,7 @@ _said: set[str] = set()
 class Layer(NamedTuple):
     """What does not change from step to step."""
 
-    index: int
+    number: int
     profile: Profile
     scale: float
     softcap: float = 0.0
@@ -48,7 +48,7 @@ def read(layer: Layer, row: Row, query: Tensor, keys: Callable[[], tuple[Tensor,
     bool
         False: the row is vLLM's to compute.
     """
-    choice = layer.profile.choose(layer.index, row.queries, row.keys)
+    choice = layer.profile.choose(layer.number, row.queries, row.keys)
     if not choice.is_for_the_library:
         counters.count_dense(choice.reason)
         return False
@@ -73,5 +73,5 @@ def _failed(layer: Layer, row: Row, problem: Exception) -> None:
     text = f"{type(problem).__name__}: {problem}"
     if text not in _said and len(_said) < 64:
         _said.add(text)
-        _log.warning("tokensieve: layer %d reads %d of %d tokens densely: %s", layer.index,
+        _log.warning("tokensieve: layer %d reads %d of %d tokens densely: %s", layer.number,
                      row.queries, row.keys, text, exc_info=problem)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """Its index and tokens in the step, and the sequence's length with all that came before."""
+    """Its place and tokens in the step, and the sequence's length with all that came before."""
 
-    index: int
+    place: int
     begin: int
     end: int
     keys: int
@@ -61,8 +61,8 @@ class Step:
 
     def without(self, sparse: Iterable[Row]) -> list[Run]:
         """Runs of all rows but these."""
-        left_out = {row.index for row in sparse}
-        key = tuple(row.index for row in self._rows if row.index not in left_out)
+        left_out = {row.place for row in sparse}
+        key = tuple(row.place for row in self._rows if row.place not in left_out)
         if key not in self._runs:  # layers of one step ask for the same
             self._runs[key] = [self._run(first, last) for first, last in _spans(key)]
         return self._runs[key]
@@ -101,11 +101,11 @@ def _reason(common: Any, row: Row, prefilling: list[bool] | None) -> str:
     """Why no layer reads a row sparsely, or ""."""
     if prefilling is None:
         return "rows of vLLM's own"
-    if not prefilling[row.index]:
+    if not prefilling[row.place]:
         return "decode"  # also tokens that are verified, or computed again after preemption
     if common.causal is not True:
         return "not causal"
-    if (common.mm_req_doc_ranges or {}).get(row.index):
+    if (common.mm_req_doc_ranges or {}).get(row.place):
         return "bidirectional tokens"
     if common.rswa_prefix_lens is not None:
         return "sliding layer"
