@@ -25,6 +25,7 @@ struct Settings {
   int num_threads = 0;    // 0: all
   int repeats = 3;
   Isa isa = Isa::kAuto;
+  std::vector<Products> products;  // empty: those that this CPU has
   BlockConfig blocks;  // of bench blocks
   std::string llama_bin;  // folder of ggml's backends; empty: no ggml yardstick
 
@@ -61,6 +62,9 @@ struct Row {
   bool share = false;
   double error = 0.0;   // rel-L2 of the result that was checked
 };
+
+// Of exact, split and bf16, what the settings' instruction set has.
+std::vector<Products> available_products(const Settings& settings);
 
 // The error that run() would begin with, if the settings make no sense.
 Status check_settings(const Settings& settings);

@@ -5,18 +5,32 @@
 #include <cmath>
 #include <memory>
 #include <random>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "bench.h"
 #include "ref/elements.h"
 #include "timing.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::bench {
 
 // f32 queries and outputs, f16 keys and values: what llama.cpp passes.
 inline constexpr double kTolerance = 2e-3;  // of f16 inputs against ggml's own f32 sums
-// Sparse results are compared with the oracle at this size.
+// Results are compared with the oracle at this size.
 inline constexpr int64_t kCheckLength = 1536;
+
+// What each kind of products may differ from the oracle, as rel-L2.
+inline double tolerance_of(Products products) {
+  if (products == Products::kBf16) return 1e-2;
+  return products == Products::kSplit ? 2e-5 : 1e-5;
+}
+
+// The name of a bench: exact products are not named.
+inline std::string with_products(const std::string& bench, Products products) {
+  return products == Products::kExact ? bench : bench + " " + name_of(products);
+}
 
 // Random tokens of which every 16th is a heavy hitter, so that selection has something to find.
 struct Inputs {
@@ -80,14 +94,26 @@ class Timer {
   Executor& executor() const { return *executor_; }
   int threads() const { return executor_->num_threads(); }
 
+  // Error: the products cannot be had.
   Result<Plan> plan_for(const AttentionShape& shape, const SelectConfig& select,
-                        Backend backend = Backend::kCpu) const {
-    return plan_for(shape, select, BlockConfig{}, backend);
-  }
-  Result<Plan> plan_for(const AttentionShape& shape, const SelectConfig& select,
-                        const BlockConfig& blocks, Backend backend = Backend::kCpu) const {
+                        const BlockConfig& blocks = {}, Backend backend = Backend::kCpu,
+                        Products products = Products::kExact) const {
     return make_plan(shape, select, blocks,
-                     {.backend = backend, .isa = settings_.isa, .num_threads = threads()});
+                     {.backend = backend,
+                      .isa = settings_.isa,
+                      .num_threads = threads(),
+                      .products = products,
+                      .require_products = true});
+  }
+
+  // Milliseconds of one run.
+  Result<double> run_once(const Plan& plan, Inputs& inputs, int64_t queries,
+                          std::span<std::byte> workspace, RunReport* report) const {
+    const auto start = std::chrono::steady_clock::now();
+    TOKENSIEVE_RETURN_IF_ERROR(run(plan, inputs.inputs(queries), inputs.outputs(queries), workspace,
+                                   {.executor = executor_.get(), .report = report}));
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+    return time.count();
   }
 
   // Times a plan on inputs; the report of the last run is kept.
@@ -96,12 +122,9 @@ class Timer {
     std::vector<std::byte> workspace(workspace_bytes(plan));
     std::vector<double> ms;
     for (int i = 0; i <= settings_.repeats; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      TOKENSIEVE_RETURN_IF_ERROR(run(plan, inputs.inputs(queries), inputs.outputs(queries),
-                                     workspace, {.executor = executor_.get(), .report = report}));
-      const std::chrono::duration<double, std::milli> time =
-          std::chrono::steady_clock::now() - start;
-      if (i > 0) ms.push_back(time.count());  // the first run warms up
+      const Result<double> time = run_once(plan, inputs, queries, workspace, report);
+      if (!time.ok()) return time.status();
+      if (i > 0) ms.push_back(*time);  // the first run warms up
     }
     *timing = summarise(ms);
     return {};

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "common/profiles.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::eval {
 namespace {
@@ -18,6 +19,7 @@ Profile starting_profile(Start start, const Profile& model_profile) {
   Profile profile = model_profile;
   if (start == Start::kPaper) {
     profile = default_profile(model_profile.fingerprint);
+    profile.products = model_profile.products;
     profile.select = cli::paper_select();
   } else {
     for_each_select(profile, [](SelectConfig& select) { select.min_keep = 0; });
@@ -85,6 +87,9 @@ ConfigLine config_line(const Config& config) {
   if (!config.method->selects()) {  // not written before, so only what is unusual
     const bool is_usual = config.chunk == default_chunk(config, cli::kChunkUbatch);
     if (config.chunk > 0 && !is_usual) line.chunk = config.chunk;
+    if (config.profile.products != Products::kAuto) {
+      line.products = name_of(config.profile.products);
+    }
     return line;
   }
   line.mode = config.chunk > 0 ? "chunk" : "whole";

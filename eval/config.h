@@ -25,7 +25,7 @@ struct Config {
   Fill beside_fill = Fill::kLocal;  // what `profile.select` had before the baseline's own fill
   int32_t beside_chunk = 0;         // how that selection is read
   int32_t filter_layer = 0;         // Prefill::kEvict: the layer that chooses
-  Profile profile;                  // empty without selection
+  Profile profile;                  // without selection only `products` counts
 
   // Whether the profile makes a prompt of so many tokens exactly dense.
   bool runs_as_dense(int64_t tokens) const;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <type_traits>
 
+#include "common/blocks.h"
 #include "common/profiles.h"
 #include "eval/command_text.h"
 #include "eval/config.h"
@@ -164,6 +165,13 @@ constexpr Key kKeys[] = {
        c.chunk = chunk ? cli::kChunkUbatch : 0;
        return Status();
      }},
+    {"products", "exact, split or bf16: how attention multiplies on the CPU (docs/products.md)",
+     [](Config& c, const std::string& key, const std::string& text) {
+       const std::optional<Products> products = parse<Products>(text);
+       if (!products) return bad_value(key, text, allowed_words<Products>());
+       c.profile.products = *products;
+       return Status();
+     }},
     {"gate", "on: dense where that is predicted to be faster; off: always sparse",
      [](Config& c, const std::string& key, const std::string& text) {
        return set_flag(c.always_sparse, key, text, "on", "off");
@@ -189,7 +197,7 @@ std::vector<std::pair<std::string, std::string>> keys_and_help() {
   BlockConfig blocks;
   for_each_field(blocks, [&](const BlockField& about, auto&) {
     const std::string name = about.name == std::string_view("pattern") ? "blocks" : about.name;
-    if (names(about, name)) all.emplace_back(name, about.help);
+    if (names(about, name)) all.emplace_back(name, cli::readers_of(about) + ": " + about.help);
   });
   for (const Key& key : kKeys) all.emplace_back(key.name, key.help);
   return all;
@@ -274,15 +282,30 @@ std::string join(const Settings& settings) {
   return text;
 }
 
+// A setting of block masks that no layer's pattern reads.
+Status check_block_keys(const Profile& profile, const Settings& settings) {
+  Status status;
+  for_each_field(profile.blocks, [&](const BlockField& about, const auto&) {
+    const auto reads = [&](const LayerSelect& group) { return about.used_by(group.blocks); };
+    if (about.used_by(profile.blocks) || std::ranges::any_of(profile.layer_select, reads)) return;
+    for (const auto& [key, value] : settings) {
+      if (!status.ok() || !names(about, key)) continue;
+      status = cli::unread_setting(about, key + "=" + value, profile.blocks.pattern, "blocks=");
+    }
+  });
+  return status;
+}
+
 // The profile that a configuration is made from: the model's, or the one that a key names.
 Result<Profile> profile_for(const Method& method, const Settings& settings,
                             const Profile& model_profile) {
   Profile profile = model_profile;
   for (const auto& [key, value] : settings) {
-    if (!method.selects() && key != "name" && key != "chunk") {
+    const bool ours = &method == &dense_method();
+    if (!method.selects() && key != "name" && key != "chunk" && !(ours && key == "products")) {
       return Status::error(StatusCode::kInvalidArgument,
-                           "%s has no key %s: it selects nothing; allowed: chunk, name",
-                           method.name, key.c_str());
+                           "%s has no key %s: it selects nothing; allowed: chunk, name%s",
+                           method.name, key.c_str(), ours ? ", products" : "");
     }
     if (key != "profile") continue;
     if (method.start == Start::kPaper) {
@@ -308,6 +331,7 @@ Result<Config> config_of(const Method& method, const Settings& settings,
   for (const auto& [key, value] : settings) {
     TOKENSIEVE_RETURN_IF_ERROR(set_key(config, key, value));
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_block_keys(config.profile, settings));
   const bool named = config.chunk != kNoChunk;
   config.beside_chunk = named ? config.chunk : chunk;
   if (!named) config.chunk = default_chunk(config, chunk);
@@ -352,7 +376,11 @@ Status add_spec(const std::string& spec, const Profile& model_profile, int32_t c
   return {};
 }
 
-bool is_dense(const Config& config) { return config.method == &dense_method(); }
+// What the others are compared with.
+bool is_reference(const Config& config) {
+  return config.method == &dense_method() && (config.profile.products == Products::kAuto ||
+                                              config.profile.products == Products::kExact);
+}
 
 }  // namespace
 
@@ -373,11 +401,11 @@ Result<std::vector<Config>> parse_configs(const std::vector<std::string>& specs,
       return Status::error(status.code(), "--config %s: %s", spec.c_str(), status.message());
     }
   }
-  if (std::none_of(configs.begin(), configs.end(), is_dense)) {
+  if (std::none_of(configs.begin(), configs.end(), is_reference)) {
     configs.push_back(dense_config(chunk));
   }
   // Dense first: the others are compared with its logits while these are in memory.
-  std::stable_partition(configs.begin(), configs.end(), is_dense);
+  std::stable_partition(configs.begin(), configs.end(), is_reference);
   return configs;
 }
 

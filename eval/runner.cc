@@ -117,6 +117,8 @@ Status Runner::read(Job& job, std::span<const llama_token> tokens, Pass pass) {
   model_ms_ += ms;
   job.position += count;
   if (job.is_stock()) job.out.result.attention_ms = watch.attention_ms();
+  const std::string products = cli::products_text(plugin_.stats());
+  job.out.result.products = products == "exact" ? "" : products;
   return status;
 }
 

@@ -79,6 +79,8 @@ class Runner {
   // Reads `tokens` after what the context holds, timed.
   Status read(Job& job, std::span<const llama_token> tokens, Pass pass = {0, 1});
   Status start(Job& job);
+  // From now on without selection, with the configuration's products.
+  Status run_densely(const Job& job);
   // The ways to read a prompt: runner_prefill.cc.
   Status prefill(Job& job);
   Status prefill_densely(Job& job);

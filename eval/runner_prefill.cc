@@ -61,10 +61,15 @@ Status Runner::prefill(Job& job) {
   return {};
 }
 
+Status Runner::run_densely(const Job& job) {
+  return plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr,
+                           {.products = job.config.profile.products});
+}
+
 Status Runner::prefill_densely(Job& job) {
   TOKENSIEVE_RETURN_IF_ERROR(start(job));
   TOKENSIEVE_RETURN_IF_ERROR(
-      plugin_.configure(job.is_stock() ? TOKENSIEVE_GGML_OFF : TOKENSIEVE_GGML_DENSE, nullptr));
+      job.is_stock() ? plugin_.configure(TOKENSIEVE_GGML_OFF, nullptr) : run_densely(job));
   TOKENSIEVE_RETURN_IF_ERROR(read(job, job.prompt()));
   if (job.is_stock()) return {};
   add_layers(plugin_.stats(), job.out.result);
@@ -94,7 +99,7 @@ Status Runner::prefill_with_selection(Job& job) {
                         hook_of(selector.get(), config.always_sparse, config.chunk == 0)));
   const Pass pass = method.records ? Pass{1, 2} : Pass{0, 1};
   const Status status = read(job, job.prompt(), pass);
-  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));  // unhook
+  TOKENSIEVE_RETURN_IF_ERROR(run_densely(job));  // unhook
   TOKENSIEVE_RETURN_IF_ERROR(status);
   add_layers(plugin_.stats(), job.out.result);
   summarize(job.out.result);
@@ -154,7 +159,7 @@ Status Runner::prefill_evicted(Job& job) {
       plugin_.configure(TOKENSIEVE_GGML_SPARSE, &profile, hook_of(filter.get(), true, true)));
   const Status filtered = read(job, job.prompt(), {0, 2});
   std::vector<LayerStats> first_pass = plugin_.stats();
-  TOKENSIEVE_RETURN_IF_ERROR(plugin_.configure(TOKENSIEVE_GGML_DENSE, nullptr));
+  TOKENSIEVE_RETURN_IF_ERROR(run_densely(job));
   if (cli::interrupted() || kept.empty()) {  // too short to choose: the whole prompt was read
     TOKENSIEVE_RETURN_IF_ERROR(filtered);
     add_layers(first_pass, job.out.result);

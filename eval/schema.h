@@ -67,6 +67,7 @@ struct ConfigLine {
   std::optional<bool> gate;  // runs dense where dense is predicted to be faster
   std::optional<int32_t> filter_layer;
   std::optional<bool> equal_work;
+  std::string products;  // of dense attention; else the profile's
   Json profile;  // null: none
   std::string note;
 };
@@ -79,6 +80,7 @@ void members(ConfigLine& c, Visit& visit) {
   visit("gate", c.gate);
   visit("filter_layer", c.filter_layer);
   visit("equal_work", c.equal_work);
+  visit("products", c.products);
   visit("profile", c.profile);
   visit.always("note", c.note);
 }
@@ -192,6 +194,7 @@ struct CaseResult : CaseLine {
   std::optional<double> keep_ratio;  // mean over sparse layers
   std::optional<double> work;        // mean over all layers of the model
   std::optional<double> block_density;  // mean over the layers whose block masks left tiles out
+  std::string products;  // that ran, unless they were exact as asked for
   std::vector<LayerResult> layers;
   std::optional<Metrics> metrics;
   std::string reused;  // whose result this is: it would have run the same
@@ -217,6 +220,7 @@ void members(CaseResult& r, Visit& visit) {
   visit("keep_ratio", r.keep_ratio);
   visit("work", r.work);
   visit("block_density", r.block_density);
+  visit("products", r.products);
   visit("layers", r.layers);
   visit("metrics", r.metrics);
   visit("reused", r.reused);
@@ -278,7 +282,7 @@ struct TuneStep {
   std::vector<int32_t> layers;
   std::string rung;
   Json select;
-  double work = 1;  // estimated
+  double work = 1;  // in lines dated before 2026-11-28T08:00Z estimated
   double kl = 0;
   std::optional<double> loss;  // points, once answers were compared
   bool chosen = false;

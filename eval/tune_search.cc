@@ -8,19 +8,25 @@ namespace {
 
 class Search {
  public:
-  explicit Search(const TuneProblem& problem) : problem_(problem) {
-    for (size_t rung = 1; rung < problem.rungs; ++rung) {
-      if (problem.layer_work(rung) < problem.layer_work(cheapest_)) cheapest_ = rung;
-    }
-  }
+  explicit Search(const TuneProblem& problem) : problem_(problem), saved_(problem.rungs, 0.0) {}
 
   Result<TuneOutcome> run() {
     TOKENSIEVE_RETURN_IF_ERROR(rank_layers());
+    std::vector<size_t> sizes;
     for (size_t rung = 0; rung < problem_.rungs; ++rung) {
-      TOKENSIEVE_RETURN_IF_ERROR(search_rung(rung));
+      const Result<size_t> size = find_largest(ranked_.size(), [&](size_t count) {
+        return Candidate{.rung = rung, .layers = most_harmless(count)};
+      });
+      if (!size.ok()) return size.status();
+      sizes.push_back(*size);
+    }
+    for (size_t rung = 0; rung < problem_.rungs; ++rung) {
+      TOKENSIEVE_RETURN_IF_ERROR(thin_out(rung, sizes[rung]));
     }
     std::stable_sort(outcome_.feasible.begin(), outcome_.feasible.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.work < b.work; });
+                     [](const Candidate& a, const Candidate& b) {
+                       return a.effect.work < b.effect.work;
+                     });
     return std::move(outcome_);
   }
 
@@ -30,27 +36,25 @@ class Search {
     for (const int32_t layer : problem_.layers) {
       const Result<Candidate> alone = measure({.rung = problem_.base_rung, .layers = {layer}});
       if (!alone.ok()) return alone.status();
-      harm.emplace_back(alone->kl, layer);
+      harm.emplace_back(alone->effect.kl, layer);
     }
     std::stable_sort(harm.begin(), harm.end());
     for (const auto& [kl, layer] : harm) ranked_.push_back(layer);
     return {};
   }
 
-  Status search_rung(size_t rung) {
-    const auto of_size = [&](size_t size) {
-      return Candidate{.rung = rung, .layers = most_harmless(size)};
-    };
-    const Result<size_t> size = find_largest(ranked_.size(), of_size);
-    if (!size.ok()) return size.status();
-    if (*size < 2 || rung == cheapest_) return {};
+  // In the largest set of a rung.
+  Status thin_out(size_t rung, size_t size) {
+    const auto cheapest =
+        static_cast<size_t>(std::max_element(saved_.begin(), saved_.end()) - saved_.begin());
+    if (size < 2 || saved_[rung] >= saved_[cheapest]) return {};
     const auto thinned = [&](size_t thin) {
-      Candidate candidate = of_size(*size);
-      candidate.thin_rung = cheapest_;
-      candidate.thin_layers = most_harmless(thin);
-      return candidate;
+      return Candidate{.rung = rung,
+                       .layers = most_harmless(size),
+                       .thin_rung = cheapest,
+                       .thin_layers = most_harmless(thin)};
     };
-    return find_largest(*size - 1, thinned).status();  // all of them: a set of the cheapest rung
+    return find_largest(size - 1, thinned).status();  // all of them: a set of the cheapest rung
   }
 
   // The largest size up to `most` whose candidate stays within max_kl; 0: none. Joint KL grows with
@@ -62,7 +66,7 @@ class Search {
       const size_t size = fits + (most - fits + 1) / 2;
       Result<Candidate> joint = measure(candidate_of(size));
       if (!joint.ok()) return joint.status();
-      if (joint->kl <= problem_.max_kl) {
+      if (joint->effect.kl <= problem_.max_kl) {
         fits = size;
         outcome_.feasible.push_back(std::move(joint.value()));
       } else {
@@ -79,21 +83,19 @@ class Search {
   }
 
   Result<Candidate> measure(Candidate candidate) {
-    const auto all = static_cast<double>(candidate.layers.size());
-    const auto thin = static_cast<double>(candidate.thin_layers.size());
-    const double dense = problem_.num_layers - all;
-    candidate.work = (dense + (all - thin) * problem_.layer_work(candidate.rung) +
-                      thin * problem_.layer_work(candidate.thin_rung)) /
-                     problem_.num_layers;
-    const Result<double> kl = problem_.measure(candidate);
-    if (!kl.ok()) return kl.status();
-    candidate.kl = *kl;
+    const Result<Candidate::Effect> effect = problem_.measure(candidate);
+    if (!effect.ok()) return effect.status();
+    candidate.effect = *effect;
+    if (candidate.thin_layers.empty()) {
+      saved_[candidate.rung] =
+          (1 - effect->work) / static_cast<double>(candidate.layers.size());
+    }
     outcome_.measured.push_back(candidate);
     return candidate;
   }
 
   const TuneProblem& problem_;
-  size_t cheapest_ = 0;          // rung
+  std::vector<double> saved_;    // work, by a layer of each rung: of the set measured last
   std::vector<int32_t> ranked_;  // most harmless first
   TuneOutcome outcome_;
 };

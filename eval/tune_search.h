@@ -15,20 +15,20 @@ struct Candidate {
   std::vector<int32_t> layers;       // ascending; not empty
   size_t thin_rung = 0;              // of thin_layers
   std::vector<int32_t> thin_layers;  // ascending; those of `layers` that get a cheaper rung
-  double work = 1;                   // computed / causal pairs of the whole model, estimated
-  double kl = 0;                     // measured
+
+  struct Effect {
+    double kl = 0;    // KL(dense || sparse)
+    double work = 1;  // computed / causal pairs of the whole model
+  };
+  Effect effect;  // measured
 };
 
 struct TuneProblem {
   std::vector<int32_t> layers;  // that can run sparse, ascending
-  int32_t num_layers = 0;       // that have attention
   size_t rungs = 1;
   size_t base_rung = 0;  // single layers are ranked with this one
   double max_kl = 0;
-  // KL(dense || sparse) of a candidate; its work is filled in.
-  std::function<Result<double>(const Candidate&)> measure;
-  // Work of one sparse layer, relative to dense.
-  std::function<double(size_t rung)> layer_work;
+  std::function<Result<Candidate::Effect>(const Candidate&)> measure;
 };
 
 struct TuneOutcome {
@@ -38,7 +38,7 @@ struct TuneOutcome {
 
 // Ranks layers by the KL of each alone, then finds for every rung the largest set of the most
 // harmless ones whose joint KL stays within max_kl, and of that set the most layers that may have
-// the cheapest rung instead. Smaller sets that it passed are kept too.
+// the rung that saved most a layer instead. Smaller sets that it passed are kept too.
 Result<TuneOutcome> search(const TuneProblem& problem);
 
 // Most measurements that search() makes: for a progress bar.

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "core/tiles.h"
+#include "verify/block_lines.h"
 
 namespace tokensieve::verify {
 namespace {
@@ -188,8 +189,8 @@ void choose_estimator(const SafeTensors& file, const std::string& method, BlockE
     if (mask.ok() && (*mask)->shape[1] != tiles_of(golden.inputs.shape.seqlen_kv)) {
       entry.not_covered = "its row tiles are 128 rows of a group's heads, ours 128 tokens";
     }
-  } else if (method.starts_with("minference_")) {
-    entry.not_covered = "no vertical-slash estimator";
+  } else if (method.starts_with("minference_") && file.has(name + ".distances")) {
+    blocks.pattern = BlockPattern::kVerticalSlash;
   } else {
     entry.not_covered = "no such estimator";
   }
@@ -201,11 +202,14 @@ Status read_block_entries(const SafeTensors& file, const std::string& name, Bloc
   if (name.starts_with("seer_")) return read_gates(file, name, golden);
   BlockEntry entry = {.name = name};
   entry.on_tokens = name.starts_with("tokens_");
-  choose_estimator(file, entry.on_tokens ? name.substr(7) : name, entry, golden);
+  const std::string method = entry.on_tokens ? name.substr(7) : name;
+  choose_estimator(file, method, entry, golden);
   if (entry.not_covered.empty() && entry.on_tokens && golden.tokens.empty()) {
     entry.not_covered = "the file has no tokens.indices";
   }
-  if (entry.not_covered.empty()) {
+  if (entry.not_covered.empty() && entry.blocks.pattern == BlockPattern::kVerticalSlash) {
+    TOKENSIEVE_RETURN_IF_ERROR(read_lines(file, method, entry, golden));
+  } else if (entry.not_covered.empty()) {
     const AttentionShape& s = golden.inputs.shape;
     const bool kv = entry.blocks.share == Share::kKv;
     const int64_t masks = kv ? s.num_kv_heads : s.num_q_heads;

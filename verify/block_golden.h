@@ -25,6 +25,7 @@ struct BlockEntry {
   // threshold (infinity: unknown or forced).
   std::vector<uint8_t> expected;
   std::vector<double> margin;
+  double density = -1;  // that a report must say, columns included; negative: unknown
 };
 
 struct BlockGolden {

@@ -1,5 +1,6 @@
 #include "verify/blocks.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/tiles.h"
@@ -8,10 +9,12 @@
 namespace tokensieve::verify {
 namespace {
 
+constexpr double kRounding = 1e-12;  // of a density: a mean over sequences
+
 Status estimate_on_host(BlockCall& call, Executor& executor) {
   std::vector<std::byte> workspace(workspace_bytes(call.plan), std::byte{0xff});
   return estimate_blocks(call.plan, call.inputs(), call.mask(), workspace,
-                         {.executor = &executor});
+                         {.executor = &executor, .report = &call.report});
 }
 
 // Tiles up to the diagonal, of the golden's mask and ours.
@@ -79,11 +82,16 @@ Result<Check> check_blocks(const BlockGolden& golden, const BlockEntry& entry, B
   if (a.far > 0) {
     detail += fmt::format("; {} differ far from their threshold, last {}", a.far, a.where);
   }
+  double error = a.far > 0 ? kNoError : 1.0 - a.jaccard();
+  if (entry.density >= 0) {
+    const double off = std::abs(call.report.block_density / entry.density - 1.0);
+    if (off > kRounding) error = std::max(error, off);
+    detail += fmt::format(", density {:.4f} of {:.4f}", call.report.block_density, entry.density);
+  }
   const double tolerance = !golden.exact               ? kBlockMiss
                            : backend == Backend::kRef ? 0.0
                                                       : kF32BlockMiss;
-  return Check{entry.name, "1 - Jaccard", a.far > 0 ? kNoError : 1.0 - a.jaccard(), tolerance,
-               detail};
+  return Check{entry.name, "1 - Jaccard", error, tolerance, detail};
 }
 
 }  // namespace tokensieve::verify

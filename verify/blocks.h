@@ -27,6 +27,7 @@ struct BlockCall {
   std::vector<int32_t> indices;
   int64_t count = 0;
   std::vector<uint32_t> bits;  // all ones before
+  RunReport report;            // not of the device's
 };
 
 // On copies in device memory.

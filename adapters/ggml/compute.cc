@@ -55,6 +55,13 @@ TensorView slice(TensorView x, int64_t first, int64_t count) {
   return x;
 }
 
+void note_products(const RunReport& run, NodeReport& report) {
+  if (run.products != Products::kExact) report.products = run.products;
+  if (run.products_reason != ProductsReason::kNone) {
+    report.products_reason = products_reason_text(run.products_reason);
+  }
+}
+
 bool call_computer(void* computer) { return static_cast<Computer*>(computer)->should_abort(); }
 
 }  // namespace
@@ -119,22 +126,22 @@ Status Computer::run_segment(const Node& node, int64_t stream, const MaskSegment
   const auto pairs = static_cast<double>(segment.pairs);
   report.dense_pairs += pairs;
   report.never_sparse = report.never_sparse || never_sparse(node, segment) != nullptr;
-  if (segment.causal) return run_causal(node, stream, segment, settings, report);
-  report.reason = choose(settings, node, segment).reason;
+  const Choice choice = choose(settings, node, segment);
+  if (segment.causal) return run_causal(node, stream, segment, choice, settings, report);
+  report.reason = choice.reason;
   report.pairs += pairs;
   report.masked_pairs += pairs;
-  return run_biased(node, stream, segment, settings);
+  return run_biased(node, stream, segment, choice, settings, report);
 }
 
 Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment& segment,
-                            const Settings& settings, NodeReport& report) {
+                            Choice choice, const Settings& settings, NodeReport& report) {
   AttentionShape shape = shape_of(node, segment);
   shape.seqlen_q = segment.num_rows;
   AttentionInputs inputs = inputs_of(node, stream, segment);
   inputs.q = node.q(stream, segment.first_row, segment.num_rows);
   const AttentionOutputs outputs{.out = node.out(stream, segment.first_row, segment.num_rows)};
 
-  Choice choice = choose(settings, node, segment);
   RunReport run;
   if (choice.sparse) {
     const Status status =
@@ -143,7 +150,10 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
     if (!status.ok()) {
       log_line(GGML_LOG_LEVEL_WARN, "tokensieve: layer %d runs dense: %s", node.layer,
                status.message());
-      choice = {.reason = kRunFailed, .select = {.enabled = false}, .blocks = {}};
+      choice = {.reason = kRunFailed,
+                .select = {.enabled = false},
+                .blocks = {},
+                .products = choice.products};
     }
   }
   if (!choice.sparse) {
@@ -153,6 +163,7 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
   const auto pairs = static_cast<double>(segment.pairs);
   report.pairs += run.work * pairs;
   report.masked_pairs += run.block_density * pairs;
+  note_products(run, report);
   if (run.path == Path::kSparse) {
     report.sparse = true;
     report.kept += static_cast<double>(run.keep_count);
@@ -164,8 +175,8 @@ Status Computer::run_causal(const Node& node, int64_t stream, const MaskSegment&
 }
 
 Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment& segment,
-                            const Settings& settings) {
-  const Choice kAll{.select = {.enabled = false}, .blocks = {}};
+                            const Choice& choice, const Settings& settings, NodeReport& report) {
+  const Choice all{.select = {.enabled = false}, .blocks = {}, .products = choice.products};
   AttentionShape shape = shape_of(node, segment);
   shape.causal = false;
   AttentionInputs inputs = inputs_of(node, stream, segment);
@@ -183,8 +194,9 @@ Status Computer::run_biased(const Node& node, int64_t stream, const MaskSegment&
       inputs.bias_slopes = node.max_bias > 0.0f ? slopes_.data() : nullptr;
     }
     RunReport run;
-    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(node.layer, shape, kAll, settings, inputs,
+    TOKENSIEVE_RETURN_IF_ERROR(plan_and_run(node.layer, shape, all, settings, inputs,
                                             {.out = node.out(stream, row, rows)}, run));
+    note_products(run, report);
     done += rows;
   }
   return {};
@@ -258,7 +270,9 @@ Status Computer::plan_and_run(int32_t layer, const AttentionShape& shape,
                               RunReport& report) {
   const Result<Plan> plan = make_plan(
       shape, choice.select, choice.blocks,
-      {.backend = settings.backend, .num_threads = executor_->num_threads()});
+      {.backend = settings.backend,
+       .num_threads = executor_->num_threads(),
+       .products = choice.products});
   if (!plan.ok()) return plan.status();
   RunOptions options = {.executor = executor_.get(),
                         .should_cancel = abort_ != nullptr ? call_computer : nullptr,

@@ -45,10 +45,10 @@ class Computer {
  private:
   Status run_segment(const Node& node, int64_t stream, const MaskSegment& segment,
                      const Settings& settings, NodeReport& report);
-  Status run_causal(const Node& node, int64_t stream, const MaskSegment& segment,
+  Status run_causal(const Node& node, int64_t stream, const MaskSegment& segment, Choice choice,
                     const Settings& settings, NodeReport& report);
   Status run_biased(const Node& node, int64_t stream, const MaskSegment& segment,
-                    const Settings& settings);
+                    const Choice& choice, const Settings& settings, NodeReport& report);
   // Shape and inputs of the segment's cells; unpacks K and V where that is needed.
   AttentionShape shape_of(const Node& node, const MaskSegment& segment) const;
   AttentionInputs inputs_of(const Node& node, int64_t stream, const MaskSegment& segment);

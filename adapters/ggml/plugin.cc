@@ -14,6 +14,7 @@
 #include "node.h"
 #include "settings.h"
 #include "stats.h"
+#include "tokensieve/names.h"
 #include "tokensieve/version.h"
 
 namespace tokensieve::ggml {
@@ -224,20 +225,32 @@ bool load_settings() {
   if (!status.ok()) {
     log_line(GGML_LOG_LEVEL_ERROR, "tokensieve: runs dense: %s", status.message());
   }
-  // The smallest plan tells which instruction set the backend chooses, or why it cannot run.
+  // The smallest plan tells which instruction set and products the backend chooses, or why it
+  // cannot run.
   const Result<Plan> plan = make_plan(
-      {.seqlen_q = 1, .seqlen_kv = 1, .num_q_heads = 1, .num_kv_heads = 1, .head_dim = 16},
-      {.enabled = false}, {.backend = settings.backend});
+      {.seqlen_q = 1,
+       .seqlen_kv = 1,
+       .num_q_heads = 1,
+       .num_kv_heads = 1,
+       .head_dim = 16,
+       .kv_dtype = DType::kF16},
+      {.enabled = false},
+      {.backend = settings.backend, .products = products_of(settings)});
   if (!plan.ok()) {
     log_line(GGML_LOG_LEVEL_ERROR, "tokensieve: not loaded: %s", plan.status().message());
     return false;
   }
   log_line(GGML_LOG_LEVEL_INFO,
-           "tokensieve %s: %s, isa %s, mode %s, profile %s, threads as the host says, ggml %s",
+           "tokensieve %s: %s, isa %s, %s products, mode %s, profile %s, threads as the host says, "
+           "ggml %s",
            TOKENSIEVE_VERSION_STRING,
            settings.disabled ? "disabled" : backend_name(settings.backend),
-           isa_name(plan->options.isa), mode_name(settings.mode), settings.profile_name.c_str(),
-           host().version());
+           isa_name(plan->options.isa), name_of(plan->options.products), mode_name(settings.mode),
+           settings.profile_name.c_str(), host().version());
+  if (plan->products_reason != ProductsReason::kNone) {
+    log_line(GGML_LOG_LEVEL_WARN, "tokensieve: %s products were asked for and run exact: %s",
+             name_of(products_of(settings)), products_reason_text(plan->products_reason));
+  }
   if (!settings.old_mode.empty()) log_old_mode(settings.old_mode.c_str());
   set_current_settings(std::move(settings));
   return true;

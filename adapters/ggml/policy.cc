@@ -15,15 +15,7 @@ Choice dense(const char* reason) {
   return {.reason = reason, .select = {.enabled = false}, .blocks = {}};
 }
 
-}  // namespace
-
-const char* never_sparse(const Node& node, const MaskSegment& segment) {
-  if (!segment.plain) return kMasked;
-  if (node.softcap != 0.0f || node.sinks != nullptr || node.max_bias != 0.0f) return kInLogits;
-  return nullptr;
-}
-
-Choice choose(const Settings& settings, const Node& node, const MaskSegment& segment) {
+Choice choose_path(const Settings& settings, const Node& node, const MaskSegment& segment) {
   if (const char* reason = never_sparse(node, segment)) return dense(reason);
   if (settings.mode < TOKENSIEVE_GGML_SPARSE) return dense(kModeIsDense);
   if (!settings.profile.has_value()) return dense(kNoProfile);
@@ -43,6 +35,21 @@ Choice choose(const Settings& settings, const Node& node, const MaskSegment& seg
   if (!is_for_model(*settings.profile, node)) return dense(kOtherModel);
   Choice choice{.sparse = true, .select = of_profile.select, .blocks = of_profile.blocks};
   if (settings.always_sparse) choice.select.dense_policy = DensePolicy::kNever;
+  return choice;
+}
+
+}  // namespace
+
+const char* never_sparse(const Node& node, const MaskSegment& segment) {
+  if (!segment.plain) return kMasked;
+  if (node.softcap != 0.0f || node.sinks != nullptr || node.max_bias != 0.0f) return kInLogits;
+  return nullptr;
+}
+
+Choice choose(const Settings& settings, const Node& node, const MaskSegment& segment) {
+  Choice choice = choose_path(settings, node, segment);
+  const bool other_model = settings.profile.has_value() && !is_for_model(*settings.profile, node);
+  choice.products = other_model ? settings.products : products_of(settings);
   return choice;
 }
 

@@ -22,6 +22,7 @@ struct Choice {
   const char* reason = "";  // why not
   SelectConfig select;      // enabled = false if dense
   BlockConfig blocks;       // over the selected tokens, or over all where a plan drops none
+  Products products = Products::kAuto;
 };
 
 // Whether a run of rows can ever be sparse, whatever the mode and the profile say; nullptr or why

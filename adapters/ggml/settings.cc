@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "host_api.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::ggml {
 namespace {
@@ -97,6 +98,18 @@ Status read_backend(Backend& backend) {
                        "TOKENSIEVE_BACKEND is \"%.40s\"; allowed: cpu, ref", value);
 }
 
+Status read_products(Products& products) {
+  const char* value = environment("TOKENSIEVE_PRODUCTS");
+  if (value == nullptr) return {};
+  if (const std::optional<Products> named = parse<Products>(value)) {
+    products = *named;
+    return {};
+  }
+  return Status::error(StatusCode::kInvalidArgument,
+                       "TOKENSIEVE_PRODUCTS is \"%.40s\"; allowed: %s", value,
+                       allowed_words<Products>());
+}
+
 Status read_profile(Settings& settings) {
   const char* path = environment("TOKENSIEVE_PROFILE");
   if (path == nullptr) return {};
@@ -113,12 +126,30 @@ Status read_all(Settings& settings) {
   TOKENSIEVE_RETURN_IF_ERROR(read_mode(settings));
   TOKENSIEVE_RETURN_IF_ERROR(read_min_queries(settings.min_queries));
   TOKENSIEVE_RETURN_IF_ERROR(read_backend(settings.backend));
+  TOKENSIEVE_RETURN_IF_ERROR(read_products(settings.products));
   return read_profile(settings);
+}
+
+// A config without the field names none.
+Status check_products(const tokensieve_ggml_config& config) {
+  if (!has_field(config, offsetof(tokensieve_ggml_config, products), sizeof(int32_t)) ||
+      is_valid(static_cast<Products>(config.products))) {
+    return {};
+  }
+  return Status::error(StatusCode::kInvalidArgument, "products is %d; allowed: 0 to %zu (%s)",
+                       config.products, kWords<Products>.size() - 1, allowed_words<Products>());
 }
 
 }  // namespace
 
 const char* mode_name(Mode mode) { return kModeNames[mode]; }
+
+Products products_of(const Settings& settings) {
+  const bool profile_counts =
+      settings.mode >= TOKENSIEVE_GGML_SPARSE && settings.profile.has_value();
+  if (settings.products != Products::kAuto || !profile_counts) return settings.products;
+  return settings.profile->products;
+}
 
 void log_old_mode(const char* name) {
   log_line(GGML_LOG_LEVEL_WARN,
@@ -164,6 +195,7 @@ Status apply_config(const tokensieve_ggml_config* config) {
     return Status::error(StatusCode::kInvalidArgument,
                          "mode is %d; allowed: 0 (off), 1 (dense), 2 (sparse)", config->mode);
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_products(*config));
   const bool is_old = config->mode == TOKENSIEVE_GGML_WHOLE;
   if (is_old) log_old_mode("whole");
   Settings settings = *current_settings();
@@ -183,6 +215,9 @@ Status apply_config(const tokensieve_ggml_config* config) {
   }
   if (has_field(*config, offsetof(tokensieve_ggml_config, whole_prompts), sizeof(int32_t))) {
     settings.whole_prompts = config->whole_prompts != 0;
+  }
+  if (has_field(*config, offsetof(tokensieve_ggml_config, products), sizeof(int32_t))) {
+    settings.products = static_cast<Products>(config->products);
   }
   set_current_settings(std::move(settings));
   return {};

@@ -19,6 +19,7 @@ struct Settings {
   std::string profile_name = "none";
   int64_t min_queries = kMinQueries;  // shorter nodes stay on the CPU backend
   Backend backend = Backend::kCpu;
+  Products products = Products::kAuto;  // auto: the profile's
   bool disabled = false;     // report no device at all
   bool print_stats = false;  // print the table at exit
   bool always_sparse = false;  // DensePolicy::kNever
@@ -33,6 +34,8 @@ struct Settings {
 };
 
 const char* mode_name(Mode mode);
+// Of every run, also of those that are dense; a profile counts where it is for the model.
+Products products_of(const Settings& settings);
 // The one line about a mode's old name.
 void log_old_mode(const char* name);
 

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <string>
 
+#include "tokensieve/names.h"
+
 namespace tokensieve::ggml {
 namespace {
 
@@ -19,6 +21,8 @@ struct LayerSums {
   double masked_pairs = 0;
   double ms = 0;
   std::string reason;
+  Products products = Products::kExact;
+  std::string products_reason;
 };
 
 struct Shared {
@@ -44,13 +48,28 @@ tokensieve_ggml_layer_stats summary(int32_t layer, const LayerSums& sums) {
   stats.never_sparse_nodes = sums.never_sparse_nodes;
   stats.block_density = sums.dense_pairs > 0 ? sums.masked_pairs / sums.dense_pairs : 1.0;
   std::snprintf(stats.reason, sizeof(stats.reason), "%s", sums.reason.c_str());
+  stats.products = static_cast<int32_t>(sums.products);
+  std::snprintf(stats.products_reason, sizeof(stats.products_reason), "%s",
+                sums.products_reason.c_str());
   return stats;
 }
 
 void print_row(std::FILE* file, const char* layer, const tokensieve_ggml_layer_stats& s) {
-  std::fprintf(file, "tokensieve: %6s %6lld %7lld %6.3f %6.3f %10.1f  %s\n", layer,
+  std::fprintf(file, "tokensieve: %6s %6lld %7lld %6.3f %6.3f %6.3f %10.1f  %s\n", layer,
                static_cast<long long>(s.nodes), static_cast<long long>(s.sparse_nodes),
-               s.keep_ratio, s.work, s.attention_ms, s.reason);
+               s.keep_ratio, s.work, s.block_density, s.attention_ms, s.reason);
+}
+
+// A line for each kind of products that layers ran with.
+void print_products(std::FILE* file, const std::map<int32_t, LayerSums>& layers) {
+  std::map<std::pair<Products, std::string>, int> counts;
+  for (const auto& [layer, sums] : layers) ++counts[{sums.products, sums.products_reason}];
+  for (const auto& [did, count] : counts) {
+    const auto& [products, reason] = did;
+    const std::string why = reason.empty() ? "" : "; exact where " + reason;
+    std::fprintf(file, "tokensieve: %s products, layers: %d%s\n", name_of(products), count,
+                 why.c_str());
+  }
 }
 
 }  // namespace
@@ -69,6 +88,8 @@ void add_to_stats(const NodeReport& report) {
   sums.masked_pairs += report.masked_pairs;
   sums.ms += report.ms;
   if (report.reason[0] != '\0') sums.reason = report.reason;
+  sums.products = report.products;
+  if (report.products_reason[0] != '\0') sums.products_reason = report.products_reason;
 }
 
 void reset_stats() {
@@ -94,8 +115,8 @@ int32_t copy_stats(tokensieve_ggml_layer_stats* stats, int32_t capacity) {
 
 void print_stats(std::FILE* file) {
   const std::lock_guard lock(shared().mutex);
-  std::fprintf(file, "tokensieve: %6s %6s %7s %6s %6s %10s  %s\n", "layer", "nodes", "sparse",
-               "keep", "pairs", "ms", "last dense reason");
+  std::fprintf(file, "tokensieve: %6s %6s %7s %6s %6s %6s %10s  %s\n", "layer", "nodes", "sparse",
+               "keep", "pairs", "tiles", "ms", "last dense reason");
   LayerSums total;
   for (const auto& [layer, sums] : shared().layers) {
     print_row(file, std::to_string(layer).c_str(), summary(layer, sums));
@@ -104,9 +125,11 @@ void print_stats(std::FILE* file) {
     total.keep_ratios += sums.keep_ratios;
     total.pairs += sums.pairs;
     total.dense_pairs += sums.dense_pairs;
+    total.masked_pairs += sums.masked_pairs;
     total.ms += sums.ms;
   }
   print_row(file, "all", summary(-1, total));
+  print_products(file, shared().layers);
 }
 
 }  // namespace tokensieve::ggml

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "tokensieve/tokensieve.h"
 #include "tokensieve_ggml.h"
 
 namespace tokensieve::ggml {
@@ -20,6 +21,8 @@ struct NodeReport {
   double masked_pairs = 0;     // dense_pairs times the density of block masks
   double ms = 0;
   const char* reason = "";     // of the last dense run; copied
+  Products products = Products::kExact;  // of a run that is not exact, if there is one
+  const char* products_reason = "";  // of the last run that is exact though others were wanted
 };
 
 void add_to_stats(const NodeReport& report);

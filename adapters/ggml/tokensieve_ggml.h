@@ -54,6 +54,9 @@ typedef struct tokensieve_ggml_config {
   /* 1: a ubatch of all tokens so far is all of its prompt, so that zero fill may drop its queries.
    * 0: more may follow, and such a ubatch is dense where the fill is zero. */
   int32_t whole_prompts;
+  /* enum tokensieve_products (tokensieve_products_c.h) of every node; auto: those of the profile,
+   * which holds in mode SPARSE. */
+  int32_t products;
 } tokensieve_ggml_config;
 
 /* Applies to graphs computed from now on (mode OFF and back: to contexts created from now on).
@@ -76,6 +79,10 @@ typedef struct tokensieve_ggml_layer_stats {
   int64_t never_sparse_nodes;
   double block_density; /* visited / visible tiles where block masks steer, mean over all nodes; 1:
                            none did */
+  /* enum tokensieve_products that the last node ran with; and why the last one that ran exact
+   * although others were asked for did so, "" if none did. */
+  int32_t products;
+  char products_reason[68];
 } tokensieve_ggml_layer_stats;
 
 /* Writes up to `capacity` layers, ascending; returns how many there are. stats may be NULL. */

@@ -108,7 +108,8 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
   if (task.plugin != nullptr) {
     TOKENSIEVE_RETURN_IF_ERROR(task.plugin->configure(mode_of(attention),
                                                       sparse ? &task.profile : nullptr,
-                                                      {.whole_prompts = ubatch == tokens}));
+                                                      {.whole_prompts = ubatch == tokens,
+                                                       .products = task.profile.products}));
   }
   Progress progress(fmt::format("reading ({})", attention_name(attention)), tokens, "tokens");
   PrefillWatch watch({.num_layers = task.model.num_layers(),
@@ -138,6 +139,7 @@ Result<AskRun> run_attention(const Task& task, Attention attention, bool stream)
     run.keep_ratio = means.keep_ratio;
     run.work = means.work;
     run.block_density = means.block_density;
+    run.products = products_text(run.layers);
     run.attention_ms = means.attention_ms;
   }
   Result<std::string> answer =
@@ -194,13 +196,14 @@ Status ask(const AskOptions& options) {
   AskReport report{.model = source.name};
   report.threads = options.model.threads > 0 ? options.model.threads : default_threads();
   Profile profile;
-  if (wants(options, Attention::kSparse) || !options.profile.empty()) {
+  if (wants(options, Attention::kSparse)) {
     Result<ChosenProfile> chosen = profile_for(options, model);
     if (!chosen.ok()) return chosen.status();
     report.profile = chosen->source;
     profile = std::move(chosen.value().profile);
     if (options.blocks) set_blocks(profile, {.pattern = *options.blocks});
   }
+  if (options.products != Products::kAuto) profile.products = options.products;
   Result<Prompt> prompt = build_prompt(model, *documents, options.question,
                                        options.system.value_or(source.system_prompt));
   if (!prompt.ok()) return prompt.status();

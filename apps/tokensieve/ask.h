@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/models.h"
+#include "tokensieve/backend.h"
 #include "tokensieve/blocks.h"
 
 namespace tokensieve::cli {
@@ -24,6 +25,7 @@ struct AskOptions {
   bool whole = false;  // sparse prompts in one ubatch
   std::string profile;
   std::optional<BlockPattern> blocks;  // instead of the profile's
+  Products products = Products::kAuto;  // likewise, if it is another
   std::optional<std::string> system;
   int32_t context = 0;  // 0: as long as the prompt and the answer need
   int32_t ubatch = 0;   // 0: by the attention

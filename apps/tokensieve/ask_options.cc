@@ -27,6 +27,18 @@ void settle_question(AskOptions& options) {
   }
 }
 
+// Throws where no run would read what was given.
+void check_given(const CLI::App& command, const AskOptions& options) {
+  if (options.compare || options.attention == Attention::kSparse) return;
+  for (const char* option : {"--profile", "--paper", "--blocks"}) {
+    if (command.count(option) == 0) continue;
+    throw CLI::ValidationError(
+        option, fmt::format("is not read with --attention {}; allowed: with --attention sparse or "
+                            "--compare; name one of them, or leave it out",
+                            attention_name(options.attention)));
+  }
+}
+
 // Scripts may still have it.
 void add_old_mode(CLI::App& command, AskOptions& options) {
   command
@@ -62,11 +74,12 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("DOC");
   command.add_option("QUESTION", options.question, "what to ask about the documents")
       ->type_name("");
-  add_choice<Attention>(
+  auto* attention = add_choice<Attention>(
       command, "--attention", options.attention,
       {{"stock", Attention::kStock}, {"dense", Attention::kDense}, {"sparse", Attention::kSparse}},
       "llama.cpp's own attention, ours, or ours with selection");
-  command.add_flag("--compare", options.compare, "run stock, dense and sparse side by side");
+  command.add_flag("--compare", options.compare, "run stock, dense and sparse side by side")
+      ->excludes(attention);
   auto* paper = command.add_flag(
       "--paper", options.paper,
       "the paper's selection: upper half of the layers, a set per head, tau 0.005, zero fill");
@@ -77,6 +90,8 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
       ->type_name("FILE")
       ->excludes(paper);
   add_blocks_option(command, options.blocks);
+  add_products_option(command, options.products,
+                      "of dense and sparse attention; default: the profile's");
   command.add_option("--system", options.system, "system prompt; default: the model's")
       ->type_name("TEXT");
   command.add_option("--ctx", options.context, "context in tokens; default: what the prompt needs")
@@ -102,7 +117,10 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
                "  tokensieve ask smollm2 --file report.md \"Who signed the contract?\"\n"
                "  tokensieve ask smollm2-128k --file a.txt b.txt --compare \"What is the code?\"\n"
                "  tokensieve ask model.gguf --attention stock --file notes.txt \"What is due?\"\n");
-  command.parse_complete_callback([&options] { settle_question(options); });
+  command.parse_complete_callback([&command, &options] {
+    settle_question(options);
+    check_given(command, options);
+  });
 }
 
 }  // namespace tokensieve::cli

@@ -7,6 +7,7 @@
 
 #include "common/layer_means.h"
 #include "common/terminal.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -55,6 +56,7 @@ std::string report_json(const AskReport& report) {
                  {"tokens_per_second", tokens_per_second(report, run)},
                  {"work", run.work},
                  {"block_density", run.block_density},
+                 {"products", run.products},
                  {"sparse_layers", sparse_layer_count(run)},
                  {"memory_bytes", run.memory_bytes}};
     for (const LayerStats& l : run.layers) {
@@ -62,6 +64,7 @@ std::string report_json(const AskReport& report) {
                                 {"sparse", l.ran_sparse()},
                                 {"keep_ratio", l.keep_ratio},
                                 {"block_density", l.block_density},
+                                {"products", name_of(l.products)},
                                 {"attention_ms", l.attention_ms}});
     }
     runs.push_back(std::move(item));
@@ -96,6 +99,9 @@ std::string report_table(const AskReport& report, bool color) {
   row("kept in them", [](const AskRun& r) { return fmt::format("{:.0f} %", r.keep_ratio * 100); });
   row("tiles visited",
       [](const AskRun& r) { return fmt::format("{:.0f} %", r.block_density * 100); });
+  row("products", [](const AskRun& r) {
+    return join_lines(wrap(r.products, kAnswerColumns));
+  });
   row("memory", [](const AskRun& r) { return format_bytes(static_cast<double>(r.memory_bytes)); });
   row("mode, ubatch", [](const AskRun& r) { return fmt::format("{}, {}", r.mode, r.ubatch); });
   row("answer", [](const AskRun& r) { return join_lines(wrap(r.answer, kAnswerColumns)); });
@@ -126,6 +132,9 @@ std::string report_line(const AskReport& report, const AskRun& run) {
   }
   if (run.block_density < 1) {
     text += fmt::format(", block masks visit {:.0f} % of the tiles", run.block_density * 100);
+  }
+  if (run.products != "exact" && !run.products.empty()) {
+    text += fmt::format(", {} products", run.products);
   }
   return text;
 }

@@ -18,6 +18,7 @@ struct AskRun {
   double keep_ratio = 1;     // mean over the layers that ran sparse; 1 when none did
   double work = 1;           // computed / causal (query, key) pairs, mean over layers
   double block_density = 1;  // mean over the layers whose block masks left tiles out
+  std::string products;      // "split", "exact (why not split)"; empty for stock
   int64_t memory_bytes = 0;  // most anonymous memory above the level before the context
   std::string answer;
   std::vector<LayerStats> layers;  // empty for stock

@@ -1,6 +1,7 @@
 #include "bench_command.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
@@ -9,6 +10,7 @@
 #include "common/options.h"
 #include "common/paths.h"
 #include "common/terminal.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -54,8 +56,8 @@ void print_text(const bench::Row& row) {
   if (row.share) {
     against += fmt::format("{:.2f} % of {}", 100 * row.ratio, row.yardstick);
   } else if (!row.yardstick.empty()) {
-    against += fmt::format("x{:.2f} over {} ({:.2f} ms)", row.ratio, row.yardstick,
-                           row.yardstick_ms);
+    against += fmt::format("x{:.2f} over {} ({:.2f} ms), rel-L2 {:.0e}", row.ratio, row.yardstick,
+                           row.yardstick_ms, row.error);
   }
   print_out("{:<38}{:>5}{:>8}{:>7.2f}{:>11.{}f}{:>9}  {}\n", row.bench, row.head_dim, row.rows,
             row.keep_ratio, row.ms, row.ms < 1 ? 4 : 2, speed, against);
@@ -69,6 +71,30 @@ void use_cuda_defaults(const CLI::App& command, bench::Settings& settings) {
   if (unset("--head-dims")) settings.head_dims = {128};
   if (unset("--heads")) settings.num_q_heads = 32;
   if (unset("--kv-heads")) settings.num_kv_heads = 8;
+}
+
+// Error: an option was given that nothing measured reads.
+Status check_given(const CLI::App& command, const bench::Settings& settings, bool cuda) {
+  const bool layers =
+      cuda || settings.wants("layer") || settings.wants("select") || settings.wants("compact");
+  const struct {
+    const char* option;
+    bool is_read;
+    const char* readers;
+  } kReaders[] = {
+      {"--isa", !cuda, "--backend cpu"},
+      {"--threads", !cuda, "--backend cpu"},
+      {"--ubatch", layers, "--bench layer, select or compact"},
+      {"--window", layers || settings.wants("blocks"),
+       "--bench layer, select or compact, and with --blocks"},
+  };
+  for (const auto& [option, is_read, readers] : kReaders) {
+    if (is_read || command.count(option) == 0) continue;
+    return Status::error(StatusCode::kInvalidArgument,
+                         "%s %s is not read here; allowed: with %s; name that, or leave it out",
+                         option, command.get_option(option)->as<std::string>().c_str(), readers);
+  }
+  return check_block_options(command, settings.blocks);
 }
 
 }  // namespace
@@ -94,8 +120,16 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
   command.add_option("--repeats", s.repeats, "timed runs; the median is reported")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command.add_option("--isa", options.isa, "force avx512, avx2, sse4, neon or baseline")
+  command
+      .add_option("--isa", options.isa,
+                  fmt::format("instruction set: {}", fmt::join(kWords<Isa>, ", ")))
       ->capture_default_str();
+  command
+      .add_option("--products", options.products,
+                  "how attention multiplies on the CPU, exact, split and bf16, a row each "
+                  "(docs/products.md); default: what this CPU has")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"exact", "split", "bf16"}));
   command.add_option("--backend", options.backend, "backend to measure")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
@@ -108,7 +142,8 @@ void add_bench_options(CLI::App& command, BenchOptions& options) {
                "  tokensieve bench\n"
                "  tokensieve bench --backend cuda --lengths 8192,131072 --json\n"
                "  tokensieve bench --lengths 32768 --head-dims 64 --bench layer --keep 0.2\n"
-               "  tokensieve bench --blocks flex --gamma 0.5 --lengths 8192\n");
+               "  tokensieve bench --blocks flex --gamma 0.5 --lengths 8192\n"
+               "  tokensieve bench --bench attend --products exact,split,bf16 --keep 1\n");
 }
 
 int run_bench(const BenchOptions& options) {
@@ -119,6 +154,9 @@ int run_bench(const BenchOptions& options) {
     return kExitUsage;
   }
   settings.isa = *isa;
+  for (const std::string& word : options.products) {
+    settings.products.push_back(*parse<Products>(word));
+  }
   const bool cuda = options.backend == "cuda";
   if (options.blocks && cuda) {
     print_err("tokensieve: --blocks is measured on the CPU; leave --backend cuda out\n");
@@ -129,8 +167,10 @@ int run_bench(const BenchOptions& options) {
     settings.benches = {"blocks"};
   }
   if (cuda) use_cuda_defaults(*options.command, settings);
-  if (const Status status = bench::check_settings(settings); !status.ok()) {
-    print_err("tokensieve: {}\n", status.message());
+  Status usable = check_given(*options.command, settings, cuda);
+  if (usable.ok()) usable = bench::check_settings(settings);
+  if (!usable.ok()) {
+    print_err("tokensieve: {}\n", usable.message());
     return kExitUsage;
   }
   settings.llama_bin = llama_bin_folder().string();

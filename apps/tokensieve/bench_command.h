@@ -14,6 +14,7 @@ struct BenchOptions {
   bench::Settings settings;
   std::string isa = "auto";
   std::string backend = "cpu";
+  std::vector<std::string> products;  // empty: what this CPU has
   std::optional<BlockPattern> blocks;
   bool json = false;
   const CLI::App* command = nullptr;  // knows which options were given

@@ -27,7 +27,6 @@ using eval::closing_json;
 using eval::closing_tables;
 using eval::Config;
 using eval::default_configs;
-using eval::dense_method;
 using eval::DriftLine;
 using eval::EvalPlan;
 using eval::HeaderLine;
@@ -120,7 +119,7 @@ class Evaluation {
 
     std::optional<CaseRun> dense;  // the first configuration
     for (const Config& config : plan_.configs) {
-      const bool is_dense = config.method == &dense_method() && !dense.has_value();
+      const bool is_dense = &config == &plan_.configs.front();
       const bool done = is_done(id, config);
       if (done && !(is_dense && needs_dense(id, input))) continue;
       progress_.set_detail(fmt::format("{} {} {}", id.task, id.length, config.name));
@@ -147,8 +146,10 @@ class Evaluation {
     });
   }
 
-  static bool runs_as_dense(const Config& config, const PreparedCase& input) {
-    return config.runs_as_dense(static_cast<int64_t>(input.prompt.size()));
+  // Exactly as the first configuration, dense, runs.
+  bool runs_as_dense(const Config& config, const PreparedCase& input) const {
+    return config.profile.products == plan_.configs.front().profile.products &&
+           config.runs_as_dense(static_cast<int64_t>(input.prompt.size()));
   }
 
   // `dense`: what text is compared with, or null.
@@ -256,9 +257,10 @@ Result<EvalPlan> make_plan(const EvalOptions& options, const LlamaModel& model) 
   const std::set<int32_t> lengths(options.lengths.begin(), options.lengths.end());
   plan.lengths.assign(lengths.begin(), lengths.end());
   TOKENSIEVE_RETURN_IF_ERROR(check_lengths(plan.lengths, model));
-  const Result<ChosenProfile> profile =
+  Result<ChosenProfile> profile =
       choose_profile(options.profile, model.source().name, model.fingerprint());
   if (!profile.ok()) return profile.status();
+  if (options.products != Products::kAuto) profile.value().profile.products = options.products;
   print_err("profile: {} (layers {})\n", profile->source,
             format_layers(profile->profile.sparse_layers));
   // Other engines get whole prompts, unless a configuration names a chunk.

@@ -9,6 +9,7 @@
 
 #include "common/chunks.h"
 #include "common/models.h"
+#include "tokensieve/backend.h"
 
 namespace tokensieve::cli {
 
@@ -21,6 +22,7 @@ struct EvalOptions {
   std::vector<std::string> configs;  // empty: the default ones
   std::string profile;               // empty: the model's
   int32_t ubatch = kChunkUbatch;     // of configurations that name no chunk
+  Products products = Products::kAuto;  // of those that select and name none; auto: the profile's
   std::string output;                // empty: a name made from what is run
   std::string write_cases;           // write the prompts there and run nothing
   std::optional<std::string> system;

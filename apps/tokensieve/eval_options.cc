@@ -57,6 +57,8 @@ void add_eval_options(CLI::App& command, EvalOptions& options) {
                   "layer profile: a file or a shipped name; default: the model's")
       ->type_name("FILE");
   add_ubatch_option(command, options.ubatch);
+  add_products_option(command, options.products,
+                      "of configurations that select and name none; default: the profile's");
   command
       .add_option("-o,--output", options.output,
                   "results, one JSON object a line; the same command goes on where it stopped; "

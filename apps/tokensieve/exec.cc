@@ -10,6 +10,7 @@
 #include "common/options.h"
 #include "common/paths.h"
 #include "common/profiles.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -88,6 +89,9 @@ Status set_plugin_environment(const ExecOptions& options) {
     set_environment(name, std::to_string(options.ubatch));
   }
   if (options.stats) set_environment("TOKENSIEVE_STATS", "1");
+  if (options.products != Products::kAuto) {
+    set_environment("TOKENSIEVE_PRODUCTS", name_of(options.products));
+  }
   if (options.profile.empty()) return {};
   const Result<ChosenProfile> profile = load_named_profile(options.profile);
   if (!profile.ok()) return profile.status();
@@ -107,6 +111,7 @@ void add_exec_options(CLI::App& command, ExecOptions& options) {
   add_ubatch_option(command, options.ubatch);
   command.add_option("--profile", options.profile, "layer profile: a file or a shipped name")
       ->type_name("FILE");
+  add_products_option(command, options.products, "default: the profile's");
   command.add_flag("--stats", options.stats, "print what every layer did at the end");
   command
       .add_option("PROGRAM", options.command,

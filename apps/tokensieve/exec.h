@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/chunks.h"
+#include "tokensieve/backend.h"
 
 namespace tokensieve::cli {
 
@@ -14,6 +15,7 @@ struct ExecOptions {
   std::vector<std::string> command;  // PROGRAM ARGS
   std::string mode;                  // empty: the plug-in's default
   std::string profile;               // a file or a shipped name
+  Products products = Products::kAuto;
   int32_t ubatch = kChunkUbatch;
   bool stats = false;
 };

@@ -38,6 +38,30 @@ std::string chosen_isa() {
   return supported.empty() ? "none" : isa_name(supported.front());
 }
 
+// Which instruction set computes these products of an f16 cache, or why none does.
+Json products_facts(Products products) {
+  const Result<Plan> plan = make_plan({.seqlen_q = 1,
+                                       .seqlen_kv = 1,
+                                       .num_q_heads = 1,
+                                       .num_kv_heads = 1,
+                                       .head_dim = 64,
+                                       .kv_dtype = DType::kF16},
+                                      {.enabled = false}, {.products = products});
+  if (!plan.ok()) return {{"isa", nullptr}, {"reason", plan.status().message()}};
+  if (plan->products_reason != ProductsReason::kNone) {
+    return {{"isa", nullptr}, {"reason", products_reason_text(plan->products_reason)}};
+  }
+  return {{"isa", isa_name(plan->options.isa)}, {"reason", ""}};
+}
+
+Json all_products_facts() {
+  Json facts = Json::object();
+  for (const Products products : {Products::kExact, Products::kSplit, Products::kBf16}) {
+    facts[name_of(products)] = products_facts(products);
+  }
+  return facts;
+}
+
 std::vector<std::string> cached_models() {
   std::vector<std::string> models;
   std::error_code error;
@@ -75,6 +99,7 @@ Json collect() {
           {"isas_compiled", names_of(compiled_isas())},
           {"isas_supported", names_of(supported_isas())},
           {"isa", chosen_isa()},
+          {"products", all_products_facts()},
           {"threads", default_threads()},
           {"gpu", describe_gpus()},
           {"llama", llama_facts()},
@@ -90,6 +115,20 @@ std::string list(const Json& names, const char* separator = ", ") {
     text += (text.empty() ? "" : separator) + name.get<std::string>();
   }
   return text.empty() ? "none" : text;
+}
+
+// "exact (avx512), split (amx)\nnot bf16: the instruction set has no matrix tiles".
+std::string describe_products(const Json& products) {
+  std::string present, missing;
+  for (const auto& [name, facts] : products.items()) {
+    if (facts["isa"].is_null()) {
+      missing += fmt::format("\nnot {}: {}", name, facts["reason"].get<std::string>());
+    } else {
+      present += fmt::format("{}{} ({})", present.empty() ? "" : ", ", name,
+                             facts["isa"].get<std::string>());
+    }
+  }
+  return present + missing;
 }
 
 std::string describe_llama(const Json& llama) {
@@ -122,6 +161,7 @@ int run_info(const InfoOptions& options) {
   table.add_row(
       {"ISA", fmt::format("{} (this CPU: {}; this build: {})", facts["isa"].get<std::string>(),
                           list(facts["isas_supported"]), list(facts["isas_compiled"]))});
+  table.add_row({"products", describe_products(facts["products"])});
   table.add_row({"threads", fmt::format("{}", facts["threads"].get<int>())});
   table.add_row({"GPU", facts["gpu"]});
   table.add_row({"llama.cpp", describe_llama(facts["llama"])});

@@ -46,6 +46,8 @@ using eval::TuneStep;
 // A candidate is then checked on answers that it really gives.
 const std::vector<std::string> kAnswerTasks = {"single_needle", "multi_key", "multi_value", "qa"};
 
+using Effect = Candidate::Effect;
+
 class Tuner {
  public:
   Tuner(const TuneOptions& options, const TuneSetup& setup, const LlamaModel& model, Plugin& plugin,
@@ -60,27 +62,25 @@ class Tuner {
     for (const Json& line : file.earlier()) {
       TuneStep step;
       if (line["type"] != TuneStep::kType || !read_line(line, "", step).ok()) continue;
-      if (!step.rung.empty()) known_[measurement_key(step)] = step.kl;
+      if (!step.rung.empty()) known_[measurement_key(step)] = {step.kl, step.work};
     }
   }
 
   Result<TuneOutcome> find_candidates() {
     TuneProblem problem{.layers = setup_.layers.layers,
-                        .num_layers = setup_.layers.with_attention,
                         .rungs = setup_.rungs.size(),
                         .base_rung = setup_.rungs.size() / 2,
                         .max_kl = options_.max_kl,
-                        .measure = {},
-                        .layer_work = [&](size_t rung) { return layer_work(rung); }};
+                        .measure = {}};
     const int32_t most = most_measurements(problem);
     Progress progress("tune", most, "measurements");
     problem.measure = [&](const Candidate& candidate) {
       progress.set_detail(describe(setup_, candidate));
-      const Result<double> kl = measure(candidate, [&](double fraction) {
+      const Result<Effect> effect = measure(candidate, [&](double fraction) {
         progress.update((step_ + fraction) / most);
       });
       ++step_;
-      return kl;
+      return effect;
     };
     Result<TuneOutcome> outcome = search(problem);
     if (outcome.ok()) progress.finish();
@@ -130,18 +130,13 @@ class Tuner {
     Config config = setup_.rungs[candidate.rung];
     config.profile.sparse_layers = candidate.layers;
     if (!candidate.thin_layers.empty()) {
-      config.profile.layer_select = {
-          {candidate.thin_layers, setup_.rungs[candidate.thin_rung].profile.select}};
+      const Profile& thin = setup_.rungs[candidate.thin_rung].profile;
+      config.profile.layer_select = {{candidate.thin_layers, thin.select, thin.blocks}};
     }
     return config;
   }
 
-  double layer_work(size_t rung) const {
-    return eval::layer_work(model_.fingerprint(), setup_.rungs[rung].profile.select,
-                            setup_.lengths.back(), setup_.rungs[rung].chunk);
-  }
-
-  Result<double> measure(Candidate candidate, OnProgress on_progress) {
+  Result<Effect> measure(Candidate candidate, OnProgress on_progress) {
     const std::string key = measurement_key(tune_line(setup_, candidate, 0));
     if (const auto found = known_.find(key); found != known_.end()) return found->second;
     if (prompts_.empty()) {
@@ -150,6 +145,7 @@ class Tuner {
     }
     const Config config = config_of(candidate);
     std::map<std::string, std::pair<double, int>> by_task;
+    double work = 0;
     for (size_t i = 0; i < prompts_.size(); ++i) {
       const Result<CaseRun> run = runner_.run(
           prompts_[i], config, {.on_progress = part_of(on_progress, i, prompts_.size())});
@@ -157,15 +153,16 @@ class Tuner {
       auto& [sum, count] = by_task[prompts_[i].source.task];
       sum += compare(dense_[i], run->predictions).kl;
       ++count;
+      work += run->result.work.value_or(1);
     }
     // Tasks count alike. The worst of them would follow one prompt's noise.
     double kl = 0;
     for (const auto& [task, sum] : by_task) kl += sum.first / sum.second;
     kl /= static_cast<double>(by_task.size());
-    known_[key] = candidate.kl = kl;
+    known_[key] = candidate.effect = {kl, work / static_cast<double>(prompts_.size())};
     TOKENSIEVE_RETURN_IF_ERROR(
         file_.append(to_json(tune_line(setup_, candidate, known_.size()))));
-    return kl;
+    return candidate.effect;
   }
 
   // The prompts and what dense predicts for the text or the right answer that follows.
@@ -210,7 +207,7 @@ class Tuner {
   const std::string& system_;
   const Config reference_;
   Runner runner_;
-  std::map<std::string, double> known_;  // KL by measurement_key
+  std::map<std::string, Effect> known_;  // by measurement_key
   std::map<std::string, CaseResult> answers_;
   std::vector<PreparedCase> prompts_;
   std::vector<Predictions> dense_;  // of prompts_
@@ -222,8 +219,9 @@ void print_frontier(const TuneSetup& setup, const TuneOutcome& outcome, double m
   table.add_row({"selection", "work", "KL", ""});
   for (const Candidate& c : outcome.measured) {
     if (c.layers.size() == 1 && c.rung == setup.rungs.size() / 2) continue;  // the ranking
-    table.add_row({describe(setup, c), fmt::format("{:.1f} %", 100 * c.work),
-                   fmt::format("{:.4f}", c.kl), c.kl <= max_kl ? "within the KL" : ""});
+    table.add_row({describe(setup, c), fmt::format("{:.1f} %", 100 * c.effect.work),
+                   fmt::format("{:.4f}", c.effect.kl),
+                   c.effect.kl <= max_kl ? "within the KL" : ""});
   }
   write_err(table.render());
 }
@@ -252,8 +250,9 @@ Status choose(const TuneOptions& options, const TuneSetup& setup, Tuner& tuner, 
     TOKENSIEVE_RETURN_IF_ERROR(file.append(to_json(line)));
     print_err(
         "{}: work {:.1f} %, KL {:.4f}, loses {:.1f} points ({:.1f} to {:.1f}; {} answers): {}\n",
-        describe(setup, candidate), 100 * candidate.work, candidate.kl, loss->points.mean,
-        loss->points.low, loss->points.high, loss->points.count, chosen ? "chosen" : "too much");
+        describe(setup, candidate), 100 * candidate.effect.work, candidate.effect.kl,
+        loss->points.mean, loss->points.low, loss->points.high, loss->points.count,
+        chosen ? "chosen" : "too much");
     if (loss->solved_cells == 0) {
       return Status::error(StatusCode::kUnsupported,
                            "dense solves none of the tasks at these lengths, so a budget of "

@@ -10,6 +10,7 @@
 
 #include "common/chunks.h"
 #include "common/models.h"
+#include "tokensieve/backend.h"
 
 namespace tokensieve::cli {
 
@@ -25,6 +26,7 @@ struct TuneOptions {
   std::string results;  // measurements; empty: a name for this search
   std::optional<std::string> system;
   int32_t ubatch = kChunkUbatch;
+  Products products = Products::kAuto;
   bool quick = false;
   bool verbose = false;
 };

@@ -47,6 +47,8 @@ void add_tune_options(CLI::App& command, TuneOptions& options) {
       ->type_name("KEYS")
       ->capture_default_str();
   add_ubatch_option(command, options.ubatch);
+  add_products_option(command, options.products,
+                      "of what is compared with exact dense attention, and of the profile");
   command.add_option("-o,--output", options.output, "profile to write; default: standard output")
       ->type_name("FILE");
   command

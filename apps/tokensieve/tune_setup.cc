@@ -31,6 +31,7 @@ Result<std::vector<Config>> make_rungs(const TuneOptions& options, const LlamaMo
   std::vector<Config> rungs;
   Profile start = default_profile(model.fingerprint());
   start.model = model.source().name;
+  start.products = options.products;
   const std::string ladder = options.quick && options.ladder == TuneOptions().ladder
                                  ? "keep=.2/.4" : options.ladder;
   Result<std::vector<Config>> configs =
@@ -38,10 +39,10 @@ Result<std::vector<Config>> make_rungs(const TuneOptions& options, const LlamaMo
   if (!configs.ok()) return configs.status();
   for (Config& config : configs.value()) {
     if (!config.method->selects()) continue;
-    if (config.profile.select.budget == BudgetPolicy::kTau || config.chunk != options.ubatch) {
+    if (config.chunk != options.ubatch) {
       return Status::error(StatusCode::kInvalidArgument,
-                           "--ladder %s: tune compares savings that are known beforehand; allowed: "
-                           "keep=... or count=..., with local fill, and no chunk (see --ubatch)",
+                           "--ladder %s: every prompt is read --ubatch tokens at a time; allowed: "
+                           "local fill, and no chunk",
                            ladder.c_str());
     }
     if (!config.profile.layer_select.empty()) {
@@ -97,8 +98,8 @@ TuneStep tune_line(const TuneSetup& setup, const Candidate& candidate, size_t st
                 .layers = candidate.layers,
                 .rung = rung.name,
                 .select = select_json(rung),
-                .work = candidate.work,
-                .kl = candidate.kl,
+                .work = candidate.effect.work,
+                .kl = candidate.effect.kl,
                 .loss = {},
                 .thin = {}};
   if (!candidate.thin_layers.empty()) {

@@ -108,6 +108,9 @@ ProfileText describe(const Config& config) {
     const std::string own = blocks_of(group.blocks);
     if (own != blocks_of(profile->blocks)) text.family += own.empty() ? " without blocks" : own;
   }
+  if (profile->products != Products::kAuto) {
+    text.family += fmt::format(", {} products", name_of(profile->products));
+  }
   if (!config.mode.empty()) text.family += ", " + config.mode;
   if (!config.gate.value_or(true)) text.family += ", always sparse";
   return text;

@@ -221,6 +221,14 @@ std::vector<std::string> warnings_of(const EvalRun& run) {
         "{} is not finished: {} of {} results; configurations may not have answered the same cases",
         run.path, run.results.size(), run.planned));
   }
+  std::set<std::pair<std::string, std::string>> others;  // what ran, with why it was not as asked
+  for (const CaseResult& result : run.results) {
+    if (result.products.ends_with(')')) others.emplace(result.config, result.products);
+  }
+  for (const auto& [config, products] : others) {
+    warnings.push_back(fmt::format("{}: {} ran with other products than asked for: {}", run.path,
+                                   config, products));
+  }
   return warnings;
 }
 

@@ -57,6 +57,12 @@ struct PlanOptions {
   // RunOptions::all_gather.
   int32_t num_ranks = 1;
   int32_t rank = 0;
+  // The wish: where it cannot be had the plan's are exact, for Plan::products_reason. A process
+  // that plans with isa amx asks the system for tiles, once and for all: later alternate signal
+  // stacks must then have room for them (sysconf(_SC_SIGSTKSZ)). run() leaves tiles in their
+  // initial state; a caller's own tile configuration is lost.
+  Products products = Products::kAuto;
+  bool require_products = false;  // an error instead
 };
 
 // Which path a call took.
@@ -91,7 +97,7 @@ TOKENSIEVE_API const char* stage_name(Stage stage);
 struct TOKENSIEVE_API Plan {
   AttentionShape shape;  // sm_scale resolved
   SelectConfig select;
-  PlanOptions options;  // backend and isa resolved
+  PlanOptions options;  // backend, isa and products resolved
   // kSparse: selection will be tried. kDense: every run of this plan is dense, for `reason`.
   Path path = Path::kDense;
   DenseReason reason = DenseReason::kDisabled;
@@ -106,6 +112,7 @@ struct TOKENSIEVE_API Plan {
   int64_t row_tiles = 0;
   int64_t mask_words = 0;
   size_t workspace = 0;    // bytes
+  ProductsReason products_reason = ProductsReason::kNone;
 
   // Tokens after the prefix, which are always kept; packed: at least, of any sequence. Those of a
   // sequence are its newest obs_window, with queries = all its queries.
@@ -174,6 +181,9 @@ struct AttentionInputs {
   const float* block_scores = nullptr;
   // f32 [num_masks] or null: each mask's own gamma, alpha or threshold.
   const float* block_thresholds = nullptr;
+  // kVerticalSlash: i32 [num_q_heads, 2] or null: each head's own verticals, at most the plan's,
+  // and slashes. The plan's cost model knows the plan's slashes only.
+  const int32_t* block_sizes = nullptr;
 };
 
 struct AttentionOutputs {
@@ -196,6 +206,9 @@ struct RunReport {
   double block_density = 1.0;
   int64_t stage_ns[kNumStages] = {};  // wall time; fused stages count in attend
   Isa isa = Isa::kAuto;               // CPU backend: the instruction set that really ran
+  // The plan's. Tiles of keys or queries that hold NaN or inf run in f32 whatever they are.
+  Products products = Products::kExact;
+  ProductsReason products_reason = ProductsReason::kNone;
 };
 
 struct RunOptions {

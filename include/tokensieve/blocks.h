@@ -3,7 +3,8 @@
 // the compact rows and keys.
 //
 // Source: FlexPrefill (arXiv 2502.20766), FlashPrefill (2603.06199, 2608.19758), XAttention
-// (2503.16428), and docs/blocks.md, which names what differs from their code.
+// (2503.16428), MInference (2407.02490), and docs/blocks.md, which names what differs from their
+// code.
 #pragma once
 
 #include <concepts>
@@ -19,18 +20,19 @@ inline constexpr int32_t kBlock = 128;
 
 // Where a layer's block masks come from.
 enum class BlockPattern : int32_t {
-  kNone = 0,          // no mask: every tile under the diagonal
-  kGiven = 1,         // AttentionInputs::block_mask
-  kScores = 2,        // AttentionInputs::block_scores > threshold (SeerAttention's road)
-  kFlex = 3,          // FlexPrefill: vertical and slash tiles, or query-aware ones, by gamma
-  kPooled = 4,        // FlashPrefill: queries against mean keys, by alpha
-  kAntidiagonal = 5,  // XAttention: sums along antidiagonals, by threshold
+  kNone = 0,           // no mask: every tile under the diagonal
+  kGiven = 1,          // AttentionInputs::block_mask
+  kScores = 2,         // AttentionInputs::block_scores > threshold (SeerAttention's road)
+  kFlex = 3,           // FlexPrefill: vertical and slash tiles, or query-aware ones, by gamma
+  kPooled = 4,         // FlashPrefill: queries against mean keys, by alpha
+  kAntidiagonal = 5,   // XAttention: sums along antidiagonals, by threshold
+  kVerticalSlash = 6,  // MInference: single columns, and tiles of distances, by count
 };
 
 struct BlockConfig {
   BlockPattern pattern = BlockPattern::kNone;
 
-  // Masks per query head, kv head or layer. kFlex and kAntidiagonal: kHead only.
+  // Masks per query head, kv head or layer. kFlex, kAntidiagonal, kVerticalSlash: kHead only.
   Share share = Share::kHead;
 
   // kFlex.
@@ -50,12 +52,22 @@ struct BlockConfig {
   int32_t last_tiles = 2;    // newest row tiles, which visit every key tile
 
   int64_t dense_rows = 0;  // newest rows whose tiles are all visited, whatever the pattern
+
+  // kVerticalSlash: a head's columns (also the most that AttentionInputs::block_sizes may give) and
+  // distances. slash_ratio > 0: a fifth and four fifths of that share of the (kept) tokens instead.
+  // At least 30 and 50, at most as many as there are keys.
+  int64_t verticals = 1000;
+  int64_t slashes = 6096;
+  double slash_ratio = 0.0;
 };
 
 // Bits of tiles: bit c % 32 of word c / 32 of a row tile is set where key tile c is visited. Row
 // tile 0 begins with the first row that is attended (of a chunk: its first query; with selected
 // tokens: its first kept query), key tile 0 with key 0 (the first kept token). Bits of tiles that
 // hold no visible pair (above the diagonal, past the end) do not count, whatever they are.
+//
+// kVerticalSlash: a tile is visited if it holds a pair of one of the head's distances. In tiles
+// that are not, a run also visits the head's columns; no bits say so.
 struct BlockMask {
   uint32_t* bits = nullptr;  // u32 [batch, num_masks, row_tiles, words]
   int64_t row_tiles = 0;     // plan.row_tiles
@@ -119,7 +131,13 @@ constexpr void for_each_field(Blocks& c, Visit&& visit) {
   field({"last_tiles", "newest row tiles, which visit every tile", ">= 0, at most 2^24", 0,
          kMostTiles, of(kPooled)}, c.last_tiles);
   field({"dense_rows", "newest rows that visit every tile", ">= 0, at most 2^31", 0, kMostTokens,
-         of(kGiven, kScores, kFlex, kPooled, kAntidiagonal)}, c.dense_rows);
+         of(kGiven, kScores, kFlex, kPooled, kAntidiagonal, kVerticalSlash)}, c.dense_rows);
+  field({"verticals", "columns of a head", ">= 0, at most 2^31", 0, kMostTokens,
+         of(kVerticalSlash)}, c.verticals);
+  field({"slashes", "distances of a head", ">= 0, at most 2^31", 0, kMostTokens,
+         of(kVerticalSlash)}, c.slashes);
+  field({"slash_ratio", "share of the length for verticals and slashes, 1 : 4; 0: their counts",
+         "[0, 1]", 0, 1, of(kVerticalSlash)}, c.slash_ratio);
 }
 
 }  // namespace tokensieve

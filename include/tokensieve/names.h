@@ -41,7 +41,11 @@ inline constexpr auto kWords<Backend> =
     std::to_array<const char*>({"auto", "ref", "cpu", "cuda"});
 template <>
 inline constexpr auto kWords<Isa> =
-    std::to_array<const char*>({"auto", "avx512", "avx2", "sse4", "neon", "baseline"});
+    std::to_array<const char*>({"auto", "avx512", "avx2", "sse4", "neon", "baseline", "amx",
+                                "amx_emulated"});
+template <>
+inline constexpr auto kWords<Products> =
+    std::to_array<const char*>({"auto", "exact", "split", "bf16"});
 template <>
 inline constexpr auto kWords<Path> = std::to_array<const char*>({"dense", "sparse"});
 template <>
@@ -50,7 +54,8 @@ inline constexpr auto kWords<Stage> =
                                 "estimate"});
 template <>
 inline constexpr auto kWords<BlockPattern> =
-    std::to_array<const char*>({"none", "given", "scores", "flex", "pooled", "antidiagonal"});
+    std::to_array<const char*>({"none", "given", "scores", "flex", "pooled", "antidiagonal",
+                                "vertical_slash"});
 
 // Whether it is one of the enumerators.
 template <typename E>

@@ -1,7 +1,8 @@
 // Layer profile: which layers of a model run sparse, and how. JSON on disk (docs/profile.md).
 //
 //   const LayerChoice choice = choose(profile, {.layer = 7, .seqlen_q = 8192, .seqlen_kv = 8192});
-//   make_plan(shape, choice.select, choice.blocks);  // dense if choice.reason says why
+//   make_plan(shape, choice.select, choice.blocks,   // dense if choice.reason says why
+//             {.products = choice.products});
 #pragma once
 
 #include <string>
@@ -38,6 +39,7 @@ struct TOKENSIEVE_API Profile {
   BlockConfig blocks;                      // likewise; an estimator, or none
   std::vector<LayerSelect> layer_select;   // no layer twice
   int64_t min_tokens = 4096;               // shorter prompts run dense
+  Products products = Products::kAuto;     // of every call of the model, dense ones too
   std::vector<double> drift;               // per layer, normalised to sum 1; may be empty
 
   bool is_sparse(int32_t layer) const;
@@ -73,6 +75,7 @@ struct LayerChoice {
   // in a call that the profile leaves alone, or that answers all queries from selected keys.
   BlockConfig blocks;
   DenseReason reason = DenseReason::kNone;
+  Products products = Products::kAuto;  // the profile's, also where it leaves the call alone
 };
 
 // Whether a call runs sparse, and with which settings; engines add what only they can know. A plan

@@ -20,7 +20,8 @@ enum tokensieve_block_pattern {
   TOKENSIEVE_BLOCKS_SCORES = 2,      /* inputs->block_scores > threshold */
   TOKENSIEVE_BLOCKS_FLEX = 3,        /* FlexPrefill: lines or query-aware tiles, by gamma */
   TOKENSIEVE_BLOCKS_POOLED = 4,      /* FlashPrefill: queries against mean keys, by alpha */
-  TOKENSIEVE_BLOCKS_ANTIDIAGONAL = 5 /* XAttention: antidiagonal sums, by threshold */
+  TOKENSIEVE_BLOCKS_ANTIDIAGONAL = 5, /* XAttention: antidiagonal sums, by threshold */
+  TOKENSIEVE_BLOCKS_VERTICAL_SLASH = 6 /* MInference: columns and distances, by count */
 };
 
 /* Which 128 x 128 tiles of (query, key) pairs a call computes; see blocks.h. */
@@ -40,6 +41,10 @@ typedef struct tokensieve_blocks {
   int32_t window_tiles; /* pooled: >= 1; default 4 */
   int32_t last_tiles;   /* pooled: newest row tiles, which visit every key tile; default 2 */
   int32_t reserved;     /* 0 */
+  int64_t verticals;    /* vertical_slash: columns of a head; default 1000 */
+  int64_t slashes;      /* vertical_slash: distances of a head; default 6096 */
+  double slash_ratio;   /* vertical_slash: [0, 1]: that share of the length for both, 1 : 4, instead
+                           of the counts; 0 (default): the counts */
 } tokensieve_blocks;
 
 /* Bits of tiles, in the caller's memory: bit c % 32 of word c / 32 of a row tile is set where key

@@ -14,8 +14,7 @@
  *   - Calls return a tokensieve_code (0: ok). The last argument, which may be NULL, receives the
  *     code and a message that names the value, what is allowed and the fix.
  *   - Enumerations travel as int32_t and have the values of the C++ ones.
- *   - Nothing throws, prints, aborts or keeps a pointer after it returns. Only the _create and
- *     make_plan calls allocate.
+ *   - Nothing throws, prints, aborts or keeps a pointer; only _create and make_plan allocate.
  *   - A plan is immutable: any number of threads may run it at once, each with its own outputs
  *     and workspace. */
 #ifndef TOKENSIEVE_C_H_
@@ -88,7 +87,8 @@ enum tokensieve_backend {
 enum tokensieve_isa {
   TOKENSIEVE_ISA_AUTO = 0, /* the best of this CPU, unless TOKENSIEVE_ISA names one */
   TOKENSIEVE_ISA_AVX512 = 1, TOKENSIEVE_ISA_AVX2 = 2, TOKENSIEVE_ISA_SSE4 = 3,
-  TOKENSIEVE_ISA_NEON = 4, TOKENSIEVE_ISA_BASELINE = 5
+  TOKENSIEVE_ISA_NEON = 4, TOKENSIEVE_ISA_BASELINE = 5,
+  TOKENSIEVE_ISA_AMX = 6, TOKENSIEVE_ISA_AMX_EMULATED = 7 /* of products other than exact */
 };
 
 TOKENSIEVE_API const char* tokensieve_backend_name(int32_t backend);
@@ -97,9 +97,10 @@ TOKENSIEVE_API int32_t tokensieve_backend_compiled(int32_t backend);  /* 0; 1: i
 TOKENSIEVE_API const char* tokensieve_isa_name(int32_t isa);
 TOKENSIEVE_API int32_t tokensieve_isa_from_name(const char* name, int32_t* isa,
                                                 tokensieve_status* status);
-/* Instruction sets that this build and this CPU have, best first. Writes up to `capacity` of them
- * (isas may be NULL when capacity is 0); returns how many there are. */
+/* Instruction sets of f32 that this build and this CPU have, best first. Writes up to `capacity` of
+ * them (isas may be NULL when capacity is 0); returns how many there are. */
 TOKENSIEVE_API int32_t tokensieve_supported_isas(int32_t* isas, int32_t capacity);
+TOKENSIEVE_API int32_t tokensieve_isa_supported(int32_t isa); /* 0; 1: also of tiles */
 
 /* ---- Executor --------------------------------------------------------------------------- */
 
@@ -208,11 +209,11 @@ typedef struct tokensieve_options {
   int32_t num_ranks;   /* tensor parallel: calls that a layer's heads are split over; the shape has
                           this rank's heads, from rank * num_q_heads on; 0 is 1; default 1 */
   int32_t rank;        /* 0..num_ranks-1; default 0 */
+  int32_t products;    /* enum tokensieve_products (tokensieve_products_c.h); default auto */
+  int32_t require_products; /* 1: UNSUPPORTED where they cannot be had; 0 (default): exact then */
 } tokensieve_options;
 
-TOKENSIEVE_INIT(shape)
-TOKENSIEVE_INIT(select)
-TOKENSIEVE_INIT(options)
+TOKENSIEVE_INIT(shape) TOKENSIEVE_INIT(select) TOKENSIEVE_INIT(options)
 
 typedef struct tokensieve_plan tokensieve_plan;
 
@@ -238,13 +239,11 @@ enum tokensieve_dense_reason {
   TOKENSIEVE_DENSE_REASON_NONE = 0, /* it ran, or will try, sparse */
   TOKENSIEVE_DENSE_REASON_DISABLED = 1, TOKENSIEVE_DENSE_REASON_SHORT_PROMPT = 2,
   TOKENSIEVE_DENSE_REASON_FEW_QUERIES = 3, TOKENSIEVE_DENSE_REASON_NOTHING_TO_DROP = 4,
-  TOKENSIEVE_DENSE_REASON_BREAK_EVEN = 5,
-  TOKENSIEVE_DENSE_REASON_NOT_SPARSIFIABLE = 6,
+  TOKENSIEVE_DENSE_REASON_BREAK_EVEN = 5, TOKENSIEVE_DENSE_REASON_NOT_SPARSIFIABLE = 6,
   TOKENSIEVE_DENSE_REASON_NON_FINITE_SCORE = 7,
   TOKENSIEVE_DENSE_REASON_DECIDED_ON_DEVICE = 8, /* CUDA: one of 4, 5, 7 */
   TOKENSIEVE_DENSE_REASON_LAYER_NOT_LISTED = 9,  /* 9 to 11: tokensieve_profile_choose */
-  TOKENSIEVE_DENSE_REASON_BELOW_MIN_TOKENS = 10,
-  TOKENSIEVE_DENSE_REASON_FEW_ROWS = 11
+  TOKENSIEVE_DENSE_REASON_BELOW_MIN_TOKENS = 10, TOKENSIEVE_DENSE_REASON_FEW_ROWS = 11
 };
 TOKENSIEVE_API const char* tokensieve_dense_reason_text(int32_t reason);
 
@@ -262,6 +261,8 @@ typedef struct tokensieve_plan_info {
   int32_t num_masks;     /* per sequence: num_q_heads, num_kv_heads or 1; 0 without */
   int64_t row_tiles;     /* what a tokensieve_block_mask must hold */
   int64_t mask_words;
+  int32_t products;        /* enum tokensieve_products, resolved */
+  int32_t products_reason; /* enum tokensieve_products_reason: why exact, where others were asked */
 } tokensieve_plan_info;
 
 TOKENSIEVE_INIT(plan_info)
@@ -300,6 +301,7 @@ typedef struct tokensieve_inputs {
   const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
   const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
   const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
+  const int32_t* block_sizes; /* i32 [num_q_heads, 2]: verticals (<= the plan's), slashes; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {
@@ -312,8 +314,7 @@ typedef struct tokensieve_outputs {
 enum tokensieve_stage {
   TOKENSIEVE_STAGE_SCORE = 0, TOKENSIEVE_STAGE_BUDGET = 1, TOKENSIEVE_STAGE_SELECT = 2,
   TOKENSIEVE_STAGE_COMPACT = 3, TOKENSIEVE_STAGE_ATTEND = 4, TOKENSIEVE_STAGE_SCATTER = 5,
-  TOKENSIEVE_STAGE_ESTIMATE = 6, /* of a block mask */
-  TOKENSIEVE_NUM_STAGES = 7
+  TOKENSIEVE_STAGE_ESTIMATE = 6, /* of a block mask */ TOKENSIEVE_NUM_STAGES = 7
 };
 TOKENSIEVE_API const char* tokensieve_stage_name(int32_t stage);
 
@@ -329,6 +330,8 @@ typedef struct tokensieve_report {
   double work; /* computed (query, key) pairs, mean over heads / those of dense attention */
   int64_t stage_ns[TOKENSIEVE_NUM_STAGES]; /* wall time; fused stages count in attend */
   double block_density; /* visited / visible tiles of the pass that a block mask steers; else 1 */
+  int32_t products;        /* as in the plan's info */
+  int32_t products_reason;
 } tokensieve_report;
 
 typedef struct tokensieve_run_options {
@@ -345,11 +348,8 @@ typedef struct tokensieve_run_options {
   void* gather_context;
 } tokensieve_run_options;
 
-TOKENSIEVE_INIT(keep_set)
-TOKENSIEVE_INIT(inputs)
-TOKENSIEVE_INIT(outputs)
-TOKENSIEVE_INIT(report)
-TOKENSIEVE_INIT(run_options)
+TOKENSIEVE_INIT(keep_set) TOKENSIEVE_INIT(inputs) TOKENSIEVE_INIT(outputs)
+TOKENSIEVE_INIT(report) TOKENSIEVE_INIT(run_options)
 
 /* Attention. Bit-identical for equal inputs, whatever the executor. options may be NULL.
  * Codes: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL, CANCELLED. */

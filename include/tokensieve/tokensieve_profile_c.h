@@ -100,6 +100,9 @@ TOKENSIEVE_API int32_t tokensieve_profile_check(const tokensieve_profile* profil
                                                 const tokensieve_fingerprint* model,
                                                 tokensieve_status* status);
 
+/* enum tokensieve_products, for the options of every plan of the model; NULL: auto. */
+TOKENSIEVE_API int32_t tokensieve_profile_products(const tokensieve_profile* profile);
+
 /* ---- Choice ------------------------------------------------------------------------------ */
 
 /* What an engine knows about one attention call of one layer. */

@@ -38,10 +38,14 @@ Status run(const Plan& plan, const AttentionInputs& inputs, const AttentionOutpu
   const Result<const BackendOps*> ops = ops_of(plan);
   if (!ops.ok()) return ops.status();
   TOKENSIEVE_RETURN_IF_ERROR(validate_run(plan, inputs, outputs, workspace, options));
-  if (plan.shape.packed && !(*ops)->packed) {
-    return run_packed(plan, inputs, outputs, workspace, options);
+  const bool one_by_one = plan.shape.packed && !(*ops)->packed;
+  const Status status =
+      (one_by_one ? run_packed : (*ops)->run)(plan, inputs, outputs, workspace, options);
+  if (options.report != nullptr) {
+    options.report->products = plan.options.products;
+    options.report->products_reason = plan.products_reason;
   }
-  return (*ops)->run(plan, inputs, outputs, workspace, options);
+  return status;
 }
 
 Status read_report(const Plan& plan, std::span<std::byte> workspace, void* stream,

@@ -21,7 +21,10 @@ struct BackendOps {
   // Takes packed plans itself; otherwise core runs their sequences one by one.
   bool packed = false;
 
-  // Resolves what the backend chooses (isa) and fills plan.workspace. kUnsupported if it cannot.
+  // Resolves isa and products, with products_reason; null: products are exact.
+  Status (*resolve)(Plan& plan) = nullptr;
+
+  // Resolves what else the backend chooses and fills plan.workspace. kUnsupported if it cannot.
   Status (*prepare)(Plan& plan);
 
   Status (*run)(const Plan&, const AttentionInputs&, const AttentionOutputs&,
@@ -43,6 +46,9 @@ struct BackendOps {
   // Stage estimate; also of kScores.
   Status (*estimate_blocks)(const Plan&, const AttentionInputs&, const BlockMask&,
                             std::span<std::byte> workspace, const RunOptions&);
+
+  // kVerticalSlash: estimates it, and attends to the single columns beside its masks.
+  bool vertical_slash = false;
 
   // Null: the report of run() is complete.
   Status (*read_report)(const Plan&, std::span<std::byte> workspace, void* stream,

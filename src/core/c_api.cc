@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "core/c_call.h"
+#include "tokensieve/names.h"
 
 using namespace tokensieve;
 
@@ -149,6 +150,15 @@ int32_t tokensieve_backend_available(int32_t backend) {
 }
 int32_t tokensieve_backend_compiled(int32_t backend) {
   return backend_compiled(static_cast<Backend>(backend)) ? 1 : 0;
+}
+int32_t tokensieve_isa_supported(int32_t isa) {
+  return isa_supported(static_cast<Isa>(isa)) ? 1 : 0;
+}
+const char* tokensieve_products_name(int32_t products) {
+  return name_of(static_cast<Products>(products));
+}
+const char* tokensieve_products_reason_text(int32_t reason) {
+  return products_reason_text(static_cast<ProductsReason>(reason));
 }
 const char* tokensieve_isa_name(int32_t isa) { return isa_name(static_cast<Isa>(isa)); }
 const char* tokensieve_stage_name(int32_t stage) { return stage_name(static_cast<Stage>(stage)); }

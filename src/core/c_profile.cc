@@ -201,6 +201,10 @@ int32_t tokensieve_profile_default(const tokensieve_fingerprint* model,
 
 void tokensieve_profile_free(tokensieve_profile* profile) { delete profile; }
 
+int32_t tokensieve_profile_products(const tokensieve_profile* profile) {
+  return static_cast<int32_t>(profile == nullptr ? Products::kAuto : profile->profile.products);
+}
+
 int32_t tokensieve_profile_to_json(const tokensieve_profile* profile, int32_t keys, char* text,
                                    size_t capacity, size_t* length, tokensieve_status* status) {
   return guarded(status, [&]() -> Status {

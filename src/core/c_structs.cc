@@ -26,6 +26,20 @@ SAME(TOKENSIEVE_ISA_AVX2, Isa::kAvx2);
 SAME(TOKENSIEVE_ISA_SSE4, Isa::kSse4);
 SAME(TOKENSIEVE_ISA_NEON, Isa::kNeon);
 SAME(TOKENSIEVE_ISA_BASELINE, Isa::kBaseline);
+SAME(TOKENSIEVE_ISA_AMX, Isa::kAmx);
+SAME(TOKENSIEVE_ISA_AMX_EMULATED, Isa::kAmxEmulated);
+SAME(TOKENSIEVE_PRODUCTS_AUTO, Products::kAuto);
+SAME(TOKENSIEVE_PRODUCTS_EXACT, Products::kExact);
+SAME(TOKENSIEVE_PRODUCTS_SPLIT, Products::kSplit);
+SAME(TOKENSIEVE_PRODUCTS_BF16, Products::kBf16);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NONE, ProductsReason::kNone);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NO_TILES, ProductsReason::kNoTiles);
+SAME(TOKENSIEVE_PRODUCTS_REASON_PERMISSION, ProductsReason::kPermission);
+SAME(TOKENSIEVE_PRODUCTS_REASON_SIGNAL_STACK, ProductsReason::kSignalStack);
+SAME(TOKENSIEVE_PRODUCTS_REASON_F32_KEYS, ProductsReason::kF32Keys);
+SAME(TOKENSIEVE_PRODUCTS_REASON_NOT_CAUSAL, ProductsReason::kNotCausal);
+SAME(TOKENSIEVE_PRODUCTS_REASON_BACKEND, ProductsReason::kBackend);
+SAME(TOKENSIEVE_PRODUCTS_REASON_COLUMNS, ProductsReason::kColumns);
 SAME(TOKENSIEVE_BUDGET_TAU, BudgetPolicy::kTau);
 SAME(TOKENSIEVE_BUDGET_KEEP_RATIO, BudgetPolicy::kKeepRatio);
 SAME(TOKENSIEVE_BUDGET_KEEP_COUNT, BudgetPolicy::kKeepCount);
@@ -46,6 +60,7 @@ SAME(TOKENSIEVE_BLOCKS_SCORES, BlockPattern::kScores);
 SAME(TOKENSIEVE_BLOCKS_FLEX, BlockPattern::kFlex);
 SAME(TOKENSIEVE_BLOCKS_POOLED, BlockPattern::kPooled);
 SAME(TOKENSIEVE_BLOCKS_ANTIDIAGONAL, BlockPattern::kAntidiagonal);
+SAME(TOKENSIEVE_BLOCKS_VERTICAL_SLASH, BlockPattern::kVerticalSlash);
 SAME(TOKENSIEVE_PATH_DENSE, Path::kDense);
 SAME(TOKENSIEVE_PATH_SPARSE, Path::kSparse);
 SAME(TOKENSIEVE_DENSE_REASON_NONE, DenseReason::kNone);
@@ -140,7 +155,10 @@ Status from_c(const tokensieve_blocks* in, BlockConfig& out) {
          .sink_tiles = b.sink_tiles,
          .window_tiles = b.window_tiles,
          .last_tiles = b.last_tiles,
-         .dense_rows = b.dense_rows};
+         .dense_rows = b.dense_rows,
+         .verticals = b.verticals,
+         .slashes = b.slashes,
+         .slash_ratio = b.slash_ratio};
   return {};
 }
 
@@ -153,7 +171,9 @@ Status from_c(const tokensieve_options* in, PlanOptions& out) {
          .isa = static_cast<Isa>(o.isa),
          .num_threads = o.num_threads,
          .num_ranks = o.num_ranks == 0 ? 1 : o.num_ranks,  // an older program's
-         .rank = o.rank};
+         .rank = o.rank,
+         .products = static_cast<Products>(o.products),
+         .require_products = o.require_products != 0};
   return {};
 }
 
@@ -182,6 +202,7 @@ Status from_c(const tokensieve_inputs* in, AttentionInputs& out) {
   out.cu_seqlens_kv = i.cu_seqlens_kv;
   out.block_scores = i.block_scores;
   out.block_thresholds = i.block_thresholds;
+  out.block_sizes = i.block_sizes;
   if (i.block_mask != nullptr) {
     TOKENSIEVE_RETURN_IF_ERROR(from_c(i.block_mask, "block_mask", out.block_mask));
     if (out.block_mask.bits == nullptr) {
@@ -270,7 +291,10 @@ tokensieve_blocks to_c(const BlockConfig& in) {
           .dense_rows = in.dense_rows,
           .sink_tiles = in.sink_tiles,
           .window_tiles = in.window_tiles,
-          .last_tiles = in.last_tiles};
+          .last_tiles = in.last_tiles,
+          .verticals = in.verticals,
+          .slashes = in.slashes,
+          .slash_ratio = in.slash_ratio};
 }
 
 tokensieve_options to_c(const PlanOptions& in) {
@@ -279,7 +303,9 @@ tokensieve_options to_c(const PlanOptions& in) {
           .isa = static_cast<int32_t>(in.isa),
           .num_threads = in.num_threads,
           .num_ranks = in.num_ranks,
-          .rank = in.rank};
+          .rank = in.rank,
+          .products = static_cast<int32_t>(in.products),
+          .require_products = in.require_products};
 }
 
 tokensieve_report to_c(const RunReport& in) {
@@ -290,7 +316,9 @@ tokensieve_report to_c(const RunReport& in) {
                            .keep_count = in.keep_count,
                            .keep_ratio = in.keep_ratio,
                            .work = in.work,
-                           .block_density = in.block_density};
+                           .block_density = in.block_density,
+                           .products = static_cast<int32_t>(in.products),
+                           .products_reason = static_cast<int32_t>(in.products_reason)};
   std::copy_n(in.stage_ns, kNumStages, out.stage_ns);
   return out;
 }
@@ -309,7 +337,9 @@ tokensieve_plan_info to_c(const Plan& in) {
           .block_pattern = static_cast<int32_t>(in.blocks.pattern),
           .num_masks = in.num_masks,
           .row_tiles = in.row_tiles,
-          .mask_words = in.mask_words};
+          .mask_words = in.mask_words,
+          .products = static_cast<int32_t>(in.options.products),
+          .products_reason = static_cast<int32_t>(in.products_reason)};
 }
 
 }  // namespace tokensieve

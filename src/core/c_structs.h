@@ -10,6 +10,7 @@
 
 #include "tokensieve/attention.h"
 #include "tokensieve/tokensieve_blocks_c.h"
+#include "tokensieve/tokensieve_products_c.h"
 #include "tokensieve/version.h"
 
 namespace tokensieve {
@@ -28,6 +29,8 @@ inline constexpr size_t kBornSize<tokensieve_select> =
     offsetof(tokensieve_select, sinks) + 2 * sizeof(int32_t);
 template <>
 inline constexpr size_t kBornSize<tokensieve_inputs> = offsetof(tokensieve_inputs, cu_seqlens_q);
+template <>
+inline constexpr size_t kBornSize<tokensieve_blocks> = offsetof(tokensieve_blocks, verticals);
 template <>
 inline constexpr size_t kBornSize<tokensieve_options> = offsetof(tokensieve_options, num_ranks);
 template <>

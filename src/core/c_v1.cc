@@ -16,6 +16,8 @@ namespace {
 template <typename T>
 constexpr size_t kSize = sizeof(T);
 template <>
+constexpr size_t kSize<tokensieve_options> = offsetof(tokensieve_options, products);
+template <>
 constexpr size_t kSize<tokensieve_plan_info> = offsetof(tokensieve_plan_info, block_pattern);
 template <>
 constexpr size_t kSize<tokensieve_inputs> = offsetof(tokensieve_inputs, block_mask);

@@ -68,7 +68,7 @@ const BlockConfig& Profile::blocks_of(int32_t layer) const {
 }
 
 LayerChoice choose(const Profile& profile, const LayerCall& call) {
-  LayerChoice choice{.select = profile.select_of(call.layer)};
+  LayerChoice choice{.select = profile.select_of(call.layer), .products = profile.products};
   choice.reason = choose_select(profile, call, choice.select);
   choice.select.enabled = choice.reason == DenseReason::kNone;
   if (takes_blocks(profile, call, choice)) choice.blocks = profile.blocks_of(call.layer);

@@ -26,9 +26,10 @@ const char* stage_name(Stage stage) { return name_of(stage); }
 static_assert(is_valid(BudgetPolicy::kKeepCount) && is_valid(Share::kLayer) &&
               is_valid(Fill::kLocal) && is_valid(Queries::kAll) &&
               is_valid(Arithmetic::kReferenceRounding) && is_valid(DensePolicy::kNever) &&
-              is_valid(DType::kBF16) && is_valid(Backend::kCuda) && is_valid(Isa::kBaseline) &&
+              is_valid(DType::kBF16) && is_valid(Backend::kCuda) && is_valid(Isa::kAmxEmulated) &&
+              is_valid(Products::kBf16) &&
               is_valid(Path::kSparse) && kWords<Stage>.size() == kNumStages &&
-              is_valid(BlockPattern::kAntidiagonal));
+              is_valid(BlockPattern::kVerticalSlash));
 
 const char* dense_reason_text(DenseReason reason) {
   switch (reason) {
@@ -44,6 +45,21 @@ const char* dense_reason_text(DenseReason reason) {
     case DenseReason::kLayerNotListed: return "layer not in the profile";
     case DenseReason::kBelowMinTokens: return "prompt shorter than min_tokens";
     case DenseReason::kFewRows: return "few rows";
+  }
+  return "unknown";
+}
+
+const char* products_reason_text(ProductsReason reason) {
+  switch (reason) {
+    case ProductsReason::kNone: return "none";
+    case ProductsReason::kNoTiles: return "the instruction set has no matrix tiles";
+    case ProductsReason::kPermission: return "the system refuses matrix tiles to this process";
+    case ProductsReason::kSignalStack:
+      return "a thread's alternate signal stack has no room for matrix tiles";
+    case ProductsReason::kF32Keys: return "k and v are f32, of which split would keep 16 bits";
+    case ProductsReason::kNotCausal: return "attention is not plainly causal";
+    case ProductsReason::kBackend: return "only backend cpu has other than exact products";
+    case ProductsReason::kColumns: return "single columns of block masks are computed in f32";
   }
   return "unknown";
 }

@@ -9,6 +9,7 @@
 #include "core/tiles.h"
 #include "core/validate.h"
 #include "core/work.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -18,7 +19,7 @@ constexpr double kSafety = 0.95;
 
 double predicted_sparse_cost(const Plan& plan, int64_t keep) {
   const AttentionShape& s = plan.shape;
-  const CostModel& cost = cost_model(plan.options.backend);
+  const CostModel& cost = cost_model(plan.options);
   const double sets_per_head = static_cast<double>(std::max(plan.num_sets, s.num_kv_heads)) /
                                static_cast<double>(s.num_q_heads);
   const double kept = static_cast<double>(keep + plan.suffix_len());
@@ -54,6 +55,30 @@ Plan best_sequence(const Plan& plan) {
                                   std::min<int64_t>(q, plan.select.obs_window), q);
   one.prefix_len = plan.shape.seqlen_kv - one.shape.seqlen_q;
   return one;
+}
+
+// What Products::kAuto means.
+constexpr Products kDefaultProducts = Products::kExact;
+
+// Resolves isa and products, and checks that these are the ones that are insisted on.
+Status resolve(const BackendOps& ops, Plan& plan) {
+  const PlanOptions asked = plan.options;
+  Products& products = plan.options.products;
+  if (products == Products::kAuto) products = kDefaultProducts;
+  if (ops.resolve != nullptr) {
+    TOKENSIEVE_RETURN_IF_ERROR(ops.resolve(plan));
+  } else if (products != Products::kExact) {
+    products = Products::kExact;
+    plan.products_reason = ProductsReason::kBackend;
+  }
+  if (!asked.require_products || asked.products == Products::kAuto || asked.products == products) {
+    return {};
+  }
+  return Status::error(StatusCode::kUnsupported,
+                       "products = %s is not to be had here: %s; use %s, or do without "
+                       "require_products",
+                       name_of(asked.products), products_reason_text(plan.products_reason),
+                       name_of(products));
 }
 
 // The most prefix tokens of a sequence that runs sparse.
@@ -110,6 +135,11 @@ int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
 //   sparse_pair, local_pair: ragged tiles, window edges.
 //   fixed: 50 us a head for select and the phases.
 //
+// CPU on matrix tiles: a dense pair takes a 2.6th (split) or a 4.5th (bf16) of its time in f32;
+// score, rows and the rest stay f32. Windows and tiles of few keys cost 1.7 times as much a pair as
+// dense attention does. From layers of 8K tokens, 9/3 heads, head_dim 64, on a Xeon
+// (docs/kernels/cpu-tiles.md).
+//
 // CUDA: from bench/side_by_side.py on an H200, 32/8 heads, head_dim 128, 512 to 131072 tokens
 // (docs/kernels/cuda.md). The unit is 0.82 ps, a dense pair at 630 TFLOP/s; what moves or computes
 // head_dim elements scales with it.
@@ -119,17 +149,21 @@ int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most) {
 //   sparse_pair: no group reuse of K and V, ragged tiles.
 //   local_pair: windows are a few tiles of 128 keys, of which edges and prologue are a large part.
 //   call: 30 us of launches and latency that do not grow with length or heads.
-const CostModel& cost_model(Backend backend) {
+const CostModel& cost_model(const PlanOptions& options) {
   static constexpr CostModel kCpu = {0.7, 24.0, 1.05, 1.05, 20000.0, 0.0};
+  static constexpr CostModel kCpuSplit = {1.8, 94.0, 1.7, 1.7, 52000.0, 0.0};
+  static constexpr CostModel kCpuBf16 = {3.2, 150.0, 1.7, 1.7, 90000.0, 0.0};
   static constexpr CostModel kRef = {1.0, 1.0, 1.0, 1.0, 0.0, 0.0};
   static constexpr CostModel kCuda = {1.5, 250.0, 1.05, 1.8, 0.0, 3.6e7};
-  switch (backend) {
+  switch (options.backend) {
     case Backend::kRef:
       return kRef;
     case Backend::kCuda:
       return kCuda;
     default:
-      return kCpu;
+      return options.products == Products::kSplit  ? kCpuSplit
+             : options.products == Products::kBf16 ? kCpuBf16
+                                                   : kCpu;
   }
 }
 
@@ -137,11 +171,14 @@ namespace {
 
 // What an estimator costs per head, in pairs of stage score, for `pairs` dense ones. CPU, one
 // thread of Zen4, 8K tokens, 9/3 heads, head_dim 64, where a dense pair takes 2.4 ns: flex 3.3 ms a
-// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8.
+// head, pooled .7 ms, antidiagonal 2.9 ms at stride 16 and 4.8 ms at 8. The probe of
+// vertical_slash is half of flex's.
 double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:  // the probe's rows, also along diagonals, and at most a map of tiles
       return 1.9 * kBlock * keys + pairs / (kBlock * kBlock);
+    case BlockPattern::kVerticalSlash:
+      return 1.9 * kVerticalSlashProbe * keys;
     case BlockPattern::kPooled:  // a mean key a tile
       return 1.6 * pairs / kBlock;
     case BlockPattern::kAntidiagonal:  // half a dense pair's products for stride pairs
@@ -156,12 +193,15 @@ double estimate_pairs(const BlockConfig& blocks, double keys, double pairs) {
 constexpr double kGoodDensity = 0.25;
 
 // Key tiles that a pattern's row tile visits at least, if it has so many.
-int64_t forced_tiles(const BlockConfig& blocks) {
+int64_t forced_tiles(const BlockConfig& blocks, double keys) {
   switch (blocks.pattern) {
     case BlockPattern::kFlex:
       return std::max<int64_t>(1, tiles_of(blocks.min_budget));
     case BlockPattern::kPooled:
       return int64_t{blocks.sink_tiles} + blocks.window_tiles;
+    case BlockPattern::kVerticalSlash:  // were its distances the nearest
+      return tiles_of(
+          vertical_slash_sizes(blocks, nullptr, static_cast<int64_t>(keys)).slashes + kBlock - 1);
     default:
       return 2;
   }
@@ -171,7 +211,7 @@ int64_t forced_tiles(const BlockConfig& blocks) {
 double forced_density(const BlockConfig& blocks, double rows, double keys) {
   const double row_tiles = std::ceil(rows / kBlock);
   const double fewest = std::ceil(keys / kBlock) - row_tiles + 1;  // key tiles of row tile 0
-  const auto forced = static_cast<double>(forced_tiles(blocks));
+  const auto forced = static_cast<double>(forced_tiles(blocks, keys));
   const double shorter = std::clamp(forced - fewest, 0.0, row_tiles);
   const auto first = [&](double count) { return count * fewest + count * (count - 1) / 2; };
   return (first(shorter) + (row_tiles - shorter) * forced) / first(row_tiles);
@@ -189,9 +229,17 @@ bool blocks_can_win(const Plan& plan) {
   const double rows = std::min(static_cast<double>(s.seqlen_q), keys);
   const double pairs = rows * (keys - rows / 2);
   const double cost =
-      cost_model(plan.options.backend).score_pair * estimate_pairs(plan.blocks, keys, pairs);
+      cost_model(plan.options).score_pair * estimate_pairs(plan.blocks, keys, pairs);
   const double density = std::max(kGoodDensity, forced_density(plan.blocks, rows, keys));
   return cost + density * pairs < kSafety * pairs;
+}
+
+Status check_pattern(const BlockConfig& blocks, const BackendOps& ops) {
+  if (blocks.pattern != BlockPattern::kVerticalSlash || ops.vertical_slash) return {};
+  return Status::error(StatusCode::kUnsupported,
+                       "backend %s has no %s, which visits single columns; use flex, its form in "
+                       "whole tiles, or backend cpu",
+                       backend_name(ops.id), name_of(blocks.pattern));
 }
 
 // Sets or masks of a sequence.
@@ -200,11 +248,11 @@ int32_t count_of(Share share, const AttentionShape& s) {
 }
 
 // Resolves what a mask must hold, or that there is none.
-void plan_blocks(const BlockConfig& blocks, Plan& plan) {
-  const BlockPattern pattern = blocks.pattern;
+void plan_blocks(Plan& plan) {
+  const BlockPattern pattern = plan.blocks.pattern;
   if (pattern == BlockPattern::kNone) return;
-  plan.blocks = blocks;
-  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal) {
+  if (pattern == BlockPattern::kFlex || pattern == BlockPattern::kAntidiagonal ||
+      pattern == BlockPattern::kVerticalSlash) {
     plan.blocks.share = Share::kHead;
   }
   if (!blocks_can_win(plan)) {
@@ -234,6 +282,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   Plan plan;
   plan.shape = shape;
   plan.select = select;
+  plan.blocks = blocks;
   plan.options = options;
   if (plan.options.backend == Backend::kAuto) plan.options.backend = Backend::kCpu;
   if (plan.shape.sm_scale == 0.0f) {
@@ -246,6 +295,8 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
                          backend_name(options.backend),
                          backend_compiled(Backend::kCpu) ? "cpu" : "ref");
   }
+  TOKENSIEVE_RETURN_IF_ERROR(check_pattern(blocks, *ops));
+  TOKENSIEVE_RETURN_IF_ERROR(resolve(*ops, plan));
   if (select.queries == Queries::kAll && select.fill == Fill::kLocal) {
     plan.select.protect_first = std::max(select.protect_first, select.sinks);
   }
@@ -262,7 +313,7 @@ Result<Plan> make_plan(const AttentionShape& shape, const SelectConfig& select,
   } else {
     plan.max_keep = most_kept(plan, best, *ops);
   }
-  plan_blocks(blocks, plan);
+  plan_blocks(plan);
   TOKENSIEVE_RETURN_IF_ERROR(ops->prepare(plan));
   if (plan.shape.packed && !ops->packed) plan.workspace += packed_scratch_bytes(plan.shape);
   return plan;

@@ -35,7 +35,7 @@ DenseReason dense_after_budget(const Plan& plan, int64_t keep);
 // run sparse.
 int64_t max_sparse_keep(const Plan& plan, int64_t least, int64_t most);
 
-// Per-backend costs of the break-even model, in units of the time of one (query, key) pair of
+// Costs of the break-even model, in units of the time of one (query, key) pair of
 // dense attention at the same head_dim. Constants with their derivation: core/plan.cc.
 struct CostModel {
   double score_pair;   // one (obs query, key) pair of stage score
@@ -45,6 +45,6 @@ struct CostModel {
   double fixed;        // per sequence and head: select, phase changes
   double call;         // per call, at head_dim 128: launches
 };
-const CostModel& cost_model(Backend backend);
+const CostModel& cost_model(const PlanOptions& options);
 
 }  // namespace tokensieve

@@ -63,7 +63,7 @@ Status read_blocks(const JsonFields& object, SettingKeys keys, BlockConfig& bloc
   if (blocks.pattern != BlockPattern::kGiven && blocks.pattern != BlockPattern::kScores) return {};
   return Status::error(StatusCode::kDataError,
                        "%s: pattern is %s, which comes with a call; allowed: none, flex, pooled, "
-                       "antidiagonal",
+                       "antidiagonal, vertical_slash",
                        where.c_str(), name_of(blocks.pattern));
 }
 
@@ -110,7 +110,7 @@ Status read_root(const Json& object, const std::string& source_name, SettingKeys
                  Profile& profile) {
   JsonFields root(object, source_name);
   root.reject_unknown({"tokensieve_profile", "model", "fingerprint", "sparse_layers", "select",
-                       "blocks", "layer_select", "min_tokens", "drift"});
+                       "blocks", "layer_select", "min_tokens", "products", "drift"});
   int32_t version = 0;
   root.read("tokensieve_profile", version, 1000);
   if (version != 1) root.fail("tokensieve_profile is " + std::to_string(version) + "; allowed: 1");
@@ -119,6 +119,7 @@ Status read_root(const Json& object, const std::string& source_name, SettingKeys
 
   root.read("model", profile.model);
   root.read("min_tokens", profile.min_tokens, int64_t{1} << 31);
+  root.read("products", profile.products);
   TOKENSIEVE_RETURN_IF_ERROR(read_fingerprint(root.at("fingerprint"),
                                               source_name + ": fingerprint", profile.fingerprint));
   TOKENSIEVE_RETURN_IF_ERROR(
@@ -197,8 +198,11 @@ std::string profile_to_json(const Profile& profile, SettingKeys keys) {
                  {"num_kv_heads", f.num_kv_heads},
                  {"head_dim", f.head_dim}}},
                {"sparse_layers", profile.sparse_layers},
-               {"min_tokens", profile.min_tokens},
-               {"select", settings_json(profile.select, keys)}};
+               {"min_tokens", profile.min_tokens}};
+  if (keys == SettingKeys::kAll || profile.products != Products::kAuto) {
+    root["products"] = name_of(profile.products);
+  }
+  root["select"] = settings_json(profile.select, keys);
   if (keys == SettingKeys::kAll || profile.blocks.pattern != BlockPattern::kNone) {
     root["blocks"] = settings_json(profile.blocks, keys);
   }

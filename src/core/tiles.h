@@ -30,13 +30,18 @@ struct TileGrid {
   constexpr int64_t end(int64_t t) const { return tiles_of(row_end(t)); }
 };
 
+// Whether a row tile's words list a key tile.
+inline bool lists(const uint32_t* row, int64_t key_tile) {
+  return (row[key_tile / 32] >> (key_tile % 32) & 1) != 0;
+}
+
 // Bits of one sequence and mask.
 struct MaskRows {
   uint32_t* bits = nullptr;
   int64_t words = 0;
 
   bool get(int64_t row_tile, int64_t key_tile) const {
-    return (bits[row_tile * words + key_tile / 32] >> (key_tile % 32) & 1) != 0;
+    return lists(bits + row_tile * words, key_tile);
   }
   void set(int64_t row_tile, int64_t key_tile) const {
     bits[row_tile * words + key_tile / 32] |= uint32_t{1} << (key_tile % 32);
@@ -59,8 +64,32 @@ TileRange visible_tiles(const Plan& plan, const TileGrid& grid, std::span<const 
 struct TileCount {
   int64_t visited = 0;
   int64_t visible = 0;
+  int64_t columns = 0;  // of row tiles in visible tiles that they do not visit
+
+  // Visited / visible tiles; a column is a 128th of a tile.
+  double density() const {
+    if (visible == 0) return 1.0;
+    return static_cast<double>(visited * kBlock + columns) / static_cast<double>(visible * kBlock);
+  }
+  TileCount& operator+=(const TileCount& other);
 };
-TileCount count_tiles(const Plan& plan, std::span<const int32_t> kept, const MaskRows& mask);
+// columns: of kVerticalSlash, in the coordinates of the mask.
+TileCount count_tiles(const Plan& plan, std::span<const int32_t> kept, const MaskRows& mask,
+                      std::span<const int32_t> columns = {});
+
+// kVerticalSlash: newest rows that its estimate looks at, or all if they are fewer, and how many of
+// the first keys and nearest distances are always chosen.
+inline constexpr int64_t kVerticalSlashProbe = 64;
+inline constexpr int64_t kForcedVerticals = 30;
+inline constexpr int64_t kForcedSlashes = 100;
+
+// How many columns and distances a head of `keys` keys has. sizes: its own (block_sizes), or null.
+struct VerticalSlashSizes {
+  int64_t verticals = 0;
+  int64_t slashes = 0;
+};
+VerticalSlashSizes vertical_slash_sizes(const BlockConfig& blocks, const int32_t* sizes,
+                                        int64_t keys);
 
 inline MaskRows mask_rows(const BlockMask& mask, int64_t batch, int64_t index) {
   return {mask.bits + (batch * mask.num_masks + index) * mask.row_tiles * mask.words, mask.words};

@@ -94,6 +94,9 @@ Status validate_options(const AttentionShape& shape, const PlanOptions& o) {
     return invalid("rank", o.rank, "0..num_ranks - 1");
   }
   if (!is_valid(o.isa)) return invalid("isa", static_cast<int>(o.isa), allowed_words<Isa>());
+  if (!is_valid(o.products)) {
+    return invalid("products", static_cast<int>(o.products), allowed_words<Products>());
+  }
   if (int64_t{shape.num_q_heads} * o.num_ranks > kMaxHeads) {
     return Status::error(StatusCode::kInvalidArgument,
                          "num_q_heads * num_ranks is %lld; allowed: at most %d",

@@ -45,6 +45,30 @@ Status check_thresholds(const Plan& plan, const float* thresholds) {
   return {};
 }
 
+Status check_sizes(const Plan& plan, const int32_t* sizes) {
+  if (sizes == nullptr) return {};
+  if (plan.blocks.slash_ratio > 0) {
+    return Status::error(StatusCode::kInvalidArgument,
+                         "block_sizes was given and blocks.slash_ratio is %g; make the plan with "
+                         "slash_ratio 0",
+                         plan.blocks.slash_ratio);
+  }
+  for (int32_t i = 0; i < plan.shape.num_q_heads; ++i) {
+    const int32_t* own = sizes + 2 * i;
+    if (own[0] < 0 || own[1] < 0) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "block_sizes[%d] is {%d, %d}; allowed: >= 0", i, own[0], own[1]);
+    }
+    if (own[0] > plan.blocks.verticals) {
+      return Status::error(StatusCode::kInvalidArgument,
+                           "block_sizes[%d] has %d verticals; allowed: at most blocks.verticals of "
+                           "the plan, which is %lld",
+                           i, own[0], (long long)plan.blocks.verticals);
+    }
+  }
+  return {};
+}
+
 Status unexpected(const char* name, const Plan& plan) {
   return Status::error(StatusCode::kInvalidArgument,
                        "%s was given, but the plan's block pattern is %s; make the plan with the "
@@ -99,6 +123,7 @@ Status validate_blocks(const AttentionShape& shape, const SelectConfig& select,
 
 Status check_blocks(const Plan& plan, const AttentionInputs& in) {
   const BlockPattern pattern = plan.blocks.pattern;
+  const bool takes_lines = pattern == BlockPattern::kVerticalSlash;
   if (in.block_mask.bits != nullptr && pattern != BlockPattern::kGiven) {
     return unexpected("block_mask", plan);
   }
@@ -106,10 +131,14 @@ Status check_blocks(const Plan& plan, const AttentionInputs& in) {
     return unexpected("block_scores", plan);
   }
   // A plan whose estimator cannot win has no pattern any more, nor masks.
-  if (in.block_thresholds != nullptr && pattern == BlockPattern::kGiven) {
+  if (in.block_thresholds != nullptr && (pattern == BlockPattern::kGiven || takes_lines)) {
     return unexpected("block_thresholds", plan);
   }
+  if (in.block_sizes != nullptr && pattern != BlockPattern::kNone && !takes_lines) {
+    return unexpected("block_sizes", plan);
+  }
   TOKENSIEVE_RETURN_IF_ERROR(check_thresholds(plan, in.block_thresholds));
+  if (takes_lines) return check_sizes(plan, in.block_sizes);
   if (pattern == BlockPattern::kGiven) {
     TOKENSIEVE_RETURN_IF_ERROR(check_given_first(plan, in, "block_mask"));
     return check_mask(plan, "block_mask", in.block_mask);
@@ -152,6 +181,7 @@ Status validate_estimate(const Plan& plan, const AttentionInputs& in, const Bloc
        {"k", in.k},
        {"block_scores", in.block_scores, block_score_bytes(plan)},
        {"block_thresholds", in.block_thresholds, static_cast<size_t>(plan.num_masks) * 4},
+       {"block_sizes", in.block_sizes, static_cast<size_t>(s.num_q_heads) * 8},
        {"keep.indices", in.keep.indices,
         static_cast<size_t>(s.batch * plan.num_sets * in.keep.capacity) * 4}}));
   return check_kv_indices(plan, in.kv_indices, in.k.shape[1]);

@@ -182,6 +182,7 @@ Status validate_run(const Plan& plan, const AttentionInputs& in, const Attention
                       {"block_scores", in.block_scores, block_score_bytes(plan)},
                       {"block_thresholds", in.block_thresholds,
                        static_cast<size_t>(plan.num_masks) * 4},
+                      {"block_sizes", in.block_sizes, heads * 8},
                       {"cu_seqlens_q", in.cu_seqlens_q, cu_seqlens},
                       {"cu_seqlens_kv", in.cu_seqlens_kv, cu_seqlens}}));
   const int64_t rows = in.k.shape[1] < in.v.shape[1] ? in.k.shape[1] : in.v.shape[1];

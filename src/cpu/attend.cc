@@ -14,6 +14,31 @@ PanelGroup Attender::group(const Pass& pass, int64_t slot) const {
   return {g, set, g * size, size};
 }
 
+Panels Attender::panels(const PanelGroup& group, int64_t slot, const int32_t* list,
+                        std::byte* base, int64_t keys) const {
+  base += slot * packed_bytes(c_.plan, keys);
+  Panels panels = {.k_rows = c_.rows(c_.in.k, batch_, group.kv_head),
+                   .v_rows = c_.rows(c_.in.v, batch_, group.kv_head),
+                   .kt = reinterpret_cast<float*>(base),
+                   .v = reinterpret_cast<float*>(base) + round_up(keys, kPanelKeys) * dim(),
+                   .columns = c_.layout.panels.columns + slot * group_size_ * column_floats(),
+                   .blocks = tile_blocks(c_.plan)};
+  panels.k_rows.indices = panels.v_rows.indices = list;
+  panels.k_rows.cells = panels.v_rows.cells = cells_;
+  panels.blocks.place(base, keys);
+  return panels;
+}
+
+Panels Attender::identity(const PanelGroup& group, int64_t slot) const {
+  const PanelBuffers& buffers = c_.layout.panels;
+  return panels(group, slot, nullptr, buffers.identity, buffers.identity_keys);
+}
+
+Panels Attender::compacted(const PanelGroup& group, int64_t slot) const {
+  const PanelBuffers& buffers = c_.layout.panels;
+  return panels(group, slot, indices(group.set), buffers.compact, buffers.compact_keys);
+}
+
 template <typename F>
 void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target) {
   constexpr int64_t kPanelsPerTask = 8;
@@ -24,34 +49,37 @@ void Attender::pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered,
   c_.parallel(Stage::kCompact, pass.count * tasks, [&](int64_t i, int) {
     const int64_t slot = i / tasks;
     const PanelGroup g = group(pass, slot);
-    const auto [panels, list] = target(g, slot);
-    Rows k = c_.rows(c_.in.k, batch_, g.kv_head);
-    Rows v = c_.rows(c_.in.v, batch_, g.kv_head);
-    k.indices = v.indices = list;
-    k.cells = v.cells = cells_;
+    const Panels panels = target(g, slot);
+    const int32_t* list = panels.k_rows.indices;
     const std::span<const int32_t> kept(list, list != nullptr ? static_cast<size_t>(keys) : 0);
     const TileGrid grid = tile_grid(c_.plan, kept);
     const int64_t begin = i % tasks * kPanelsPerTask;
     for (int64_t p = begin; p < std::min(num_panels, begin + kPanelsPerTask); ++p) {
       const int64_t first = (p < skip_begin ? p : p + skipped) * kPanelKeys;
       if (steered && !listed(g, grid, first / kBlock)) continue;
-      const int count = static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first));
-      c_.kernels.pack_panel(k, v, first, count, dim(), panels.kt + first * dim(),
-                            panels.v + first * dim());
+      pack_panel(panels, first, static_cast<int>(std::min<int64_t>(kPanelKeys, keys - first)));
     }
   });
 }
 
+void Attender::pack_panel(const Panels& to, int64_t first, int count) const {
+  if (c_.tiles != nullptr) {
+    c_.tiles->pack(to.k_rows, to.v_rows, first, count, dim(), to.blocks);
+  } else {
+    c_.kernels.pack_panel(to.k_rows, to.v_rows, first, count, dim(), to.kt + first * dim(),
+                          to.v + first * dim());
+  }
+}
+
 void Attender::pack_all(const Pass& pass, KeyRange skip, bool steered) {
-  pack(pass, skip, shape().seqlen_kv, steered, [&](const PanelGroup&, int64_t slot) {
-    return std::pair<Panels, const int32_t*>(identity(slot), nullptr);
-  });
+  pack(pass, skip, shape().seqlen_kv, steered,
+       [&](const PanelGroup& g, int64_t slot) { return identity(g, slot); });
 }
 
 void Attender::pack_kept(const Pass& pass, int64_t keys) {
-  pack(pass, {}, keys, /*steered=*/true, [&](const PanelGroup& g, int64_t slot) {
-    return std::pair<Panels, const int32_t*>(compacted(slot), indices(g.set));
-  });
+  pack(pass, {}, keys, /*steered=*/true,
+       [&](const PanelGroup& g, int64_t slot) { return compacted(g, slot); });
+  pack_columns(pass);
 }
 
 void Attender::load_tile(const Tile& tile, int64_t head, const int32_t* list, int64_t first,
@@ -90,109 +118,112 @@ void Attender::zero_rows(int64_t head, int64_t begin, int64_t end) const {
   }
 }
 
-void Attender::attend_rows(const Panels& panels, int64_t keys, int64_t head, int64_t first,
-                           int rows, int64_t seen, int thread) const {
-  ThreadScratch scratch = c_.scratch(thread);
-  Tile& tile = scratch.tile;
-  tile.rows = rows;
-  load_tile(tile, head, nullptr, first, rows);
-  for (int r = 0; r < rows; ++r) scratch.row_end[r] = static_cast<int32_t>(seen + r);
+void Attender::attend_rows(const Bundle& bundle, const Panels& panels, int64_t keys,
+                           const KeyRange& queries, int64_t seen) const {
+  const KeyRange all = {0, keys};
   Logits logits = this->logits();
-  if (c_.in.bias != nullptr) {
-    logits.bias = c_.in.bias + first * c_.in.bias_row_stride;
-    logits.bias_stride = c_.in.bias_row_stride;
-    logits.bias_scale = (c_.in.bias_slopes ? c_.in.bias_slopes[head] : 1.0f) * kLog2E;
-    logits.bias_cells = cells_;
+  RowTile tiles[kBundle];
+  const auto first_of = [&](int i) { return queries.begin + bundle.tile_of(i) * kTileRows; };
+  for (int i = 0; i < bundle.count(); ++i) {
+    const int64_t head = bundle.head_of(i), first = first_of(i);
+    ThreadScratch scratch = c_.scratch(bundle.thread, i);
+    scratch.tile.rows = static_cast<int>(std::min<int64_t>(kTileRows, queries.end - first));
+    load_tile(scratch.tile, head, nullptr, first, scratch.tile.rows);
+    for (int r = 0; r < scratch.tile.rows; ++r) {
+      scratch.row_end[r] = static_cast<int32_t>(seen + first - queries.begin + r);
+    }
+    tiles[i] = {scratch.tile, &all, 1, shape().causal ? scratch.row_end : nullptr,
+                mask_row(head, first / kBlock), head};
+    if (c_.in.bias != nullptr) {  // products are exact, and the bundle is one tile
+      logits.bias = c_.in.bias + first * c_.in.bias_row_stride;
+      logits.bias_stride = c_.in.bias_row_stride;
+      logits.bias_scale = (c_.in.bias_slopes ? c_.in.bias_slopes[head] : 1.0f) * kLog2E;
+      logits.bias_cells = cells_;
+    }
   }
-  const int32_t* row_end = shape().causal ? scratch.row_end : nullptr;
-  attend_keys(tile, panels, {0, keys}, row_end, logits, head, first / kBlock);
-  for (int r = 0; r < rows; ++r) finish_row(tile, r, head, first + r);
+  attend(tiles, bundle.count(), panels, logits, bundle.thread);
+  for (int i = 0; i < bundle.count(); ++i) {
+    for (int r = 0; r < tiles[i].tile.rows; ++r) {
+      finish_row(tiles[i].tile, r, bundle.head_of(i), first_of(i) + r);
+    }
+  }
 }
 
 void Attender::dense() {
-  const int64_t keys = shape().seqlen_kv;
-  const int64_t tiles = divide_up(shape().seqlen_q, kTileRows);
+  const KeyRange queries = {0, shape().seqlen_q};
   for_passes(/*sets=*/false, [&](const Pass& pass) {
     pack_all(pass, {}, /*steered=*/true);
-    for_tiles(pass, tiles, [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile,
-                               int thread) {
-      const int64_t row = tile * kTileRows;
-      const int rows = static_cast<int>(std::min<int64_t>(kTileRows, shape().seqlen_q - row));
-      attend_rows(identity(slot), keys, head, row, rows, c_.q_offset() + row + 1, thread);
+    pack_columns(pass);
+    for_bundles(pass, divide_up(queries.end, kTileRows), [&](const Bundle& bundle) {
+      attend_rows(bundle, identity(bundle.group, bundle.slot), shape().seqlen_kv, queries,
+                  c_.q_offset() + 1);
     });
   });
 }
 
-// Compact rows, from `row` on after the first query, against compact keys; zeros between them.
-void Attender::zero_fill_tile(const PanelGroup& group, const Panels& panels, int64_t head,
-                              int64_t keep, int64_t first_query, int64_t row,
-                              int thread) const {
-  const int32_t* list = indices(group.set);
+// Compact rows against compact keys; zeros between them.
+void Attender::zero_fill_bundle(const Bundle& bundle, int64_t keep) const {
+  const int32_t* list = indices(bundle.group.set);
   const int64_t count = kept(keep);
-  const int64_t first = first_query + row;
-  ThreadScratch scratch = c_.scratch(thread);
-  Tile& tile = scratch.tile;
-  tile.rows = static_cast<int>(std::min<int64_t>(kTileRows, count - first));
-  load_tile(tile, head, list, first, tile.rows);
-  for (int r = 0; r < tile.rows; ++r) {
-    scratch.row_end[r] = static_cast<int32_t>(first + r + 1);
+  const KeyRange all = {0, count};
+  // Sets differ in how many kept tokens are queries of this call: tiles count from the first.
+  const int64_t first_query = std::lower_bound(list, list + count, c_.q_offset()) - list;
+  RowTile tiles[kBundle];
+  int used = 0;  // those with rows come first
+  const auto first_of = [&](int i) { return first_query + bundle.tile_of(i) * kTileRows; };
+  for (; used < bundle.count() && first_of(used) < count; ++used) {
+    const int64_t head = bundle.head_of(used), first = first_of(used);
+    ThreadScratch scratch = c_.scratch(bundle.thread, used);
+    scratch.tile.rows = static_cast<int>(std::min<int64_t>(kTileRows, count - first));
+    load_tile(scratch.tile, head, list, first, scratch.tile.rows);
+    for (int r = 0; r < scratch.tile.rows; ++r) {
+      scratch.row_end[r] = static_cast<int32_t>(first + r + 1);
+    }
+    tiles[used] = {scratch.tile, &all, 1, scratch.row_end,
+                   mask_row(head, (first - first_query) / kBlock), head};
   }
-  attend_keys(tile, panels, {0, count}, scratch.row_end, logits(), head, row / kBlock);
-  // Rows between the last kept query before this tile and its own last one belong to the task.
-  int64_t dropped = first == 0 ? 0 : std::max<int64_t>(0, list[first - 1] + 1 - c_.q_offset());
-  for (int r = 0; r < tile.rows; ++r) {
-    const int64_t query = list[first + r] - c_.q_offset();
-    zero_rows(head, dropped, query);
-    finish_row(tile, r, head, query);
-    dropped = query + 1;
+  attend(tiles, used, compacted(bundle.group, bundle.slot), logits(), bundle.thread);
+  for (int i = 0; i < used; ++i) {
+    const int64_t head = bundle.head_of(i), first = first_of(i);
+    // Rows between the last kept query before this tile and its own last one belong to the task.
+    int64_t dropped = first == 0 ? 0 : std::max<int64_t>(0, list[first - 1] + 1 - c_.q_offset());
+    for (int r = 0; r < tiles[i].tile.rows; ++r) {
+      const int64_t query = list[first + r] - c_.q_offset();
+      zero_rows(head, dropped, query);
+      finish_row(tiles[i].tile, r, head, query);
+      dropped = query + 1;
+    }
   }
 }
 
 void Attender::zero_fill(int64_t keep) {
   const int64_t keys = kept(keep);
-  // Sets differ in how many kept tokens are queries of this call: tiles count from the first.
   const int64_t tiles = divide_up(std::min(keys, shape().seqlen_q), kTileRows);
   for_passes(/*sets=*/true, [&](const Pass& pass) {
     pack_kept(pass, keys);
-    for_tiles(pass, tiles, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t tile,
-                               int thread) {
-      const int32_t* list = indices(g.set);
-      const int64_t first_query = std::lower_bound(list, list + keys, c_.q_offset()) - list;
-      const int64_t row = tile * kTileRows;
-      if (first_query + row < keys) {
-        zero_fill_tile(g, compacted(slot), head, keep, first_query, row, thread);
-      }
-    });
+    for_bundles(pass, tiles, [&](const Bundle& bundle) { zero_fill_bundle(bundle, keep); });
   });
 }
 
 // All queries of a chunk against the kept past and the chunk; the last obs_window rows against
 // everything.
 void Attender::chunk(int64_t keep) {
-  const int64_t all_keys = shape().seqlen_kv;
-  const int64_t exact_rows = c_.plan.select.obs_window;
-  const int64_t sparse_rows = shape().seqlen_q - exact_rows;
+  const int64_t rows = shape().seqlen_q;
+  const int64_t sparse_rows = rows - c_.plan.select.obs_window;
   for_passes(/*sets=*/false, [&](const Pass& pass) {
     pack_all(pass, {}, /*steered=*/false);
-    for_tiles(pass, divide_up(exact_rows, kTileRows),
-              [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
-                const int64_t row = tile * kTileRows;
-                const int rows = static_cast<int>(std::min<int64_t>(kTileRows, exact_rows - row));
-                const int64_t query = sparse_rows + row;
-                attend_rows(identity(slot), all_keys, head, query, rows,
-                            c_.q_offset() + query + 1, thread);
-              });
+    for_bundles(pass, divide_up(rows - sparse_rows, kTileRows), [&](const Bundle& bundle) {
+      attend_rows(bundle, identity(bundle.group, bundle.slot), shape().seqlen_kv,
+                  {sparse_rows, rows}, c_.q_offset() + sparse_rows + 1);
+    });
   });
-  const int64_t keys = keep + sparse_rows;
   for_passes(/*sets=*/true, [&](const Pass& pass) {
     if (sparse_rows == 0) return;
-    pack_kept(pass, keys);
-    for_tiles(pass, divide_up(sparse_rows, kTileRows),
-              [&](const PanelGroup&, int64_t slot, int64_t head, int64_t tile, int thread) {
-                const int64_t row = tile * kTileRows;
-                const int rows = static_cast<int>(std::min<int64_t>(kTileRows, sparse_rows - row));
-                attend_rows(compacted(slot), keys, head, row, rows, keep + row + 1, thread);
-              });
+    pack_kept(pass, keep + sparse_rows);
+    for_bundles(pass, divide_up(sparse_rows, kTileRows), [&](const Bundle& bundle) {
+      attend_rows(bundle, compacted(bundle.group, bundle.slot), keep + sparse_rows,
+                  {0, sparse_rows}, keep + 1);
+    });
   });
 }
 

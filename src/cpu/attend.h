@@ -1,9 +1,9 @@
 // Attend of one sequence, dense and sparse: which rows meet which keys. Packing (compact) and the
 // write of finished rows (scatter) are fused into it; the arithmetic is in attend-inl.h.
 //
-// Panel groups are packed some at a time (layout.h); within a phase the tasks are (query head,
-// tile), heaviest first. One task owns every (row, head), so nothing is atomic and the result does
-// not depend on threads.
+// Panel groups are packed some at a time (layout.h); within a phase the tasks are bundles of (query
+// head, tile), heaviest first. One task owns every (row, head), so nothing is atomic and the result
+// does not depend on threads.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 
 #include "cpu/arena.h"
 #include "cpu/context.h"
+#include "cpu/tiles/tiles.h"
 
 namespace tokensieve::cpu {
 
@@ -23,10 +24,28 @@ struct PanelGroup {
   int32_t q_heads;  // how many
 };
 
-// The packed keys of one group.
+// The packed keys of one group: kt and v where products are exact, else blocks. `columns`: single
+// ones of each of its query heads.
 struct Panels {
+  Rows k_rows, v_rows;  // that they are packed from
   float* kt;
   float* v;
+  float* columns;
+  TileBlocks blocks;
+};
+
+// Row tiles [tile, tile + tiles) of query heads [head, head + heads), which share packed keys: a
+// task. One row tile where products are exact, at most kBundle on matrix tiles.
+struct Bundle {
+  PanelGroup group;
+  int64_t slot;
+  int64_t head, heads;
+  int64_t tile, tiles;
+  int thread;
+
+  int count() const { return static_cast<int>(heads * tiles); }
+  int64_t head_of(int i) const { return head + i % heads; }
+  int64_t tile_of(int i) const { return tile + i / heads; }
 };
 
 class Attender {
@@ -59,15 +78,13 @@ class Attender {
   int64_t kept(int64_t keep) const { return keep + c_.plan.suffix_len(); }
 
   PanelGroup group(const Pass& pass, int64_t slot) const;
-  Panels identity(int64_t slot) const {
-    return panels(c_.layout.panels.identity, slot, c_.layout.panels.identity_keys);
-  }
-  Panels compacted(int64_t slot) const {
-    return panels(c_.layout.panels.compact, slot, c_.layout.panels.compact_keys);
-  }
-  Panels panels(float* base, int64_t slot, int64_t keys) const {
-    float* kt = base + slot * keys * dim() * 2;
-    return {kt, kt + keys * dim()};
+  Panels identity(const PanelGroup& group, int64_t slot) const;
+  Panels compacted(const PanelGroup& group, int64_t slot) const;
+  Panels panels(const PanelGroup& group, int64_t slot, const int32_t* list, std::byte* base,
+                int64_t keys) const;
+  int64_t column_floats() const { return c_.layout.panels.column_keys * dim() * 2; }
+  float* column_panels(const Panels& panels, int64_t head) const {
+    return panels.columns + head % group_size_ * column_floats();
   }
 
   // Calls body(pass) until all groups had their turn; a pass has as many as the panels hold.
@@ -80,16 +97,30 @@ class Attender {
     }
   }
 
-  // Calls body(group, slot, query head, tile, thread) for every head and tile of the pass, the
-  // last tile, which is the heaviest, first.
+  // Calls body(bundle) until every head of the pass had its tiles, the last ones, which are the
+  // heaviest, first.
   template <typename F>
-  void for_tiles(const Pass& pass, int64_t tiles, F&& body) {
-    const int64_t heads_per_group = group(pass, 0).q_heads;
-    const int64_t heads = pass.count * heads_per_group;
-    c_.parallel(Stage::kAttend, heads * tiles, [&](int64_t i, int thread) {
-      const int64_t slot = i % heads / heads_per_group;
+  void for_bundles(const Pass& pass, int64_t tiles, F&& body) {
+    const int64_t group_heads = group(pass, 0).q_heads;
+    const int64_t most = c_.layout.row_tiles;
+    const int64_t parts = divide_up(group_heads, most);  // of a group's heads
+    const int64_t heads = divide_up(group_heads, parts);
+    const int64_t columns = pass.count * parts;
+    // Fewer tiles a bundle rather than too few tasks for the threads.
+    const int64_t fair = columns * tiles / (4 * c_.plan.options.num_threads);
+    const int64_t at_once = std::clamp<int64_t>(fair, 1, most / heads);
+    const int64_t rows = divide_up(tiles, at_once);
+    c_.parallel(Stage::kAttend, columns * rows, [&](int64_t i, int thread) {
+      const int64_t slot = i % columns / parts, first_head = i % parts * heads;
+      const int64_t row = (rows - 1 - i / columns) * at_once;
       const PanelGroup g = group(pass, slot);
-      body(g, slot, g.q_head + i % heads_per_group, tiles - 1 - i / heads, thread);
+      body(Bundle{.group = g,
+                  .slot = slot,
+                  .head = g.q_head + first_head,
+                  .heads = std::min(heads, group_heads - first_head),
+                  .tile = row,
+                  .tiles = std::min(at_once, tiles - row),
+                  .thread = thread});
     });
   }
 
@@ -99,13 +130,20 @@ class Attender {
   void pack_kept(const Pass& pass, int64_t keys);
   template <typename F>
   void pack(const Pass& pass, KeyRange skip, int64_t keys, bool steered, F&& target);
+  void pack_panel(const Panels& to, int64_t first, int count) const;
   bool listed(const PanelGroup& group, const TileGrid& grid, int64_t key_tile) const;
+  // The single columns of every head of the pass.
+  void pack_columns(const Pass& pass);
 
-  // Continues `tile` over keys `range` of the panels, or those of them that the block mask of
-  // `head` lists for row tile `row_tile`.
-  void attend_keys(const Tile& tile, const Panels& panels, const KeyRange& range,
-                   const int32_t* row_end, const Logits& logits, int64_t head,
-                   int64_t row_tile) const;
+  // Continues the softmax of `count` row tiles over the keys of their ranges.
+  void attend(const RowTile* tiles, int count, const Panels& panels, const Logits& logits,
+              int thread) const;
+  // Key tiles that the mask lists, and the head's columns between them.
+  void attend_masked(const RowTile& tile, const Panels& panels, const Logits& logits) const;
+  void attend_columns(const RowTile& tile, const KeyRange& range, const Panels& panels,
+                      const Logits& logits) const;
+  // What the block mask of `head` lists for row tile `row_tile`; null without a mask.
+  const uint32_t* mask_row(int64_t head, int64_t row_tile) const;
 
   // Starts a tile with rows [first, first + rows) of q, or of the queries that a list of tokens
   // gives.
@@ -118,19 +156,19 @@ class Attender {
     return c_.out.lse + (batch_ * shape().num_q_heads + head) * shape().seqlen_q + row;
   }
 
-  // Queries [first, first + rows) against `keys` packed keys; query first + r sees the first
-  // `seen + r` of them if the plan is causal.
-  void attend_rows(const Panels& panels, int64_t keys, int64_t head, int64_t first, int rows,
-                   int64_t seen, int thread) const;
-  void zero_fill_tile(const PanelGroup& group, const Panels& panels, int64_t head, int64_t keep,
-                      int64_t first_query, int64_t row, int thread) const;
+  // Queries `queries`, of which tile 0 begins with the first, against `keys` packed keys; query
+  // begin + r sees the first `seen + r` of them if the plan is causal.
+  void attend_rows(const Bundle& bundle, const Panels& panels, int64_t keys,
+                   const KeyRange& queries, int64_t seen) const;
+  void zero_fill_bundle(const Bundle& bundle, int64_t keep) const;
   int64_t plan_spans(int64_t keep);
-  void local_block(ThreadScratch& scratch, const Panels& panels, int64_t head, int64_t begin,
-                   int64_t end, int64_t window_begin) const;
-  void finish_carried(ThreadScratch& scratch, const Panels& panels, int64_t head, int64_t row,
-                      const KeyRange& range) const;
-  void local_span(const PanelGroup& group, int64_t slot, int64_t head, int64_t keep, int64_t span,
-                  int thread) const;
+  struct LocalSpan;
+  LocalSpan start_span(const Bundle& bundle, int i, int64_t keep) const;
+  RowTile start_block(LocalSpan& span) const;
+  void finish_block(LocalSpan& span) const;
+  void finish_carried(LocalSpan* spans, int count, bool later, const Panels& panels,
+                      int thread) const;
+  void local_bundle(const Bundle& bundle, int64_t keep) const;
 
   Context& c_;
   int64_t batch_;

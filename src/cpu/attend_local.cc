@@ -5,24 +5,6 @@
 #include "cpu/attend.h"
 
 namespace tokensieve::cpu {
-namespace {
-
-// Row r of the block's tile goes on with the kept rows, over the first `compact_end` compact keys.
-void carry_row(ThreadScratch& scratch, int r, int64_t query, int64_t compact_end) {
-  const Tile& tile = scratch.tile;
-  Tile& kept = scratch.kept;
-  const int64_t dim = tile.dim;
-  const int at = kept.rows++;
-  std::copy_n(tile.q + r * dim, dim, kept.q + at * dim);
-  std::copy_n(tile.o + r * dim, dim, kept.o + at * dim);
-  kept.m[at] = tile.m[r];
-  kept.l[at] = tile.l[r];
-  scratch.kept_row_end[at] = static_cast<int32_t>(compact_end);
-  scratch.kept_rows[at] = static_cast<int32_t>(query);
-}
-
-}  // namespace
-
 // Cuts the query blocks of every set into spans with at most kTileRows kept rows each. Returns the
 // largest number of spans of a set; span i of set s is blocks [spans[i], spans[i + 1]).
 int64_t Attender::plan_spans(int64_t keep) {
@@ -52,79 +34,152 @@ int64_t Attender::plan_spans(int64_t keep) {
   return most;
 }
 
-// Tokens [begin, end) of a block against the sinks and their window.
-void Attender::local_block(ThreadScratch& scratch, const Panels& panels, int64_t head,
-                           int64_t begin, int64_t end, int64_t window_begin) const {
-  Tile& tile = scratch.tile;
-  tile.rows = static_cast<int>(end - begin);
-  load_tile(tile, head, nullptr, begin - c_.q_offset(), tile.rows);
-  for (int r = 0; r < tile.rows; ++r) scratch.row_end[r] = static_cast<int32_t>(begin + r + 1);
-  const int64_t sink_tokens = std::min<int64_t>(c_.plan.select.sinks, window_begin);
-  const KeyRange ranges[] = {{0, sink_tokens}, {window_begin, end}};
-  c_.kernels.attend(tile, {panels.kt, panels.v, ranges, scratch.row_end}, logits());
+// A query head's walk over the blocks of a span.
+struct Attender::LocalSpan {
+  int64_t head;
+  const int32_t *list, *list_end;
+  int64_t block, end_block;
+  ThreadScratch scratch;
+  KeyRange ranges[2];       // of the block at hand: sinks and window
+  int64_t begin = 0;        // its first token
+  KeyRange compact;         // keys that carried rows see together
+  int64_t first_query;      // kept tokens before the first query
+  int64_t carried_row = 0;  // of the first carried row, among the kept queries
+
+  bool done() const { return block == end_block; }
+
+  // Row r of the block's tile goes on with the kept rows, over the compact keys before
+  // `compact_end`.
+  void carry_row(int r, int64_t query, int64_t compact_end) {
+    const Tile& tile = scratch.tile;
+    Tile& kept = scratch.kept;
+    const int64_t dim = tile.dim;
+    const int at = kept.rows++;
+    std::copy_n(tile.q + r * dim, dim, kept.q + at * dim);
+    std::copy_n(tile.o + r * dim, dim, kept.o + at * dim);
+    kept.m[at] = tile.m[r];
+    kept.l[at] = tile.l[r];
+    scratch.kept_row_end[at] = static_cast<int32_t>(compact_end);
+    scratch.kept_rows[at] = static_cast<int32_t>(query);
+    compact.end = compact_end;
+  }
+};
+
+Attender::LocalSpan Attender::start_span(const Bundle& bundle, int i, int64_t keep) const {
+  const int64_t set = bundle.group.set;
+  const int32_t* spans = c_.layout.spans + set * (num_blocks(c_.plan) + 1) + bundle.tile_of(i);
+  const int32_t* list = indices(set);
+  const int32_t* list_end = list + kept(keep);
+  // Kept sinks are visible to every row already.
+  const int64_t begin = std::lower_bound(list, list_end, c_.plan.select.sinks) - list;
+  LocalSpan span = {.head = bundle.head_of(i),
+                    .list = list,
+                    .list_end = list_end,
+                    .block = spans[0],
+                    .end_block = spans[1],
+                    .scratch = c_.scratch(bundle.thread, i),
+                    .ranges = {},
+                    .compact = {begin, begin},
+                    .first_query = std::lower_bound(list, list_end, c_.q_offset()) - list};
+  span.scratch.kept.rows = 0;
+  return span;
 }
 
-// The carried rows, kept queries from `row` on, against compact keys `range`.
-void Attender::finish_carried(ThreadScratch& scratch, const Panels& panels, int64_t head,
-                              int64_t row, const KeyRange& range) const {
-  const Tile& carried = scratch.kept;
-  std::fill_n(carried.q + int64_t{carried.rows} * dim(), int64_t{kRowPadding} * dim(), 0.0f);
-  // Two row tiles of a block mask may share the tile. The later rows go first: the kernel also
-  // writes to some rows past a tile's last, and these are then done.
-  int cut = carried.rows;
-  if (c_.mask.bits != nullptr) {
-    cut = static_cast<int>(std::min<int64_t>(cut, kBlock - row % kBlock));
+// The block's tokens against the sinks and their window.
+RowTile Attender::start_block(LocalSpan& span) const {
+  const SelectConfig& select = c_.plan.select;
+  const int64_t first = span.block * kLocalBlock;
+  const int64_t end = std::min<int64_t>(first + kLocalBlock, shape().seqlen_kv);
+  const int64_t window_begin = std::max<int64_t>(0, first - select.local_window);
+  span.begin = std::max(first, c_.q_offset());
+  span.ranges[0] = {0, std::min<int64_t>(select.sinks, window_begin)};
+  span.ranges[1] = {window_begin, end};
+  Tile& tile = span.scratch.tile;
+  tile.rows = static_cast<int>(end - span.begin);
+  load_tile(tile, span.head, nullptr, span.begin - c_.q_offset(), tile.rows);
+  for (int r = 0; r < tile.rows; ++r) {
+    span.scratch.row_end[r] = static_cast<int32_t>(span.begin + r + 1);
   }
-  for (const auto& [begin, end] : {std::pair{cut, carried.rows}, {0, cut}}) {
+  return {tile, span.ranges, 2, span.scratch.row_end, nullptr, span.head};
+}
+
+// Dropped rows are finished; kept ones are, too, if there are no compact keys before their window.
+void Attender::finish_block(LocalSpan& span) const {
+  const int64_t limit =
+      std::lower_bound(span.list, span.list_end, span.ranges[1].begin) - span.list;
+  const int32_t* next = std::lower_bound(span.list, span.list_end, span.begin);
+  for (int r = 0; r < span.scratch.tile.rows; ++r) {
+    const bool is_kept = next < span.list_end && *next == span.begin + r;
+    next += is_kept;
+    const int64_t query = span.begin + r - c_.q_offset();
+    if (is_kept && limit > span.compact.begin) {
+      if (span.scratch.kept.rows == 0) span.carried_row = next - 1 - span.list - span.first_query;
+      span.carry_row(r, query, limit);
+    } else {
+      finish_row(span.scratch.tile, r, span.head, query);
+    }
+  }
+  ++span.block;
+}
+
+// The carried rows against their compact keys. Two row tiles of a block mask may share a tile of
+// them, of which one is meant. The later rows must go first: a kernel also writes to some rows past
+// its last, and these are then done.
+void Attender::finish_carried(LocalSpan* spans, int count, bool later, const Panels& panels,
+                              int thread) const {
+  RowTile parts[kBundle];
+  int begins[kBundle], used[kBundle], parts_used = 0;
+  for (int i = 0; i < count; ++i) {
+    const Tile& carried = spans[i].scratch.kept;
+    int cut = carried.rows;
+    if (c_.mask.bits != nullptr) {
+      cut = static_cast<int>(std::min<int64_t>(cut, kBlock - spans[i].carried_row % kBlock));
+    }
+    const int begin = later ? cut : 0, end = later ? carried.rows : cut;
     if (begin == end) continue;
+    std::fill_n(carried.q + int64_t{end} * dim(), int64_t{kRowPadding} * dim(), 0.0f);
     Tile part = carried;
     part.q += int64_t{begin} * dim();
     part.o += int64_t{begin} * dim();
     part.m += begin;
     part.l += begin;
     part.rows = end - begin;
-    attend_keys(part, panels, range, scratch.kept_row_end + begin, logits(), head,
-                (row + begin) / kBlock);
-    for (int r = 0; r < part.rows; ++r) {
-      finish_row(part, r, head, scratch.kept_rows[begin + r]);
+    begins[parts_used] = begin;
+    used[parts_used] = i;
+    parts[parts_used++] = {part, &spans[i].compact, 1, spans[i].scratch.kept_row_end + begin,
+                           mask_row(spans[i].head, (spans[i].carried_row + begin) / kBlock),
+                           spans[i].head};
+  }
+  attend(parts, parts_used, panels, logits(), thread);
+  for (int i = 0; i < parts_used; ++i) {
+    const LocalSpan& span = spans[used[i]];
+    for (int r = 0; r < parts[i].tile.rows; ++r) {
+      finish_row(parts[i].tile, r, span.head, span.scratch.kept_rows[begins[i] + r]);
     }
   }
 }
 
-void Attender::local_span(const PanelGroup& group, int64_t slot, int64_t head, int64_t keep,
-                          int64_t span, int thread) const {
-  const SelectConfig& select = c_.plan.select;
-  const int32_t* spans = c_.layout.spans + group.set * (num_blocks(c_.plan) + 1);
-  const int32_t* list = indices(group.set);
-  const int32_t* list_end = list + kept(keep);
-  // Kept sinks are visible to every row already.
-  const int64_t compact_begin = std::lower_bound(list, list_end, select.sinks) - list;
-  const int64_t first_query = std::lower_bound(list, list_end, c_.q_offset()) - list;
-  int64_t compact_end = compact_begin;
-  int64_t carried_row = 0;  // of the first carried row, among the kept queries
-  ThreadScratch scratch = c_.scratch(thread);
-  scratch.kept.rows = 0;
-  for (int64_t block = spans[span]; block < spans[span + 1]; ++block) {
-    const int64_t begin = std::max(block * kLocalBlock, c_.q_offset());
-    const int64_t end = std::min<int64_t>((block + 1) * kLocalBlock, shape().seqlen_kv);
-    const int64_t window_begin = std::max<int64_t>(0, block * kLocalBlock - select.local_window);
-    local_block(scratch, identity(slot), head, begin, end, window_begin);
-    const int64_t limit = std::lower_bound(list, list_end, window_begin) - list;
-    const int32_t* next = std::lower_bound(list, list_end, begin);
-    for (int r = 0; r < scratch.tile.rows; ++r) {
-      const bool is_kept = next < list_end && *next == begin + r;
-      next += is_kept;
-      const int64_t query = begin + r - c_.q_offset();
-      if (is_kept && limit > compact_begin) {
-        if (scratch.kept.rows == 0) carried_row = next - 1 - list - first_query;
-        carry_row(scratch, r, query, limit);
-        compact_end = limit;
-      } else {
-        finish_row(scratch.tile, r, head, query);
-      }
+void Attender::local_bundle(const Bundle& bundle, int64_t keep) const {
+  const Panels all = identity(bundle.group, bundle.slot);
+  LocalSpan spans[kBundle];
+  const int count = bundle.count();
+  for (int i = 0; i < count; ++i) spans[i] = start_span(bundle, i, keep);
+  for (;;) {
+    RowTile tiles[kBundle];
+    LocalSpan* used[kBundle];
+    int blocks = 0;
+    for (LocalSpan& span : std::span(spans, static_cast<size_t>(count))) {
+      if (span.done()) continue;
+      tiles[blocks] = start_block(span);
+      used[blocks++] = &span;
     }
+    if (blocks == 0) break;
+    attend(tiles, blocks, all, logits(), bundle.thread);
+    for (int i = 0; i < blocks; ++i) finish_block(*used[i]);
   }
-  finish_carried(scratch, compacted(slot), head, carried_row, {compact_begin, compact_end});
+  const Panels compact = compacted(bundle.group, bundle.slot);
+  finish_carried(spans, count, /*later=*/true, compact, bundle.thread);
+  finish_carried(spans, count, /*later=*/false, compact, bundle.thread);
 }
 
 void Attender::local_fill(int64_t keep) {
@@ -137,8 +192,7 @@ void Attender::local_fill(int64_t keep) {
   for_passes(/*sets=*/true, [&](const Pass& pass) {
     pack_all(pass, unseen, /*steered=*/false);
     pack_kept(pass, kept(keep));
-    for_tiles(pass, spans, [&](const PanelGroup& g, int64_t slot, int64_t head, int64_t span,
-                               int thread) { local_span(g, slot, head, keep, span, thread); });
+    for_bundles(pass, spans, [&](const Bundle& bundle) { local_bundle(bundle, keep); });
   });
 }
 

@@ -12,7 +12,7 @@ namespace cpu {
 namespace {
 
 // TOKENSIEVE_ISA forces an instruction set where the caller left the choice open.
-Result<Isa> resolve_isa(Isa wanted) {
+Result<Isa> wanted_isa(Isa wanted) {
   if (wanted == Isa::kAuto) {
     if (const char* name = std::getenv("TOKENSIEVE_ISA"); name != nullptr && *name != '\0') {
       const Result<Isa> forced = isa_from_name(name);
@@ -23,19 +23,42 @@ Result<Isa> resolve_isa(Isa wanted) {
       wanted = *forced;
     }
   }
-  const Kernels* kernels = kernels_for(wanted);
-  if (kernels != nullptr) return kernels->isa;
+  if (kernels_for(wanted) != nullptr) return wanted;
   return Status::error(StatusCode::kUnsupported,
                        "instruction set %s is not compiled in or not supported by this CPU; use "
                        "auto (best here: %s)",
                        isa_name(wanted), isa_name(kernels_for(Isa::kAuto)->isa));
 }
 
+// Why tiles of `isa` cannot compute the plan's products.
+ProductsReason tiles_missing(const Plan& plan, Isa isa) {
+  const AttentionShape& s = plan.shape;
+  if (!s.causal) return ProductsReason::kNotCausal;
+  if (plan.options.products == Products::kSplit && s.kv_dtype == DType::kF32) {
+    return ProductsReason::kF32Keys;
+  }
+  if (plan.blocks.pattern == BlockPattern::kVerticalSlash) return ProductsReason::kColumns;
+  if (tile_kernels_for(isa) == nullptr) return ProductsReason::kNoTiles;
+  return isa == Isa::kAmx ? ask_for_tiles() : ProductsReason::kNone;
+}
+
+Status resolve(Plan& plan) {
+  const Result<Isa> wanted = wanted_isa(plan.options.isa);
+  if (!wanted.ok()) return wanted.status();
+  plan.options.isa = kernels_for(*wanted)->isa;
+  if (plan.options.products == Products::kExact) return {};
+  const Isa tiles = *wanted == Isa::kAuto ? Isa::kAmx : *wanted;
+  plan.products_reason = tiles_missing(plan, tiles);
+  if (plan.products_reason == ProductsReason::kNone) {
+    plan.options.isa = tiles;
+  } else {
+    plan.options.products = Products::kExact;
+  }
+  return {};
+}
+
 Status prepare(Plan& plan) {
-  const Result<Isa> isa = resolve_isa(plan.options.isa);
-  if (!isa.ok()) return isa.status();
-  plan.options.isa = *isa;
-  plan.workspace = make_layout(plan, *kernels_for(*isa), nullptr).bytes;
+  plan.workspace = make_layout(plan, *kernels_for(plan.options.isa), nullptr).bytes;
   return {};
 }
 
@@ -47,6 +70,8 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
   const Kernels& kernels = *kernels_for(plan.options.isa);
   return {.plan = plan,
           .kernels = kernels,
+          .tiles = plan.options.products == Products::kExact ? nullptr
+                                                             : tile_kernels_for(plan.options.isa),
           .executor = executor_of(options),
           .options = options,
           .in = in,
@@ -56,7 +81,7 @@ Context make_context(const Plan& plan, const AttentionInputs& in, const Attentio
 
 Status finish(Context& context) {
   context.sum.finish(context.report);
-  context.report.isa = context.kernels.isa;
+  context.report.isa = context.tiles ? context.tiles->isa : context.kernels.isa;
   if (context.options.report != nullptr) *context.options.report = context.report;
   if (context.gather_failed) {
     return Status::error(StatusCode::kInternal, "all_gather failed: it returned an error");
@@ -171,6 +196,7 @@ Status estimate_blocks(const Plan& plan, const AttentionInputs& in, const BlockM
 extern const BackendOps kCpuOps;
 const BackendOps kCpuOps = {
     .id = Backend::kCpu,
+    .resolve = cpu::resolve,
     .prepare = cpu::prepare,
     .run = cpu::run,
     .score = cpu::score,
@@ -178,6 +204,7 @@ const BackendOps kCpuOps = {
     .compact = cpu::compact,
     .scatter = cpu::scatter,
     .estimate_blocks = cpu::estimate_blocks,
+    .vertical_slash = true,
 };
 
 }  // namespace tokensieve

@@ -9,6 +9,7 @@
 #include "core/tiles.h"
 #include "cpu/kernels.h"
 #include "cpu/layout.h"
+#include "cpu/tiles/tiles.h"
 #include "tokensieve/attention.h"
 
 namespace tokensieve::cpu {
@@ -25,6 +26,7 @@ inline char* row_at(const TensorView& x, int64_t batch, int64_t seq, int64_t hea
 struct Context {
   const Plan& plan;
   const Kernels& kernels;
+  const TileKernels* tiles;  // null: products are exact
   Executor& executor;
   const RunOptions& options;
   const AttentionInputs& in;
@@ -37,8 +39,11 @@ struct Context {
   std::atomic_flag asking = ATOMIC_FLAG_INIT;  // a thread is in the caller's cancel callback
   bool gather_failed = false;
 
-  ThreadScratch scratch(int thread) const {
-    return thread_scratch(layout, plan.shape.head_dim, thread);
+  ThreadScratch scratch(int thread, int i = 0) const {
+    return thread_scratch(layout, plan.shape.head_dim, thread, i);
+  }
+  std::byte* tile_scratch(int thread) const {
+    return layout.tiles + TileScratch::bytes(plan.shape.head_dim) * static_cast<size_t>(thread);
   }
   Rows rows(const TensorView& x, int64_t batch, int64_t head) const {
     return {.base = row_at(x, batch, 0, head),
@@ -77,6 +82,12 @@ struct Context {
             static_cast<size_t>(keep + plan.suffix_len())};
   }
   int64_t heads_per_mask() const { return plan.shape.num_q_heads / plan.num_masks; }
+  // kVerticalSlash: the head's columns in the coordinates of its mask.
+  std::span<const int32_t> columns_of(int64_t q_head) const {
+    const ColumnLists& columns = layout.columns;
+    if (columns.capacity == 0) return {};
+    return {columns.lists + q_head * columns.capacity, static_cast<size_t>(columns.count[q_head])};
+  }
   MaskRows mask_of(int64_t q_head) const { return mask_rows(mask, 0, q_head / heads_per_mask()); }
 
   // Whether to stop: asks the caller's callback, one thread at a time and never after a yes. While

@@ -17,6 +17,8 @@ size_t estimate_bytes(const Plan& plan, const Kernels& kernels) {
       return pooled_bytes(plan);
     case BlockPattern::kAntidiagonal:
       return antidiagonal_bytes(plan, kernels);
+    case BlockPattern::kVerticalSlash:
+      return vertical_slash_bytes(plan, kernels);
     default:
       return 0;
   }

@@ -15,12 +15,14 @@ namespace tokensieve::cpu {
 void estimate_flex(Context& context, int64_t batch, int64_t keep);
 void estimate_pooled(Context& context, int64_t batch, int64_t keep);
 void estimate_antidiagonal(Context& context, int64_t batch, int64_t keep);
+void estimate_vertical_slash(Context& context, int64_t batch, int64_t keep);  // and columns
 
 // What the plan's estimator needs of the workspace, each in its own file.
 size_t estimate_bytes(const Plan& plan, const Kernels& kernels);
 size_t flex_bytes(const Plan& plan, const Kernels& kernels);
 size_t pooled_bytes(const Plan& plan);
 size_t antidiagonal_bytes(const Plan& plan, const Kernels& kernels);
+size_t vertical_slash_bytes(const Plan& plan, const Kernels& kernels);
 
 // What they share.
 

@@ -30,7 +30,7 @@ struct Buffers {
 // What grows with length first; the rest is bounded by kPhaseBytes.
 Buffers take_buffers(Arena& arena, const Plan& plan, const Kernels& kernels) {
   const int64_t keys = plan.shape.seqlen_kv, threads = plan.options.num_threads;
-  const int64_t tiles = tiles_of(keys), cols = kernels.panel_cols;
+  const int64_t tiles = tiles_of(keys);
   Buffers buffers;
   buffers.means =
       arena.take<float>(key_groups(plan).count * mean_tiles(plan) * plan.shape.head_dim);
@@ -41,10 +41,8 @@ Buffers take_buffers(Arena& arena, const Plan& plan, const Kernels& kernels) {
   buffers.sums = arena.take<double>(threads * 2 * tiles);
   buffers.tiles = arena.take<float>(threads * 2 * tiles);
   buffers.taken = arena.take<int32_t>(threads * tiles);
-  buffers.probe = take_score(arena, plan, kernels.panel_cols, kBlock);
-  const int64_t blocks = divide_up(keys, kBlockKeys);
-  buffers.probe.slash = arena.take<float>(buffers.probe.units * blocks * (kBlockKeys + cols));
-  const int64_t heads = std::max<int64_t>(1, buffers.probe.units / divide_up(kBlock, cols));
+  buffers.probe = take_probe(arena, plan, kernels.panel_cols, kBlock);
+  const int64_t heads = heads_at_once(buffers.probe, kBlock, kernels.panel_cols);
   buffers.mass = arena.take<float>(heads * keys);
   buffers.slashes = arena.take<float>(heads * keys);
   return buffers;

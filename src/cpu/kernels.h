@@ -114,7 +114,14 @@ struct Kernels {
   void (*slash_sum)(const float* e, int count, const float* weight, float* slash);
 };
 
-// Null if the instruction set is not compiled in or this CPU lacks it.
+// Those of f32. Null if the instruction set is not compiled in or this CPU lacks it.
 const Kernels* kernels_for(Isa isa);
+
+// Those of 16-bit tiles; also null of instruction sets without tiles.
+struct TileKernels;
+const TileKernels* tile_kernels_for(Isa isa);
+
+// Asks the system for the hardware's tiles, for this process and for good. kNone: granted.
+ProductsReason ask_for_tiles();
 
 }  // namespace tokensieve::cpu

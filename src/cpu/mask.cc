@@ -46,19 +46,23 @@ void estimate(Context& c, int64_t batch, int64_t keep) {
       return estimate_pooled(c, batch, keep);
     case BlockPattern::kAntidiagonal:
       return estimate_antidiagonal(c, batch, keep);
+    case BlockPattern::kVerticalSlash:
+      return estimate_vertical_slash(c, batch, keep);
     default:
       return;
   }
 }
 
 double density(Context& c, int64_t keep) {
-  std::atomic<int64_t> visited{0}, visible{0};
+  std::atomic<int64_t> visited{0}, visible{0}, columns{0};
   c.parallel(Stage::kEstimate, c.plan.shape.num_q_heads, [&](int64_t head, int) {
-    const TileCount count = count_tiles(c.plan, c.kept_of(head, keep), c.mask_of(head));
+    const TileCount count = count_tiles(c.plan, c.kept_of(head, keep), c.mask_of(head),
+                                        c.columns_of(head));
     visited += count.visited;
     visible += count.visible;
+    columns += count.columns;
   });
-  return visible == 0 ? 1.0 : static_cast<double>(visited) / static_cast<double>(visible);
+  return TileCount{visited, visible, columns}.density();
 }
 
 }  // namespace

@@ -34,40 +34,6 @@ void load_rows(const Rows& rows, int64_t first, int count, int dim, float scale,
   });
 }
 
-#if HWY_TARGET <= HWY_AVX3
-// 16 x 16 in registers; Highway 1.0.3 has no transpose.
-HWY_INLINE void transpose(__m512 r[16]) {
-  __m512 t[16];
-  HWY_UNROLL(8)
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  HWY_UNROLL(4)
-  for (int i = 0; i < 16; i += 4) {
-    const __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]);
-    const __m512d c = _mm512_castps_pd(t[i + 2]), e = _mm512_castps_pd(t[i + 3]);
-    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, e));
-    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, e));
-  }
-  HWY_UNROLL(2)
-  for (int h = 0; h < 16; h += 8) {
-    HWY_UNROLL(4)
-    for (int i = 0; i < 4; ++i) {
-      t[h + i] = _mm512_shuffle_f32x4(r[h + i], r[h + 4 + i], 0x88);
-      t[h + 4 + i] = _mm512_shuffle_f32x4(r[h + i], r[h + 4 + i], 0xdd);
-    }
-  }
-  HWY_UNROLL(8)
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
-    r[8 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
-  }
-}
-#endif
-
 // Columns [c, c + 16) of `count` <= 16 rows, transposed to dst[i * dst_stride + row]; missing rows
 // are zero.
 template <DType kDType>

@@ -56,16 +56,18 @@ class Scorer {
 
   int64_t head(int64_t unit) const { return probe_.first_head + unit / pass_.blocks; }
   const int32_t* list(int64_t unit) const { return c_.kept_of(head(unit), probe_.keep).data(); }
-  // First query of the unit within the probe's rows, and how many it has: none of a head with fewer
-  // rows than a probe.
+  int64_t rows(int64_t unit) const {
+    return std::min(probe_.rows,
+                    tile_grid(c_.plan, c_.kept_of(head(unit), probe_.keep)).rows());
+  }
+  // First query of the unit within the head's rows, and how many it has, perhaps none.
   int64_t first_query(int64_t unit) const {
     return (pass_.first_block + unit % pass_.blocks) * cols_;
   }
   int queries(int64_t unit) const {
-    if (tile_grid(c_.plan, c_.kept_of(head(unit), probe_.keep)).rows() < probe_.rows) return 0;
-    return static_cast<int>(std::min<int64_t>(cols_, probe_.rows - first_query(unit)));
+    return static_cast<int>(std::clamp<int64_t>(rows(unit) - first_query(unit), 0, cols_));
   }
-  int64_t position(int64_t unit) const { return probe_.keys - probe_.rows + first_query(unit); }
+  int64_t position(int64_t unit) const { return probe_.keys - rows(unit) + first_query(unit); }
   float* qt(int64_t unit) const { return buffers_.qt + unit * c_.plan.shape.head_dim * cols_; }
   float* e(int64_t unit, int64_t block) const {
     return buffers_.e + (unit * buffers_.unit_keys + block * kBlockKeys) * cols_;
@@ -100,7 +102,8 @@ class Scorer {
     const float* m = buffers_.m + stat(unit, 0);
     float* l = buffers_.l + stat(unit, 0);
     const float* sink_mass = probe_.sink_logits;
-    const int rows = queries(unit);
+    const int count = queries(unit);
+    const auto rows = static_cast<double>(this->rows(unit));
     for (int64_t i = 0; i < cols_; ++i) {
       float max = kMasked;
       for (int64_t b = 0; b < key_blocks_; ++b) max = std::max(max, m[b * cols_ + i]);
@@ -112,7 +115,7 @@ class Scorer {
       for (int64_t b = 0; b < key_blocks_; ++b) {
         total += l[b * cols_ + i] * std::exp2(static_cast<double>(m[b * cols_ + i] - max));
       }
-      const double share = i < rows ? 1.0 / (total * static_cast<double>(probe_.rows)) : 0.0;
+      const double share = i < count ? 1.0 / (total * rows) : 0.0;
       for (int64_t b = 0; b < key_blocks_; ++b) {
         const double rise = std::exp2(static_cast<double>(m[b * cols_ + i] - max));
         l[b * cols_ + i] = share == 0.0 ? 0.0f : static_cast<float>(rise * share);
@@ -161,18 +164,22 @@ class Scorer {
   int64_t key_blocks_;
 };
 
-int64_t query_blocks(const Context& c, const Probe& probe) {
-  return divide_up(probe.rows, c.kernels.panel_cols);
+int64_t query_blocks(int64_t rows, int panel_cols) {
+  return divide_up(rows, panel_cols);
 }
 
 }  // namespace
 
 int64_t heads_at_once(const Context& context, const Probe& probe) {
-  return std::max<int64_t>(1, probe.buffers.units / query_blocks(context, probe));
+  return heads_at_once(probe.buffers, probe.rows, context.kernels.panel_cols);
+}
+
+int64_t heads_at_once(const ScoreBuffers& buffers, int64_t rows, int panel_cols) {
+  return std::max<int64_t>(1, buffers.units / query_blocks(rows, panel_cols));
 }
 
 void run_probe(Context& context, const Probe& probe, int64_t heads) {
-  const int64_t blocks = query_blocks(context, probe);
+  const int64_t blocks = query_blocks(probe.rows, context.kernels.panel_cols);
   const int64_t at_once = std::min(blocks, probe.buffers.units);
   for (int64_t block = 0; block < blocks; block += at_once) {
     Scorer(context, probe, {heads, block, std::min(at_once, blocks - block)}).run();

@@ -149,7 +149,7 @@ Status attend(const Plan& plan, const AttentionInputs& inputs, int64_t b,
         const int64_t position = s.seqlen_kv - s.seqlen_q + i;
         const QueryRow row = {plan, inputs, b, h, i, &keys[kv_head], &values[kv_head]};
         std::vector<int32_t> visible = visible_keys(plan, selection.dense(), kept, position);
-        if (!masks.bits.empty()) hide_tiles(plan, masks.of(plan, h), kept, position, visible);
+        if (!masks.bits.empty()) hide_tiles(plan, masks, h, kept, position, visible);
         lse[h * s.seqlen_q + i] =
             attend_row(row, visible, out + (i * s.num_q_heads + h) * s.head_dim);
       }

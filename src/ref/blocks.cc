@@ -49,6 +49,10 @@ MaskRows Masks::of(const Plan& plan, int64_t q_head) const {
   return {words + m * plan.row_tiles * plan.mask_words, plan.mask_words};
 }
 
+std::span<const int32_t> Masks::columns_of(int64_t q_head) const {
+  return columns.empty() ? std::span<const int32_t>() : columns[q_head];
+}
+
 Masks block_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
                   const Selection& selection) {
   Masks masks;
@@ -58,6 +62,8 @@ Masks block_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
     return masks;
   }
   masks.bits.resize(static_cast<size_t>(plan.num_masks * plan.row_tiles * plan.mask_words));
+  if (plan.blocks.pattern == BlockPattern::kVerticalSlash) masks.columns.resize(plan.num_masks);
+  std::vector<int32_t> none;
   for (int64_t m = 0; m < plan.num_masks; ++m) {
     const int64_t head = m * heads_per_mask(plan);
     const MaskRows mask = masks.of(plan, head);
@@ -66,7 +72,8 @@ Masks block_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
     } else if (plan.blocks.pattern == BlockPattern::kScores) {
       take_scores(plan, inputs, b, m, mask);
     } else {
-      estimate(plan, inputs, b, selection, m, mask);
+      estimate(plan, inputs, b, selection, m, mask,
+               masks.columns.empty() ? none : masks.columns[m]);
     }
     // In a chunk, heads that keep tokens of their own may differ in where their rows begin.
     for (int64_t h = head; h < head + heads_per_mask(plan); ++h) {
@@ -75,18 +82,17 @@ Masks block_masks(const Plan& plan, const AttentionInputs& inputs, int64_t b,
   }
   TileCount count;
   for (int64_t h = 0; h < plan.shape.num_q_heads; ++h) {
-    const TileCount head = count_tiles(plan, kept_of(plan, selection, h), masks.of(plan, h));
-    count.visited += head.visited;
-    count.visible += head.visible;
+    count += count_tiles(plan, kept_of(plan, selection, h), masks.of(plan, h),
+                         masks.columns_of(h));
   }
-  if (count.visible > 0) {
-    masks.density = static_cast<double>(count.visited) / static_cast<double>(count.visible);
-  }
+  masks.density = count.density();
   return masks;
 }
 
-void hide_tiles(const Plan& plan, const MaskRows& mask, std::span<const int32_t> kept,
-                int64_t position, std::vector<int32_t>& keys) {
+void hide_tiles(const Plan& plan, const Masks& masks, int64_t q_head,
+                std::span<const int32_t> kept, int64_t position, std::vector<int32_t>& keys) {
+  const MaskRows mask = masks.of(plan, q_head);
+  const std::span<const int32_t> columns = masks.columns_of(q_head);
   const auto rank = [&](int64_t token) {
     return kept.empty() ? token : std::lower_bound(kept.begin(), kept.end(), token) - kept.begin();
   };
@@ -98,7 +104,8 @@ void hide_tiles(const Plan& plan, const MaskRows& mask, std::span<const int32_t>
   }
   const int64_t row_tile = (rank(position) - tile_grid(plan, kept).first_row) / kBlock;
   std::erase_if(keys, [&](int32_t key) {
-    return key >= begin && key < end && !mask.get(row_tile, rank(key) / kBlock);
+    return key >= begin && key < end && !mask.get(row_tile, rank(key) / kBlock) &&
+           !std::binary_search(columns.begin(), columns.end(), rank(key));
   });
 }
 

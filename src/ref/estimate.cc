@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "ref/elements.h"
+#include "ref/score.h"
 
 namespace tokensieve::ref {
 namespace {
@@ -31,7 +32,8 @@ HeadRows load_head(const Plan& plan, const AttentionInputs& inputs, int64_t b,
 }
 
 bool estimate_mask(const Plan& plan, const AttentionInputs& inputs, int64_t m,
-                   std::span<const HeadRows> heads, const MaskRows& mask) {
+                   std::span<const HeadRows> heads, const MaskRows& mask,
+                   std::vector<int32_t>& columns) {
   const BlockConfig& c = plan.blocks;
   switch (c.pattern) {
     case BlockPattern::kFlex:
@@ -40,6 +42,11 @@ bool estimate_mask(const Plan& plan, const AttentionInputs& inputs, int64_t m,
       const double alpha = own_threshold(inputs, m, c.alpha);
       return c.share == Share::kHead ? pooled(heads[0], c, alpha, mask)
                                      : pooled_shared(heads, c, alpha, mask);
+    }
+    case BlockPattern::kVerticalSlash: {
+      const int32_t* own = inputs.block_sizes ? inputs.block_sizes + 2 * m : nullptr;
+      return vertical_slash(heads[0], vertical_slash_sizes(c, own, heads[0].grid.keys), mask,
+                            columns);
     }
     default:
       return antidiagonal(heads[0], c, own_threshold(inputs, m, c.threshold), mask);
@@ -57,16 +64,34 @@ void visit_all(const TileGrid& grid, int64_t t, const MaskRows& mask) {
 }
 
 void estimate(const Plan& plan, const AttentionInputs& inputs, int64_t b,
-              const Selection& selection, int64_t m, const MaskRows& mask) {
+              const Selection& selection, int64_t m, const MaskRows& mask,
+              std::vector<int32_t>& columns) {
   const int64_t heads_per_mask = plan.shape.num_q_heads / plan.num_masks;
   std::vector<HeadRows> heads;
   for (int64_t i = 0; i < heads_per_mask; ++i) {
     heads.push_back(load_head(plan, inputs, b, selection, m * heads_per_mask + i));
   }
-  if (estimate_mask(plan, inputs, m, heads, mask)) return;
+  if (estimate_mask(plan, inputs, m, heads, mask, columns)) return;
   for (const HeadRows& head : heads) {
     for (int64_t t = 0; t < head.grid.row_tiles(); ++t) visit_all(head.grid, t, mask);
   }
+}
+
+Probe probe(const HeadRows& head, int64_t rows) {
+  const int64_t n = head.grid.keys;
+  Probe mass = {std::vector<double>(n), std::vector<double>(n)};
+  for (int64_t position = n - rows; position < n; ++position) {
+    std::vector<double> p(static_cast<size_t>(position + 1));
+    for (int64_t j = 0; j <= position; ++j) {
+      p[j] = dot(head.query(position), head.key(j), head.dim);
+    }
+    softmax(p);
+    for (int64_t j = 0; j <= position; ++j) {
+      mass.vertical[j] += p[j] / static_cast<double>(rows);
+      mass.slash[position - j] += p[j] / static_cast<double>(rows);
+    }
+  }
+  return mass;
 }
 
 std::vector<double> tile_means(std::span<const double> x, int64_t dim) {

@@ -16,10 +16,11 @@ namespace tokensieve::ref {
 // The threshold of mask m: its own if the caller gives one each.
 double own_threshold(const AttentionInputs& inputs, int64_t m, double common);
 
-// Sets the tiles that mask m of sequence b visits; `mask` is all zeros. NaN or inf in what the
-// tiles are chosen by: every tile.
+// Sets the tiles that mask m of sequence b visits, and the columns of kVerticalSlash; `mask` is all
+// zeros. NaN or inf in what the tiles are chosen by: every tile.
 void estimate(const Plan& plan, const AttentionInputs& inputs, int64_t b,
-              const Selection& selection, int64_t m, const MaskRows& mask);
+              const Selection& selection, int64_t m, const MaskRows& mask,
+              std::vector<int32_t>& columns);
 
 void visit_all(const TileGrid& grid, int64_t t, const MaskRows& mask);
 
@@ -42,8 +43,17 @@ bool pooled_shared(std::span<const HeadRows> heads, const BlockConfig& blocks, d
                    const MaskRows& mask);
 bool antidiagonal(const HeadRows& head, const BlockConfig& blocks, double threshold,
                   const MaskRows& mask);
+bool vertical_slash(const HeadRows& head, const VerticalSlashSizes& sizes, const MaskRows& mask,
+                    std::vector<int32_t>& columns);
 
 // What they share.
+
+// Mean mass of the newest `rows` rows, which need not be a tile of the grid.
+struct Probe {
+  std::vector<double> vertical;  // [keys]: by key
+  std::vector<double> slash;     // [keys]: by distance
+};
+Probe probe(const HeadRows& head, int64_t rows);
 
 // Means of `size` rows of x [rows, dim], the last one over those that there are.
 std::vector<double> tile_means(std::span<const double> x, int64_t dim);

@@ -9,29 +9,6 @@
 namespace tokensieve::ref {
 namespace {
 
-// Mean mass of the newest kBlock rows, which need not be a tile of the grid.
-struct Probe {
-  std::vector<double> vertical;  // [keys]: by key
-  std::vector<double> slash;     // [keys]: by distance
-};
-
-Probe probe(const HeadRows& head) {
-  const int64_t n = head.grid.keys;
-  Probe mass = {std::vector<double>(n), std::vector<double>(n)};
-  for (int64_t position = n - kBlock; position < n; ++position) {
-    std::vector<double> p(static_cast<size_t>(position + 1));
-    for (int64_t j = 0; j <= position; ++j) {
-      p[j] = dot(head.query(position), head.key(j), head.dim);
-    }
-    softmax(p);
-    for (int64_t j = 0; j <= position; ++j) {
-      mass.vertical[j] += p[j] / kBlock;
-      mass.slash[position - j] += p[j] / kBlock;
-    }
-  }
-  return mass;
-}
-
 // Sums of a probe's lines over tiles: columns of a key tile, and the distances of a tile distance.
 // These are counted from the far end, as in the official code: where keys is no multiple of kBlock,
 // tile distance 0 has keys % kBlock of them.
@@ -123,7 +100,7 @@ bool flex(const HeadRows& head, const BlockConfig& blocks, double gamma, const M
   int64_t most = grid.key_tiles();
   if (blocks.max_budget > 0) most = std::min(most, tiles_of(blocks.max_budget));
 
-  const Probe lines = probe(head);
+  const Probe lines = probe(head, kBlock);
   const Probe sums = tile_sums(lines);
   const std::vector<double> mean_keys = tile_means(head.k, head.dim);
   const std::vector<double> prediction = predicted(head, mean_keys);

@@ -238,6 +238,7 @@ const BackendOps kRefOps = {.id = Backend::kRef,
                             .select_tokens = ref::select_tokens,
                             .compact = ref::compact,
                             .scatter = ref::scatter,
-                            .estimate_blocks = ref::estimate_blocks};
+                            .estimate_blocks = ref::estimate_blocks,
+                            .vertical_slash = true};
 
 }  // namespace tokensieve

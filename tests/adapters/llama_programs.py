@@ -55,8 +55,9 @@ def complete(text, *args, **environment):
 
 
 def layer_rows(output):
-    """{layer: (nodes, sparse nodes, keep ratio, pair ratio, reason)} of the table printed at exit."""
-    rows = re.findall(r"^tokensieve: +(\S+) +(\d+) +(\d+) +(\S+) +(\S+) +\S+  (.*)$", output, re.M)
+    """{layer: (nodes, sparse nodes, keep ratio, pair ratio, reason)} of the table printed at exit, in which
+    every tile is visited: no profile here has block masks."""
+    rows = re.findall(r"^tokensieve: +(\S+) +(\d+) +(\d+) +(\S+) +(\S+) +1.000 +\S+  (.*)$", output, re.M)
     return {layer: (int(nodes), int(sparse), float(keep), float(pairs), reason)
             for layer, nodes, sparse, keep, pairs, reason in rows}
 
@@ -127,6 +128,20 @@ def test_disable_and_off():
     check(set(layer_rows(disabled)) == {"all"}, "no node is computed", disabled)
     off = complete(PROMPT, **VIA_PATH, **STATS, TOKENSIEVE_MODE="off")
     check(set(layer_rows(off)) == {"all"}, "no node is computed", off)
+
+
+def test_products():
+    environment = VIA_PATH | STATS | {"TOKENSIEVE_ISA": "baseline", "TOKENSIEVE_PRODUCTS": "split"}
+    output = complete(PROMPT, **environment)
+    why = "the instruction set has no matrix tiles"
+    check(f"split products were asked for and run exact: {why}" in output, "the log says so", output)
+    check(f"tokensieve: exact products, layers: {LAYERS}; exact where {why}" in output,
+          "the statistics say so", output)
+    check_prefill_nodes(output, 2)
+    output = complete(PROMPT, **VIA_PATH, **STATS, TOKENSIEVE_PRODUCTS="fp16")
+    check('TOKENSIEVE_PRODUCTS is "fp16"; allowed: auto, exact, split, bf16' in output,
+          "the error names the value and what is allowed", output)
+    check(f"tokensieve: exact products, layers: {LAYERS}\n" in output, "it runs as ever", output)
 
 
 def test_bad_settings_run_dense():

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -16,6 +17,7 @@
 
 #include "op_graph.h"
 #include "tokensieve/tokensieve.h"
+#include "tokensieve/tokensieve_products_c.h"
 #include "tokensieve_ggml.h"
 
 namespace tokensieve::ggml {
@@ -59,7 +61,12 @@ class Plugin : public testing::Test {
   }
 
   static std::string configure(int mode, const char* profile = nullptr) {
-    tokensieve_ggml_config config = {sizeof(config), mode, profile, nullptr, nullptr, 0, 0};
+    return configure(tokensieve_ggml_config{.struct_size = sizeof(tokensieve_ggml_config),
+                                            .mode = mode,
+                                            .profile_json = profile});
+  }
+
+  static std::string configure(const tokensieve_ggml_config& config) {
     char error[400] = "";
     const int rc = function<tokensieve_ggml_configure_fn>("tokensieve_ggml_configure")(
         &config, error, sizeof(error));
@@ -279,6 +286,9 @@ TEST_F(Plugin, StatsCountNodesByLayer) {
 
 TEST_F(Plugin, ConfigureSaysWhatIsWrong) {
   EXPECT_NE(configure(17).find("mode is 17"), std::string::npos);
+  tokensieve_ggml_config products = {.struct_size = sizeof(products), .products = 9};
+  EXPECT_NE(configure(products).find("products is 9; allowed: 0 to 3 (auto, exact, split, bf16)"),
+            std::string::npos);
   EXPECT_NE(configure(TOKENSIEVE_GGML_SPARSE, "{").find("not valid JSON"), std::string::npos);
   EXPECT_NE(configure(TOKENSIEVE_GGML_SPARSE, "{}").find("tokensieve_profile"), std::string::npos);
   tokensieve_ggml_config config = {};
@@ -405,6 +415,56 @@ TEST_F(Plugin, BlocksMeanWhatTheOracleMeans) {
       EXPECT_LT(worst_error(graph.result(), oracle(graph, c, cells, nullptr, profile)), 2e-5);
     }
   }
+}
+
+// Products that were asked for are had, or the statistics say why not.
+TEST_F(Plugin, ProductsAreTheConfigsOrElseTheProfiles) {
+  std::string profile = kProfile;
+  profile.insert(profile.find("\"min_tokens\""), "\"products\": \"split\", ");
+  const auto ran = [&](const OpCase& c) {
+    OpGraph graph(c);
+    reset_stats();
+    EXPECT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+    return stats().at(0);
+  };
+  const OpCase f32 = {.type_k = GGML_TYPE_F32, .type_v = GGML_TYPE_F32, .mask = causal(0)};
+  EXPECT_EQ(ran(f32).products, TOKENSIEVE_PRODUCTS_EXACT);
+  EXPECT_STREQ(ran(f32).products_reason, "");
+  // In mode dense the profile does not count.
+  configure(TOKENSIEVE_GGML_DENSE, profile.c_str());
+  EXPECT_STREQ(ran(f32).products_reason, "");
+  configure(TOKENSIEVE_GGML_SPARSE, profile.c_str());
+  EXPECT_EQ(ran(f32).products, TOKENSIEVE_PRODUCTS_EXACT);
+  EXPECT_STREQ(ran(f32).products_reason,
+               products_reason_text(ProductsReason::kF32Keys));
+  // Another model's does not either.
+  EXPECT_STREQ(ran({.q_heads = 8, .type_k = GGML_TYPE_F32, .type_v = GGML_TYPE_F32,
+                    .mask = causal(0)}).products_reason, "");
+  tokensieve_ggml_config config = {.struct_size = sizeof(config),
+                                   .mode = TOKENSIEVE_GGML_SPARSE,
+                                   .products = TOKENSIEVE_PRODUCTS_EXACT};
+  configure(config);
+  EXPECT_STREQ(ran(f32).products_reason, "");
+  config.mode = TOKENSIEVE_GGML_DENSE;
+  config.products = TOKENSIEVE_PRODUCTS_SPLIT;
+  configure(config);
+  EXPECT_STREQ(ran(f32).products_reason,
+               products_reason_text(ProductsReason::kF32Keys));
+  // On emulated tiles of an f16 cache they are had.
+  setenv("TOKENSIEVE_ISA", "amx_emulated", 1);
+  OpGraph graph({.mask = causal(0)});
+  reset_stats();
+  ASSERT_EQ(graph.compute(backend_.get()), GGML_STATUS_SUCCESS);
+  unsetenv("TOKENSIEVE_ISA");
+  EXPECT_EQ(stats().at(0).products, TOKENSIEVE_PRODUCTS_SPLIT);
+  EXPECT_STREQ(stats().at(0).products_reason, "");
+  EXPECT_LT(worst_error(graph.result(), graph.expected()), 1e-4);
+  // Windows are a bias to the library.
+  const OpCase window = {.mask = [](int64_t, int64_t i, int64_t j) {
+    return j <= i && j > i - 100 ? 0.0f : kHidden;
+  }};
+  EXPECT_STREQ(ran(window).products_reason,
+               products_reason_text(ProductsReason::kNotCausal));
 }
 
 TEST_F(Plugin, SparseOnlyWhereTheProfileSaysSo) {

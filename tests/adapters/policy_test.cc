@@ -75,6 +75,47 @@ TEST(Policy, LayersThatTheProfileSetsApart) {
   EXPECT_EQ(reason(settings, node_of_layer(5), causal(1024, 8192)), "few rows");
 }
 
+TEST(Policy, ProductsAreThoseOfTheSettingsOrElseOfTheProfile) {
+  Settings settings = sparse_settings();
+  const auto products = [&](int32_t layer) {
+    return choose(settings, node_of_layer(layer), causal(8192, 8192)).products;
+  };
+  EXPECT_EQ(products(5), Products::kAuto);
+  settings.profile->products = Products::kSplit;
+  EXPECT_EQ(products(5), Products::kSplit);
+  EXPECT_EQ(products(0), Products::kSplit) << "dense layers too";
+  Node softcapped = node_of_layer(5);
+  softcapped.softcap = 30.0f;
+  EXPECT_EQ(choose(settings, softcapped, causal(8192, 8192)).products, Products::kSplit);
+  Node other = node_of_layer(5);
+  other.num_q_heads = 12;
+  EXPECT_EQ(choose(settings, other, causal(8192, 8192)).products, Products::kAuto);
+  settings.products = Products::kExact;
+  EXPECT_EQ(products(5), Products::kExact);
+  settings.products = Products::kAuto;
+  settings.mode = TOKENSIEVE_GGML_DENSE;
+  EXPECT_EQ(products(5), Products::kAuto);
+}
+
+TEST(Policy, ProductsOfTheEnvironment) {
+  const auto read = [](const char* word, Settings& settings) {
+    setenv("TOKENSIEVE_PRODUCTS", word, 1);
+    const Status status = settings_from_environment(settings);
+    unsetenv("TOKENSIEVE_PRODUCTS");
+    return status;
+  };
+  Settings settings;
+  EXPECT_TRUE(read("bf16", settings).ok());
+  EXPECT_EQ(settings.products, Products::kBf16);
+  EXPECT_TRUE(read("", settings).ok());
+  EXPECT_EQ(settings.products, Products::kAuto);
+  const Status wrong = read("fp16", settings);
+  EXPECT_STREQ(wrong.message(),
+               "TOKENSIEVE_PRODUCTS is \"fp16\"; allowed: auto, exact, split, bf16");
+  EXPECT_EQ(settings.mode, TOKENSIEVE_GGML_DENSE) << "what is wrong runs dense";
+  EXPECT_EQ(settings.products, Products::kAuto);
+}
+
 TEST(Policy, BlocksOfTheProfileGoToWholePromptsAndChunks) {
   Settings settings = sparse_settings();
   settings.profile->blocks.pattern = BlockPattern::kFlex;

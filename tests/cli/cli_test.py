@@ -70,9 +70,30 @@ class ProgramTest(CliCase):
         self.expect(2, "ask", "m", "--file", "d", "q", "--ctx", "512", "--ubatch", "513",
                     says="--ubatch: 513 is beyond --ctx 512")
         self.expect(2, "ask", "m", "--file", "d", "q", "--blocks", "given", says="antidiagonal")
+        for command in (("ask", "m", "--file", "d", "q"), ("eval", "m"), ("tune", "m"),
+                        ("exec", "--", "true"), ("bench",)):
+            self.expect(2, command[0], "--products", "fp16", *command[1:], says="split")
+        self.expect(2, "ask", "m", "--file", "d", "q", env={"TOKENSIEVE_PRODUCTS": "fp16"},
+                    says="split")
+        self.expect(2, "bench", "--products", "split", "--isa", "baseline",
+                    says="products split cannot be measured here: the instruction set has no")
         self.expect(2, "bench", "--blocks", "flex", "--gamma", "1.5", says="[0, 1]")
         self.expect(2, "bench", "--blocks", "flex", "--backend", "cuda", says="on the CPU")
         self.expect(2, "bench", "--blocks", "flex", "--bench", "layer")
+        for unread, allowed in ((("--gamma", "0.5"), "with --blocks flex;"),
+                                (("--blocks", "none", "--slashes", "9"), "vertical_slash;"),
+                                (("--blocks", "pooled", "--threshold", ".5"), "antidiagonal;"),
+                                (("--blocks", "flex", "--ubatch", "512"), "--bench layer"),
+                                (("--bench", "attend", "--window", "256"), "with --blocks;"),
+                                (("--backend", "cuda", "--isa", "avx2"), "--backend cpu;"),
+                                (("--backend", "cuda", "--threads", "2"), "--backend cpu;")):
+            self.expect(2, "bench", *unread, says=" ".join(unread[-2:]) + " is not read")
+            self.expect(2, "bench", *unread, says=allowed)
+        for unread in (("--blocks", "flex"), ("--paper",), ("--profile", "smollm2")):
+            self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "dense", *unread,
+                        says="is not read with --attention dense")
+        self.expect(2, "ask", "m", "--file", "d", "q", "--attention", "dense", "--compare",
+                    says="--attention")
         self.expect(2, "profile", "m", "--text", "t", "--tau", "nan", says="tau")
         self.expect(2, "eval", "m", "--lengths", "12", says="lengths")
         self.expect(2, "tune", "m", "--budget", "lots", says="0.5%")
@@ -84,6 +105,18 @@ class ProgramTest(CliCase):
         self.assertIn("cpu", facts["backends"])
         self.assertGreaterEqual(facts["threads"], 1)
         self.assertGreaterEqual(len(facts["profiles"]), 4)
+        self.assertEqual(list(facts["products"]), ["exact", "split", "bf16"])
+        self.assertEqual(facts["products"]["exact"],
+                         {"isa": facts["isas_supported"][0], "reason": ""})
+        for name in ("split", "bf16"):
+            product = facts["products"][name]
+            self.assertEqual(product["isa"] is None, product["reason"] != "")
+        facts = json.loads(self.expect(0, "info", "--json", env={"TOKENSIEVE_ISA": "baseline"})
+                           .stdout)
+        self.assertEqual(facts["products"]["split"],
+                         {"isa": None, "reason": "the instruction set has no matrix tiles"})
+        self.expect(0, "info", env={"TOKENSIEVE_ISA": "baseline"},
+                    says="not bf16: the instruction set has no matrix tiles")
         self.expect(0, "info", says=facts["version"])
 
     def test_output_that_was_not_written_is_an_error(self):
@@ -138,7 +171,7 @@ class ProgramTest(CliCase):
     @unittest.skipUnless((BIN / "libggml-tokensieve.so").exists(), "built without llama.cpp")
     def test_exec_sets_the_environment(self):
         result = self.expect(0, "exec", "--mode", "sparse", "--profile", "smollm2", "--stats",
-                             "--ubatch", "4096", "--", "/usr/bin/env")
+                             "--products", "bf16", "--ubatch", "4096", "--", "/usr/bin/env")
         variables = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
         self.assertTrue(variables["GGML_BACKEND_PATH"].endswith("libggml-tokensieve.so"))
         self.assertIn("libtokensieve_preload.so", variables["LD_PRELOAD"])
@@ -146,6 +179,7 @@ class ProgramTest(CliCase):
         self.assertEqual(variables["LLAMA_ARG_UBATCH"], "4096")
         self.assertEqual(variables["LLAMA_ARG_BATCH"], "4096")
         self.assertEqual(variables["TOKENSIEVE_STATS"], "1")
+        self.assertEqual(variables["TOKENSIEVE_PRODUCTS"], "bf16")
         self.assertTrue(variables["TOKENSIEVE_PROFILE"].endswith("profiles/smollm2.json"))
         self.assertEqual(run("exec", "--", "/bin/sh", "-c", "exit 7").returncode, 7)
 
@@ -232,6 +266,15 @@ class LlamaTest(CliCase):
         self.assertLess(sparse["block_density"], 1)
         self.assertEqual(sparse["sparse_layers"], 28)
         self.assertIn(CODE, sparse["answer"])
+
+    def test_products_that_are_not_there_are_exact(self):
+        ask = ("ask", "smollm2", "--file", self.long_document(), self.QUESTION, "--attention",
+               "dense", "--max-tokens", 16)
+        for option, env in (("--products=split", {}), ("--json", {"TOKENSIEVE_PRODUCTS": "split"})):
+            result = self.expect(0, *ask, option, env={"TOKENSIEVE_ISA": "baseline", **env})
+            self.assertIn("exact (the instruction set has no matrix tiles)",
+                          result.stdout + result.stderr)
+            self.assertIn(CODE, result.stdout)
 
     def test_chunks_give_the_answer(self):
         for ubatch in ("512", "700"):

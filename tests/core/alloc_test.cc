@@ -58,6 +58,7 @@ struct Mode {
   int64_t seqlen_q = 1024;
   SelectConfig select;
   BlockConfig blocks = {};
+  Products products = Products::kAuto;  // on emulated matrix tiles
 };
 void PrintTo(const Mode& mode, std::ostream* os) { *os << mode.name; }
 
@@ -80,7 +81,11 @@ Result<Plan> plan_of(const Mode& mode) {
                     .dtype = mode.dtype,
                     .kv_dtype = mode.dtype,
                     .out_dtype = mode.dtype},
-                   mode.select, mode.blocks, {.num_threads = 2});
+                   mode.select, mode.blocks,
+                   {.isa = mode.products == Products::kAuto ? Isa::kAuto : Isa::kAmxEmulated,
+                    .num_threads = 2,
+                    .products = mode.products,
+                    .require_products = true});
 }
 
 class NoAllocation : public testing::TestWithParam<Mode> {};
@@ -193,6 +198,12 @@ INSTANTIATE_TEST_SUITE_P(
         Mode{.name = "chunk", .seqlen_q = 256,
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .share = Share::kLayer,
                                .fill = Fill::kLocal, .queries = Queries::kAll})},
+        Mode{.name = "dense_split", .dtype = DType::kF16, .select = {.enabled = false},
+             .products = Products::kSplit},
+        Mode{.name = "local_bf16_products",
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
+                               .local_window = 64}),
+             .products = Products::kBf16},
         Mode{.name = "dense_mask", .select = {.enabled = false},
              .blocks = {.pattern = BlockPattern::kGiven}},
         Mode{.name = "local_mask", .select = sparse({.budget = BudgetPolicy::kKeepRatio,
@@ -207,7 +218,13 @@ INSTANTIATE_TEST_SUITE_P(
         Mode{.name = "local_antidiagonal",
              .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
                                .local_window = 64}),
-             .blocks = {.pattern = BlockPattern::kAntidiagonal}}),
+             .blocks = {.pattern = BlockPattern::kAntidiagonal}},
+        Mode{.name = "dense_vertical_slash", .select = {.enabled = false},
+             .blocks = {.pattern = BlockPattern::kVerticalSlash, .slashes = 100}},
+        Mode{.name = "local_vertical_slash",
+             .select = sparse({.budget = BudgetPolicy::kKeepRatio, .fill = Fill::kLocal,
+                               .local_window = 64}),
+             .blocks = {.pattern = BlockPattern::kVerticalSlash, .slashes = 100}}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include <tokensieve/tokensieve_blocks_c.h>
+#include <tokensieve/tokensieve_products_c.h>
 
 #include "c_expect.h"
 
@@ -109,6 +110,60 @@ static void test_isas(void) {
   int32_t isa = -1;
   EXPECT_ERROR(tokensieve_isa_from_name("mmx", &isa, &status), TOKENSIEVE_INVALID_ARGUMENT, "mmx");
   EXPECT_ERROR(tokensieve_isa_from_name(NULL, &isa, &status), TOKENSIEVE_INVALID_ARGUMENT, "name");
+}
+
+/* What the plan and a run of it say; the plan is freed. */
+static void expect_products(problem* p, tokensieve_plan* plan, int32_t products, int32_t reason) {
+  tokensieve_plan_info info;
+  tokensieve_plan_info_init(&info);
+  EXPECT_OK(tokensieve_plan_get_info(plan, &info, &status));
+  EXPECT(info.products == products && info.products_reason == reason);
+  const size_t bytes = tokensieve_workspace_bytes(plan);
+  void* workspace = malloc(bytes + 1);
+  tokensieve_report report;
+  tokensieve_report_init(&report);
+  tokensieve_run_options options;
+  tokensieve_run_options_init(&options);
+  options.report = &report;
+  EXPECT_OK(tokensieve_run(plan, &p->inputs, &p->outputs, workspace, bytes, &options, &status));
+  EXPECT(report.products == products && report.products_reason == reason);
+  free(workspace);
+  tokensieve_plan_free(plan);
+}
+
+static void test_products(void) {
+  EXPECT(strcmp(tokensieve_products_name(TOKENSIEVE_PRODUCTS_SPLIT), "split") == 0);
+  EXPECT(strcmp(tokensieve_products_name(77), "unknown") == 0);
+  EXPECT(strstr(tokensieve_products_reason_text(TOKENSIEVE_PRODUCTS_REASON_BACKEND), "cpu"));
+  EXPECT(tokensieve_isa_supported(TOKENSIEVE_ISA_BASELINE) == 1);
+  EXPECT(tokensieve_isa_supported(77) == 0);
+
+  problem* p = make_problem(); /* k and v are f32 */
+  tokensieve_options options;
+  tokensieve_options_init(&options);
+  EXPECT(options.products == TOKENSIEVE_PRODUCTS_AUTO && options.require_products == 0);
+  tokensieve_plan* plan = NULL;
+  options.products = TOKENSIEVE_PRODUCTS_SPLIT;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
+  expect_products(p, plan, TOKENSIEVE_PRODUCTS_EXACT, TOKENSIEVE_PRODUCTS_REASON_F32_KEYS);
+  options.require_products = 1;
+  EXPECT_ERROR(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status),
+               TOKENSIEVE_UNSUPPORTED, "products = split");
+  options.products = TOKENSIEVE_PRODUCTS_EXACT;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
+  expect_products(p, plan, TOKENSIEVE_PRODUCTS_EXACT, TOKENSIEVE_PRODUCTS_REASON_NONE);
+  options.products = TOKENSIEVE_PRODUCTS_BF16;
+  options.isa = TOKENSIEVE_ISA_AMX_EMULATED;
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
+  expect_products(p, plan, TOKENSIEVE_PRODUCTS_BF16, TOKENSIEVE_PRODUCTS_REASON_NONE);
+  options.products = 77;
+  EXPECT_ERROR(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status),
+               TOKENSIEVE_INVALID_ARGUMENT, "products is 77; allowed: auto, exact, split, bf16");
+  /* An older program's options end before the products, whatever lies behind them. */
+  options.struct_size = offsetof(tokensieve_options, products);
+  EXPECT_OK(tokensieve_make_plan(&p->shape, &p->select, &options, &plan, &status));
+  expect_products(p, plan, TOKENSIEVE_PRODUCTS_EXACT, TOKENSIEVE_PRODUCTS_REASON_NONE);
+  free(p);
 }
 
 static void test_growing_structs(void) {
@@ -494,6 +549,7 @@ static void test_given_blocks(void) {
   EXPECT(blocks.gamma == 0.9 && blocks.flex_tau == 0.1 && blocks.threshold == 0.9);
   EXPECT(blocks.alpha == 0.1 && blocks.stride == 16 && blocks.min_budget == 1024);
   EXPECT(blocks.sink_tiles == 2 && blocks.window_tiles == 4 && blocks.last_tiles == 2);
+  EXPECT(blocks.verticals == 1000 && blocks.slashes == 6096 && blocks.slash_ratio == 0);
   blocks.pattern = TOKENSIEVE_BLOCKS_GIVEN;
   tokensieve_plan* plan = blocks_plan_of(p, &blocks);
   tokensieve_plan_info info;
@@ -616,6 +672,7 @@ int main(void) {
   const int32_t backends[2] = {TOKENSIEVE_BACKEND_REF, TOKENSIEVE_BACKEND_CPU};
   test_defaults();
   test_isas();
+  test_products();
   test_growing_structs();
   test_plan();
   for (int i = 0; i < 2; ++i) {

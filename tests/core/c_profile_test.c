@@ -1,4 +1,5 @@
 /* Profiles through the C ABI, from a C program: texts, settings by name, choices, errors. */
+#include <tokensieve/tokensieve_products_c.h>
 #include <tokensieve/tokensieve_profile_c.h>
 
 #include "c_expect.h"
@@ -66,6 +67,19 @@ static void test_choices(void) {
   EXPECT_ERROR(tokensieve_profile_choose(profile, &call, &select, &reason, &status),
                TOKENSIEVE_INVALID_ARGUMENT, "call.struct_size is 3");
   tokensieve_profile_free(profile);
+}
+
+static void test_products(void) {
+  tokensieve_profile* profile = parse(kProfile, TOKENSIEVE_KEYS_PROFILE);
+  EXPECT(tokensieve_profile_products(profile) == TOKENSIEVE_PRODUCTS_AUTO);
+  tokensieve_profile_free(profile);
+  profile = parse(
+      "{\"tokensieve_profile\": 1, \"fingerprint\": {}, \"sparse_layers\": [], \"select\": {},"
+      " \"products\": \"bf16\"}",
+      TOKENSIEVE_KEYS_PROFILE);
+  EXPECT(tokensieve_profile_products(profile) == TOKENSIEVE_PRODUCTS_BF16);
+  tokensieve_profile_free(profile);
+  EXPECT(tokensieve_profile_products(NULL) == TOKENSIEVE_PRODUCTS_AUTO);
 }
 
 static void test_texts(void) {
@@ -194,7 +208,8 @@ static void test_blocks(void) {
   EXPECT(memcmp(&blocks, &other, sizeof(blocks)) == 0);
   EXPECT(strcmp(tokensieve_blocks_word("pattern", 5), "antidiagonal") == 0);
   EXPECT(strcmp(tokensieve_blocks_word("share", 2), "layer") == 0);
-  EXPECT(tokensieve_blocks_word("pattern", 6) == NULL && tokensieve_blocks_word("fill", 0) == NULL);
+  EXPECT(strcmp(tokensieve_blocks_word("pattern", 6), "vertical_slash") == 0);
+  EXPECT(tokensieve_blocks_word("pattern", 7) == NULL && tokensieve_blocks_word("fill", 0) == NULL);
 }
 
 static void test_models(void) {
@@ -240,6 +255,7 @@ static void test_sources(void) {
 
 int main(void) {
   test_choices();
+  test_products();
   test_texts();
   test_settings();
   test_blocks();

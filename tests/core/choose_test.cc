@@ -132,5 +132,16 @@ TEST(DefaultProfile, OfAModelOfOneOrNoLayerIsDense) {
   EXPECT_TRUE(default_profile({}).sparse_layers.empty());
 }
 
+TEST(Choose, ProductsAreTheProfilesInEveryCall) {
+  Profile p = profile();
+  EXPECT_EQ(choose(p, {2, 8192, 8192}).products, Products::kAuto);
+  p.products = Products::kSplit;
+  for (const int32_t layer : {0, 2}) {
+    for (const int64_t queries : {1, 8192}) {
+      EXPECT_EQ(choose(p, {layer, queries, 8192}).products, Products::kSplit);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tokensieve

@@ -12,7 +12,7 @@ namespace {
 template <typename E>
 class Words : public testing::Test {};
 using Enumerations = testing::Types<BudgetPolicy, Share, Fill, Queries, Arithmetic, DensePolicy,
-                                    DType, Backend, Isa, Path, Stage>;
+                                    DType, Backend, Isa, Products, Path, Stage>;
 TYPED_TEST_SUITE(Words, Enumerations);
 
 TYPED_TEST(Words, AreReadBack) {
@@ -43,16 +43,25 @@ TEST(Names, AreThoseOfTheHeader) {
   EXPECT_STREQ(backend_name(Backend::kCuda), "cuda");
   EXPECT_STREQ(dtype_name(DType::kBF16), "bf16");
   EXPECT_STREQ(isa_name(Isa::kBaseline), "baseline");
+  EXPECT_STREQ(isa_name(Isa::kAmxEmulated), "amx_emulated");
+  EXPECT_STREQ(allowed_words<Products>(), "auto, exact, split, bf16");
   EXPECT_STREQ(stage_name(Stage::kScatter), "scatter");
 }
 
-TEST(DenseReasons, HaveATextOfTheirOwn) {
+// As many texts as the enumeration has entries up to `last`, all different.
+template <typename E>
+void expect_own_texts(E last, const char* (*text)(E)) {
   std::set<std::string> texts;
-  constexpr int kCount = static_cast<int>(DenseReason::kFewRows) + 1;
-  for (int i = 0; i < kCount; ++i) texts.insert(dense_reason_text(static_cast<DenseReason>(i)));
-  EXPECT_EQ(texts.size(), static_cast<size_t>(kCount));
+  const int count = static_cast<int>(last) + 1;
+  for (int i = 0; i < count; ++i) texts.insert(text(static_cast<E>(i)));
+  EXPECT_EQ(texts.size(), static_cast<size_t>(count));
   EXPECT_EQ(texts.count("unknown"), 0u);
-  EXPECT_STREQ(dense_reason_text(static_cast<DenseReason>(kCount)), "unknown");
+  EXPECT_STREQ(text(static_cast<E>(count)), "unknown");
+}
+
+TEST(Reasons, HaveATextOfTheirOwn) {
+  expect_own_texts(DenseReason::kFewRows, dense_reason_text);
+  expect_own_texts(ProductsReason::kColumns, products_reason_text);
 }
 
 }  // namespace

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
 
+#include "core/expect_error.h"
 #include "core/work.h"
 #include "tokensieve/attention.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve {
 namespace {
@@ -130,6 +133,75 @@ TEST(Plan, IsDeterministicAndCopyable) {
   const Plan b = a;
   EXPECT_EQ(a.workspace, b.workspace);
   EXPECT_EQ(plan_of(prompt(16384), {}).workspace, a.workspace);
+}
+
+// ---- Products ----
+
+AttentionShape f16_prompt() {
+  AttentionShape shape = prompt(300);
+  shape.kv_dtype = DType::kF16;
+  return shape;
+}
+
+TEST(PlanProducts, AreExactUnlessAskedFor) {
+  const Plan plan = plan_of(f16_prompt(), {}, {.require_products = true});
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, ProductsReason::kNone);
+}
+
+// What cannot be had becomes exact, with the reason; insisted on, it is an error.
+void expect_exact(const AttentionShape& shape, PlanOptions options, ProductsReason reason) {
+  const Plan plan = plan_of(shape, {}, options);
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, reason) << products_reason_text(plan.products_reason);
+  options.require_products = true;
+  test::expect_error(make_plan(shape, {}, options).status(), StatusCode::kUnsupported,
+                     {std::string("products = ") + name_of(options.products),
+                      products_reason_text(reason), "use exact"});
+}
+
+TEST(PlanProducts, SayWhyTheyAreExact) {
+  const PlanOptions split = {.backend = Backend::kCpu, .products = Products::kSplit};
+  const PlanOptions bf16 = {.backend = Backend::kCpu, .products = Products::kBf16};
+  expect_exact(prompt(300), split, ProductsReason::kF32Keys);
+  AttentionShape full = f16_prompt();
+  full.causal = false;
+  expect_exact(full, bf16, ProductsReason::kNotCausal);
+  for (PlanOptions options : {split, bf16}) {
+    options.isa = supported_isas().front();
+    expect_exact(f16_prompt(), options, ProductsReason::kNoTiles);
+    options.backend = Backend::kRef;
+    expect_exact(f16_prompt(), options, ProductsReason::kBackend);
+  }
+  const BlockConfig columns = {.pattern = BlockPattern::kVerticalSlash};
+  const Plan plan = make_plan(f16_prompt(), {.enabled = false}, columns, bf16).value();
+  EXPECT_EQ(plan.options.products, Products::kExact);
+  EXPECT_EQ(plan.products_reason, ProductsReason::kColumns);
+}
+
+TEST(PlanProducts, AreWhatIsAskedForOnTiles) {
+  for (const Products products : {Products::kSplit, Products::kBf16}) {
+    const PlanOptions options = {
+        .isa = Isa::kAmxEmulated, .products = products, .require_products = true};
+    const Plan plan = plan_of(f16_prompt(), {}, options);
+    EXPECT_EQ(plan.options.products, products);
+    EXPECT_EQ(plan.options.isa, Isa::kAmxEmulated);
+    EXPECT_EQ(plan.products_reason, ProductsReason::kNone);
+    // Planned again from what was resolved, nothing changes.
+    EXPECT_EQ(plan_of(f16_prompt(), {}, plan.options).options.products, products);
+  }
+}
+
+// Where a dense pair is cheaper, so must be what selection saves.
+TEST(PlanProducts, MoveTheBreakEven) {
+  AttentionShape shape = f16_prompt();
+  shape.seqlen_q = shape.seqlen_kv = 8192;
+  const auto most = [&](Products products) {
+    return plan_of(shape, {.fill = Fill::kLocal}, {.isa = Isa::kAmxEmulated, .products = products})
+        .max_keep;
+  };
+  EXPECT_LT(most(Products::kSplit), most(Products::kExact));
+  EXPECT_LT(most(Products::kBf16), most(Products::kSplit));
 }
 
 // ---- Workspace ----

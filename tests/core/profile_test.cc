@@ -215,13 +215,24 @@ TEST(SelectFields, AreReadWrittenAndDocumented) {
   EXPECT_THAT(names, testing::IsSupersetOf({"budget", "tau", "local_window", "arithmetic"}));
 }
 
+TEST(Profile, ProductsAreReadAndWrittenWhereTheyAreNotTheDefault) {
+  EXPECT_EQ(good().products, Products::kAuto);
+  EXPECT_THAT(profile_to_json(good()), testing::Not(testing::HasSubstr("products")));
+  Profile profile = good();
+  profile.products = Products::kSplit;
+  const Result<Profile> again = parse_profile(profile_to_json(profile), "again");
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  EXPECT_EQ(again->products, Products::kSplit);
+}
+
 TEST(BlockFields, AreReadWrittenAndDocumented) {
   std::ifstream manual(std::string(TOKENSIEVE_SOURCE_DIR) + "/docs/profile.md");
   const std::string text(std::istreambuf_iterator<char>(manual), {});
   BlockConfig changed;
   int used = 0;
   for (const BlockPattern pattern :
-       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal,
+        BlockPattern::kVerticalSlash}) {
     changed.pattern = pattern;
     for_each_field(changed, [&](const BlockField& about, auto& value) {
       using Value = std::remove_cvref_t<decltype(value)>;
@@ -241,7 +252,7 @@ TEST(BlockFields, AreReadWrittenAndDocumented) {
       });
     });
   }
-  EXPECT_EQ(used, 4 + 5 + 2 + 3) << "each pattern's own, and dense_rows with each";
+  EXPECT_EQ(used, 4 + 5 + 2 + 3 + 4) << "each pattern's own, and dense_rows with each";
 }
 
 TEST(BlockFields, AllowWhatTheirWordsSay) {
@@ -298,7 +309,8 @@ INSTANTIATE_TEST_SUITE_P(
     Texts, BadProfile,
     testing::Values(
         BadText{"blocks_given", with_blocks(R"({"pattern": "given"})"),
-                {"blocks: pattern is given", "allowed: none, flex, pooled, antidiagonal"}},
+                {"blocks: pattern is given",
+                 "allowed: none, flex, pooled, antidiagonal, vertical_slash"}},
         BadText{"blocks_word", with_blocks(R"({"pattern": "flux"})"),
                 {"blocks: pattern is \"flux\"", "none, given, scores, flex"}},
         BadText{"blocks_stride", with_blocks(R"({"pattern": "antidiagonal", "stride": 24})"),
@@ -378,6 +390,8 @@ INSTANTIATE_TEST_SUITE_P(
                 {"drift is not an array"}},
         BadText{"apart_object", replaced("\"drift\": [", "\"layer_select\": {}, \"drift\": ["),
                 {"layer_select is not an array"}},
+        BadText{"products_word", replaced("\"drift\"", "\"products\": \"fp16\", \"drift\""),
+                {"products is \"fp16\"; allowed: auto, exact, split, bf16"}},
         BadText{"apart_number", with_layer_select("3"), {"layer_select", "not a JSON object"}},
         BadText{"apart_no_layers", with_layer_select(R"({"select": {}})"), {"layers is missing"}},
         BadText{"apart_no_select", with_layer_select(R"({"layers": [2]})"), {"select is missing"}},

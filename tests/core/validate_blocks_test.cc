@@ -71,13 +71,17 @@ std::vector<BadParameter> bad_parameters() {
       field("alpha", kPooled, &BlockConfig::alpha, double{INFINITY}, {"inf", share}),
       field("sink_tiles", kPooled, &BlockConfig::sink_tiles, -1, {"-1", ">= 0, at most 2^24"}),
       field("window_tiles", kPooled, &BlockConfig::window_tiles, 0, {"0", ">= 1, at most 2^24"}),
+      field("verticals", kVerticalSlash, &BlockConfig::verticals, int64_t{-1}, {"-1", tokens}),
+      field("slashes", kVerticalSlash, &BlockConfig::slashes, int64_t{-5}, {"-5", tokens}),
+      field("slash_ratio", kVerticalSlash, &BlockConfig::slash_ratio, 1.5, {"1.5", share}),
+      field("slash_ratio", kVerticalSlash, &BlockConfig::slash_ratio, std::nan(""), {"nan", share}),
       field("last_tiles", kPooled, &BlockConfig::last_tiles, -2, {"-2", ">= 0, at most 2^24"}),
   };
   for (int32_t stride : {0, 7, 9, 12, 33, 64, -8}) {
     bad.push_back(field("stride", kAntidiagonal, &BlockConfig::stride, stride,
                         {std::to_string(stride), "8, 16 or 32"}));
   }
-  for (BlockPattern pattern : {kGiven, kScores, kFlex, kPooled, kAntidiagonal}) {
+  for (BlockPattern pattern : {kGiven, kScores, kFlex, kPooled, kAntidiagonal, kVerticalSlash}) {
     bad.push_back(field("dense_rows", pattern, &BlockConfig::dense_rows, int64_t{-1},
                         {"-1", tokens}));
   }
@@ -173,7 +177,7 @@ class BadMasks : public testing::Test {
 };
 
 TEST_F(BadMasks, GoodCallsWork) {
-  for (BlockPattern pattern : {kGiven, kScores, kFlex, kPooled, kAntidiagonal}) {
+  for (BlockPattern pattern : {kGiven, kScores, kFlex, kPooled, kAntidiagonal, kVerticalSlash}) {
     make(pattern);
     EXPECT_TRUE(run_it().ok()) << run_it().message();
     if (pattern == kGiven) continue;
@@ -217,6 +221,56 @@ TEST_F(BadMasks, WhatThePatternDoesNotRead) {
   make(kGiven);
   in_.block_thresholds = thresholds;
   expect_invalid(run_it(), {"block_thresholds was given", "pattern is given"});
+  make(kVerticalSlash);
+  in_.block_thresholds = thresholds;
+  expect_invalid(run_it(), {"block_thresholds was given", "pattern is vertical_slash"});
+  const int32_t sizes[8] = {};
+  for (BlockPattern pattern : {kGiven, kFlex}) {
+    make(pattern);
+    in_.block_sizes = sizes;
+    expect_invalid(run_it(), {"block_sizes was given", "pattern is"});
+  }
+}
+
+TEST_F(BadMasks, Sizes) {
+  make(kVerticalSlash);
+  int32_t sizes[8] = {0, 0, 1000, 100000, 30, 30, 30, 30};
+  in_.block_sizes = sizes;
+  EXPECT_TRUE(run_it().ok()) << run_it().message();
+  sizes[5] = -2;
+  expect_invalid(run_it(), {"block_sizes[2] is {30, -2}", "allowed: >= 0"});
+  expect_invalid(estimate_it(), {"block_sizes[2] is {30, -2}"});
+  sizes[5] = 2;
+  sizes[6] = 1001;
+  expect_invalid(run_it(), {"block_sizes[3] has 1001 verticals", "blocks.verticals", "is 1000"});
+  sizes[6] = 0;
+  plan_.blocks.slash_ratio = 0.1;
+  expect_invalid(run_it(), {"block_sizes was given and blocks.slash_ratio is 0.1"});
+}
+
+// A good mask of it would need the columns, too.
+TEST(Blocks, BackendsWithoutColumnsRefuseVerticalSlash) {
+  if (!backend_compiled(Backend::kCuda)) GTEST_SKIP() << "without cuda";
+  Call call;
+  call.blocks.pattern = kVerticalSlash;
+  call.options.backend = Backend::kCuda;
+  expect_error(call.plan().status(), StatusCode::kUnsupported,
+               {"backend cuda has no vertical_slash", "use flex"});
+}
+
+// The distances alone hold most pairs of a short prompt.
+TEST(Blocks, VerticalSlashWithMostDistancesIsDense) {
+  Call call;
+  call.options.backend = Backend::kCpu;
+  call.select.enabled = false;
+  call.shape.seqlen_q = call.shape.seqlen_kv = 8192;
+  call.blocks.pattern = kVerticalSlash;
+  EXPECT_EQ(call.plan().value().blocks.pattern, kNone);
+  call.blocks.slashes = 1000;
+  EXPECT_EQ(call.plan().value().blocks.pattern, kVerticalSlash);
+  call.blocks.slashes = 6096;
+  call.shape.seqlen_q = call.shape.seqlen_kv = 65536;
+  EXPECT_EQ(call.plan().value().blocks.pattern, kVerticalSlash);
 }
 
 TEST_F(BadMasks, Scores) {

@@ -134,6 +134,8 @@ const BadParameter kBadOptions[] = {
      {"backend cuda", "cpu"},
      StatusCode::kUnsupported},
     {"isa", [](Call& c) { c.options.isa = Isa(42); }, {"isa is 42", "avx512, avx2"}},
+    {"products", [](Call& c) { c.options.products = Products(4); },
+     {"products is 4", "auto, exact, split, bf16"}},
 };
 
 const auto kName = [](const testing::TestParamInfo<BadParameter>& info) { return info.param.name; };

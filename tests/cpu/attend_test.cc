@@ -76,7 +76,7 @@ class AttendTile {
     std::vector<std::byte> workspace(workspace_bytes(plan));
     const Layout layout = make_layout(plan, kernels_, workspace.data());
     ThreadScratch scratch = thread_scratch(layout, dim_, 0);
-    float* kt = layout.panels.identity;
+    float* kt = reinterpret_cast<float*>(layout.panels.identity);
     float* v = kt + int64_t{kKeys} * dim_;
     const int64_t bytes = dim_ * static_cast<int64_t>(sizeof(float));
     const auto rows_of = [&](const std::vector<float>& x) {

@@ -11,6 +11,7 @@
 #include "support/block_masks.h"
 #include "support/compare.h"
 #include "support/isas.h"
+#include "support/matrix_tiles.h"
 #include "tokensieve/tokensieve.h"
 
 namespace tokensieve {
@@ -147,9 +148,10 @@ std::vector<BlockCase> block_cases() {
 // A case's tensors, the kept tokens that the CPU backend chose, and a mask over both.
 struct Call {
   Call(const BlockCase& c, uint64_t seed, Isa isa = Isa::kAuto, int threads = 1)
-      : plan(make_plan(c.call.shape, c.call.select, c.blocks,
-                       {.backend = Backend::kCpu, .isa = isa, .num_threads = threads})
-                 .value()),
+      : Call(c, seed, {.backend = Backend::kCpu, .isa = isa, .num_threads = threads}) {}
+
+  Call(const BlockCase& c, uint64_t seed, const PlanOptions& options)
+      : plan(make_plan(c.call.shape, c.call.select, c.blocks, options).value()),
         data(test::make_data(c.call, seed)) {
     if (plan.path == Path::kSparse) {
       indices.resize(c.call.shape.batch * plan.num_sets * plan.keep_capacity());
@@ -242,6 +244,28 @@ TEST_P(CpuBlocks, AreBitEqualAcrossThreads) {
   EXPECT_TRUE(serial == run_call(call, 2));
 }
 
+TEST_P(CpuBlocks, MatchTheOracleOnMatrixTiles) {
+  for (const Products products : test::kTileProducts) {
+    BlockCase c = GetParam();
+    c.call = test::on_tiles(c.call, products);
+    const AttentionShape& s = c.call.shape;
+    const auto on = [&](Isa isa) {
+      return PlanOptions{
+          .backend = Backend::kCpu, .isa = isa, .products = products, .require_products = true};
+    };
+    Call call(c, 1, on(test::best_tiles()));
+    ref::OracleResult expected;
+    ASSERT_TRUE(ref::run_oracle(call.plan, call.inputs(), {}, expected).ok());
+    const Outcome actual = run_call(call);
+    EXPECT_TRUE(test::close(actual.out, expected.out, test::tile_tolerance(c.call, products),
+                            {s.batch, s.seqlen_q, s.num_q_heads, s.head_dim}));
+    EXPECT_TRUE(test::close(actual.lse, expected.lse, test::lse_tolerance(products),
+                            {s.batch, s.num_q_heads, s.seqlen_q}));
+    Call emulated(c, 1, on(Isa::kAmxEmulated));
+    EXPECT_TRUE(actual == run_call(emulated));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, CpuBlocks, testing::ValuesIn(block_cases()),
                          [](const auto& info) { return info.param.call.name; });
 
@@ -255,6 +279,24 @@ TEST(CpuBlocksFull, IsTheRunWithoutAMaskBitForBit) {
     EXPECT_EQ(masked.report.block_density, 1.0);
     const Plan plain =
         make_plan(c.call.shape, c.call.select, {.backend = Backend::kCpu}).value();
+    AttentionInputs in = call.inputs();
+    in.block_mask = {};
+    EXPECT_TRUE(masked == run_call(call, plain, in));
+  }
+}
+
+TEST(CpuBlocksFull, IsTheRunWithoutAMaskAlsoOnMatrixTiles) {
+  const PlanOptions options = {.backend = Backend::kCpu,
+                               .isa = test::best_tiles(),
+                               .products = Products::kSplit,
+                               .require_products = true};
+  for (BlockCase c : block_cases()) {
+    if (c.tiles != Tiles::kFull) continue;
+    SCOPED_TRACE(c.call.name);
+    c.call = test::on_tiles(c.call, Products::kSplit);
+    Call call(c, 3, options);
+    const Outcome masked = run_call(call);
+    const Plan plain = make_plan(c.call.shape, c.call.select, options).value();
     AttentionInputs in = call.inputs();
     in.block_mask = {};
     EXPECT_TRUE(masked == run_call(call, plain, in));

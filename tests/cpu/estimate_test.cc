@@ -23,6 +23,7 @@ struct EstimateCase {
   AttentionCase call;
   BlockConfig blocks;
   std::vector<float> thresholds = {};
+  std::vector<int32_t> sizes = {};
 };
 void PrintTo(const EstimateCase& c, std::ostream* os) { *os << c.call.name; }
 
@@ -32,6 +33,8 @@ const char* short_name(BlockPattern pattern) {
       return "flex";
     case BlockPattern::kPooled:
       return "pooled";
+    case BlockPattern::kVerticalSlash:
+      return "vertical_slash";
     default:
       return "antidiagonal";
   }
@@ -40,8 +43,11 @@ const char* short_name(BlockPattern pattern) {
 // Thresholds at which short prompts have masks of about half of the tiles.
 BlockConfig config(BlockPattern pattern) {
   return {.pattern = pattern, .gamma = 0.7, .min_budget = 128, .threshold = 0.7, .alpha = 0.5,
-          .sink_tiles = 1, .window_tiles = 1, .last_tiles = 1};
+          .sink_tiles = 1, .window_tiles = 1, .last_tiles = 1, .verticals = 90, .slashes = 120};
 }
+
+constexpr BlockPattern kEstimated[] = {BlockPattern::kFlex, BlockPattern::kPooled,
+                                       BlockPattern::kAntidiagonal, BlockPattern::kVerticalSlash};
 
 AttentionCase tokens(int64_t queries, int64_t keys) {
   AttentionCase c = {"", test::suffix_attention(queries, keys, 4, 2, 64)};
@@ -96,9 +102,18 @@ void add_features(std::vector<EstimateCase>& cases, BlockPattern pattern) {
   add("softcap_sinks_scale", base, [](EstimateCase& c) {  // only the scale takes part
     c.call.shape.softcap = 5.0f, c.call.shape.sm_scale = 0.2f, c.call.sinks = true;
   });
-  add("own_thresholds", base, [](EstimateCase& c) { c.thresholds = {0.0f, 0.3f, 0.9f, 1.0f}; });
+  add("own_settings", base, [&](EstimateCase& c) {
+    if (pattern == BlockPattern::kVerticalSlash) {
+      c.sizes = {0, 0, 31, 51, 90, 200, 60, 700};
+    } else {
+      c.thresholds = {0.0f, 0.3f, 0.9f, 1.0f};
+    }
+  });
   add("dense_rows", base, [](EstimateCase& c) { c.blocks.dense_rows = 130; });
-  add("ties", base, [](EstimateCase& c) { c.call.content = Content::kTies; });
+  add("ties", base, [](EstimateCase& c) {
+    c.call.content = Content::kTies;
+    c.blocks.slashes = 100;  // sums along distances are f32's, in orders that differ: forced ones
+  });
   add("one_hot", base, [](EstimateCase& c) { c.call.content = Content::kOneHot; });
   for (auto [name, content] : {std::pair{"nan_in_q", Content::kNanInQ},
                                {"nan_in_k", Content::kNanInK}, {"inf_in_k", Content::kInfInK}}) {
@@ -147,6 +162,15 @@ void add_settings(std::vector<EstimateCase>& cases) {
     add("antidiagonal_stride" + std::to_string(stride), BlockPattern::kAntidiagonal, 1500,
         [&](BlockConfig& b) { b.stride = stride; });
   }
+  const BlockPattern lines = BlockPattern::kVerticalSlash;
+  add("lines_least", lines, 1500, [](BlockConfig& b) { b.verticals = b.slashes = 0; });
+  add("lines_forced", lines, 1500, [](BlockConfig& b) { b.slashes = 99; });
+  add("lines_one_more", lines, 1500, [](BlockConfig& b) { b.verticals = 31, b.slashes = 101; });
+  add("lines_every_column", lines, 1500, [](BlockConfig& b) { b.verticals = 1500; });
+  add("lines_every_distance", lines, 700, [](BlockConfig& b) { b.slashes = 10000; });
+  add("lines_ratio", lines, 1500, [](BlockConfig& b) { b.slash_ratio = 0.1; });
+  cases.push_back({selected(Fill::kLocal, 500, 1300), cases.back().blocks});  // a set a head
+  cases.back().call.name = "lines_ratio_part";
 }
 
 // More keys than a kernel takes at once: of tokens' groups, and of tiles.
@@ -163,14 +187,16 @@ void add_long(std::vector<EstimateCase>& cases) {
   add("antidiagonal_long", BlockPattern::kAntidiagonal, [](BlockConfig&) {});
   add("pooled_long", BlockPattern::kPooled, [](BlockConfig&) {});
   add("pooled_layer_long", BlockPattern::kPooled, [](BlockConfig& b) { b.share = Share::kLayer; });
+  add("lines_long", BlockPattern::kVerticalSlash, [](BlockConfig& b) {
+    b.verticals = 700, b.slashes = 3000;
+  });
   add("flex_lines_long", BlockPattern::kFlex, [](BlockConfig& b) { b.flex_tau = 0.0; });
   add("flex_map_long", BlockPattern::kFlex, [](BlockConfig& b) { b.flex_tau = 2.0; });
 }
 
 std::vector<EstimateCase> estimate_cases() {
   std::vector<EstimateCase> cases;
-  for (BlockPattern pattern :
-       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+  for (BlockPattern pattern : kEstimated) {
     add_lengths(cases, pattern);
     add_features(cases, pattern);
   }
@@ -206,6 +232,7 @@ CaseData make_data(const EstimateCase& c, uint64_t seed) {
 AttentionInputs inputs_of(const EstimateCase& c, const CaseData& data) {
   AttentionInputs in = data.inputs();
   if (!c.thresholds.empty()) in.block_thresholds = c.thresholds.data();
+  if (!c.sizes.empty()) in.block_sizes = c.sizes.data();
   return in;
 }
 
@@ -350,8 +377,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, CpuEstimate, testing::ValuesIn(estimate_cases())
 // Sequences of one call, of which short ones may hold more heads at once than the longest.
 TEST(CpuEstimatePacked, AreTheSequencesOneByOne) {
   const std::vector<int32_t> cu = {0, 300, 301, 1201, 1601};
-  for (BlockPattern pattern :
-       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+  for (BlockPattern pattern : kEstimated) {
     for (const bool sparse : {false, true}) {
       SCOPED_TRACE(std::string(short_name(pattern)) + (sparse ? ", sparse" : ", dense"));
       EstimateCase c = {sparse ? selected(Fill::kZero, cu.back(), cu.back())
@@ -393,8 +419,7 @@ TEST(CpuEstimatePacked, AreTheSequencesOneByOne) {
 
 // At whatever task the caller says so, on poisoned memory.
 TEST(CpuEstimateCancel, StopsAndSaysSo) {
-  for (BlockPattern pattern :
-       {BlockPattern::kFlex, BlockPattern::kPooled, BlockPattern::kAntidiagonal}) {
+  for (BlockPattern pattern : kEstimated) {
     SCOPED_TRACE(short_name(pattern));
     EstimateCase c = {tokens(700, 700), config(pattern)};
     c.blocks.flex_tau = 2.0;

@@ -2,8 +2,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
 
 #include "tokensieve/tokensieve.h"
 
@@ -58,6 +64,16 @@ TEST_F(ForcedIsa, AutoIsTheBest) {
   EXPECT_EQ(isa_that_runs(Isa::kAuto).value(), supported_isas().front());
 }
 
+// Tiles are for products other than exact: what is exact runs on vectors.
+TEST_F(ForcedIsa, TilesWithExactProductsAreTheVectorsBesideThem) {
+  EXPECT_EQ(isa_that_runs(Isa::kAmxEmulated).value(), supported_isas().front());
+  if (isa_supported(Isa::kAmx)) {
+    EXPECT_EQ(isa_that_runs(Isa::kAmx).value(), Isa::kAvx512);
+  }
+  setenv("TOKENSIEVE_ISA", "amx_emulated", 1);
+  EXPECT_EQ(isa_that_runs(Isa::kAuto).value(), supported_isas().front());
+}
+
 TEST_F(ForcedIsa, UnknownNameIsAnError) {
   setenv("TOKENSIEVE_ISA", "mmx", 1);
   const Result<Isa> ran = isa_that_runs(Isa::kAuto);
@@ -74,6 +90,31 @@ TEST_F(ForcedIsa, OneThatThisCpuLacksIsAnError) {
   EXPECT_EQ(ran.status().code(), StatusCode::kUnsupported);
   EXPECT_THAT(ran.status().message(), testing::HasSubstr(isa_name(foreign)));
 }
+
+#if defined(__linux__)
+// In a process of its own, which has not been granted tiles yet: a signal stack that lacks their 8
+// KiB makes the system refuse them, and the plan say so.
+TEST(Tiles, NeedRoomOnTheSignalStack) {
+  if (!isa_supported(Isa::kAmx)) GTEST_SKIP() << "no matrix tiles";
+  const pid_t child = fork();
+  if (child == 0) {
+    std::vector<char> small(4096);
+    const stack_t stack = {.ss_sp = small.data(), .ss_flags = 0, .ss_size = small.size()};
+    if (sigaltstack(&stack, nullptr) != 0) _exit(2);
+    AttentionShape shape = {.seqlen_q = 1, .seqlen_kv = 1, .num_q_heads = 1, .num_kv_heads = 1,
+                            .head_dim = 16};
+    const Plan plan = make_plan(shape, {.enabled = false}, {.products = Products::kBf16}).value();
+    const bool said = plan.options.products == Products::kExact &&
+                      plan.options.isa == Isa::kAvx512 &&
+                      plan.products_reason == ProductsReason::kSignalStack;
+    _exit(said ? 0 : 1);
+  }
+  int state = 0;
+  ASSERT_EQ(waitpid(child, &state, 0), child);
+  EXPECT_TRUE(WIFEXITED(state));
+  EXPECT_EQ(WEXITSTATUS(state), 0);
+}
+#endif
 
 #if defined(__x86_64__)
 TEST(Isas, X86BuildsHaveAllFour) {

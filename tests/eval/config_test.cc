@@ -64,6 +64,33 @@ TEST(EvalConfig, SparseIsTheProfileAsItIsAndForcedHasNoGates) {
   EXPECT_TRUE(configs[2].always_sparse);
 }
 
+TEST(EvalConfig, ProductsAreAKeyOfWhateverIsOurs) {
+  const std::vector<Config> configs =
+      parse({"sparse", "forced:products=split/bf16", "dense:products=bf16", "paper"});
+  ASSERT_EQ(configs.size(), 6u);
+  EXPECT_EQ(configs[0].name, "dense") << "what is compared with stays exact";
+  EXPECT_EQ(configs[0].profile.products, Products::kAuto);
+  EXPECT_EQ(configs[1].profile.products, Products::kAuto);
+  EXPECT_EQ(configs[2].name, "forced:products=split");
+  EXPECT_EQ(configs[2].profile.products, Products::kSplit);
+  EXPECT_EQ(config_line(configs[2]).profile["products"], "split");
+  EXPECT_EQ(configs[3].profile.products, Products::kBf16);
+  EXPECT_EQ(configs[4].name, "dense:products=bf16");
+  EXPECT_EQ(config_line(configs[4]).products, "bf16");
+  EXPECT_EQ(config_line(configs[0]).products, "");
+  EXPECT_EQ(parse({"dense:products=exact"}).size(), 1u);
+  EXPECT_NE(error_of("sparse:products=fp16").find("products=fp16; allowed: auto, exact, split"),
+            std::string::npos);
+  EXPECT_NE(error_of("stock:products=split").find("stock has no key products"), std::string::npos);
+  Profile profile = model_profile();
+  profile.products = Products::kSplit;
+  for (const Config& config : *parse_configs({"dense", "sparse", "paper", "none"}, profile)) {
+    EXPECT_EQ(config.profile.products,
+              config.method->selects() ? Products::kSplit : Products::kAuto)
+        << config.name;
+  }
+}
+
 TEST(EvalConfig, PaperIsThePapers) {
   const Profile profile = parse({"paper"})[1].profile;
   EXPECT_EQ(profile.select.budget, BudgetPolicy::kTau);
@@ -270,6 +297,13 @@ TEST(EvalConfig, BlocksAreKeys) {
   });
   EXPECT_NE(error_of("forced:blocks=given").find("pattern is given"), std::string::npos);
   EXPECT_NE(error_of("forced:stride=9").find("stride=9; allowed: 8, 16 or 32"), std::string::npos);
+  EXPECT_EQ(error_of("forced:gamma=.8"),
+            "--config forced:gamma=.8: gamma=.8 is not read with blocks=none; allowed: with "
+            "blocks=flex; name such a pattern, or leave it out");
+  EXPECT_NE(error_of("forced:blocks=pooled,alpha=.2,slashes=9").find("slashes=9 is not read with "),
+            std::string::npos);
+  apart.layer_select[0].blocks.pattern = BlockPattern::kFlex;  // which layer 20 reads
+  EXPECT_TRUE(parse_configs({"forced:gamma=.8"}, apart).ok());
 }
 
 TEST(EvalConfig, NamesHoldNoFolders) {

@@ -24,10 +24,10 @@ KL = 0.06
 KL_OF_ROUNDING = 0.002
 
 
-def run(*arguments, timeout=800):
+def run(*arguments, timeout=800, env=None):
     return subprocess.run(
         [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
-        stdin=subprocess.DEVNULL)
+        stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
 
 
 def read_lines(path):
@@ -41,8 +41,8 @@ class EvalCase(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
         self.output = self.folder / "run.jsonl"
 
-    def expect(self, code, *arguments, says=""):
-        result = run(*arguments)
+    def expect(self, code, *arguments, says="", env=None):
+        result = run(*arguments, env=env)
         self.assertEqual(result.returncode, code, f"{arguments}: {result.stdout}{result.stderr}")
         self.assertIn(says, result.stdout + result.stderr)
         return result
@@ -133,6 +133,21 @@ class ProgramTest(EvalCase):
             for layer in line["layers"]:
                 for ranges in layer["kept"]:
                     self.assertEqual(ranges[-1][1], tokens - 1)
+
+    def test_results_say_which_products_ran(self):
+        self.expect(0, "eval", "smollm2", "--tasks", "text", "--lengths", 300, "--cases", 1,
+                    "--config", "dense:products=split", "--config", "forced", "--products", "bf16",
+                    "-o", self.output, env={"TOKENSIEVE_ISA": "baseline"})
+        head, *lines = read_lines(self.output)
+        asked = {c["name"]: c.get("products", c.get("profile", {}).get("products"))
+                 for c in head["configs"]}
+        self.assertEqual(asked, {"dense": None, "dense:products=split": "split", "forced": "bf16"})
+        ran = {r["config"]: r.get("products") for r in lines if r["type"] == "result"}
+        why = "exact (the instruction set has no matrix tiles)"
+        self.assertEqual(ran, {"dense": None, "dense:products=split": why, "forced": why})
+        page = self.folder / "page.html"
+        self.expect(0, "report", self.output, "-o", page)
+        self.assertIn(f"forced ran with other products than asked for: {why}", page.read_text())
 
     def test_cases_for_runs_elsewhere(self):
         self.expect(0, "eval", "smollm2", "--tasks", "qa,text", "--lengths", 400, "--cases", 2,

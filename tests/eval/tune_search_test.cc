@@ -8,25 +8,25 @@
 namespace tokensieve::eval {
 namespace {
 
-// Layer l alone costs 0.001 * l on rung 0 (keeps more) and twice that on rung 1; harms add up.
+// Of 9 layers, l alone costs 0.001 * l on rung 0 (keeps more) and twice that on rung 1; harms add
+// up. A layer has .4 of its work on rung 0 and .1 on rung 1.
 TuneProblem problem(double max_kl, int* calls) {
   return {.layers = {1, 2, 3, 4, 5, 6, 7, 8},
-          .num_layers = 9,
           .rungs = 2,
           .base_rung = 0,
           .max_kl = max_kl,
-          .measure = [calls](const Candidate& candidate) -> Result<double> {
+          .measure = [calls](const Candidate& candidate) -> Result<Candidate::Effect> {
             ++*calls;
-            double kl = 0;
+            Candidate::Effect effect;
             for (const int32_t layer : candidate.layers) {
               const auto& thin = candidate.thin_layers;
               const bool is_thin = std::find(thin.begin(), thin.end(), layer) != thin.end();
               const size_t rung = is_thin ? candidate.thin_rung : candidate.rung;
-              kl += 0.001 * layer * (rung == 0 ? 1 : 2);
+              effect.kl += 0.001 * layer * (rung == 0 ? 1 : 2);
+              effect.work -= (rung == 0 ? 0.6 : 0.9) / 9;
             }
-            return kl;
-          },
-          .layer_work = [](size_t rung) { return rung == 0 ? 0.4 : 0.1; }};
+            return effect;
+          }};
 }
 
 TEST(EvalTuneSearch, FindsTheLargestHarmlessSetOfEveryRung) {
@@ -39,10 +39,10 @@ TEST(EvalTuneSearch, FindsTheLargestHarmlessSetOfEveryRung) {
   const Candidate& cheap = outcome->feasible[0];
   EXPECT_EQ(cheap.rung, 0u);
   EXPECT_EQ(cheap.layers, (std::vector<int32_t>{1, 2, 3, 4}));
-  EXPECT_NEAR(cheap.kl, 0.010, 1e-12);
-  EXPECT_NEAR(cheap.work, 1 - 4.0 / 9 * 0.6, 1e-12);
+  EXPECT_NEAR(cheap.effect.kl, 0.010, 1e-12);
+  EXPECT_NEAR(cheap.effect.work, 1 - 4.0 / 9 * 0.6, 1e-12);
   EXPECT_EQ(outcome->feasible[1].layers, (std::vector<int32_t>{1, 2}));
-  EXPECT_LE(cheap.work, outcome->feasible[1].work);
+  EXPECT_LE(cheap.effect.work, outcome->feasible[1].effect.work);
   EXPECT_EQ(outcome->measured.size(), static_cast<size_t>(calls));
   EXPECT_LE(calls, most_measurements(p));
 }
@@ -58,9 +58,9 @@ TEST(EvalTuneSearch, TheMostHarmlessLayersGetTheCheapestRung) {
   EXPECT_EQ(best.layers, (std::vector<int32_t>{1, 2, 3, 4, 5}));
   EXPECT_EQ(best.thin_rung, 1u);
   EXPECT_EQ(best.thin_layers, (std::vector<int32_t>{1, 2}));
-  EXPECT_NEAR(best.kl, 0.018, 1e-12);
-  EXPECT_NEAR(best.work, (4 + 3 * 0.4 + 2 * 0.1) / 9, 1e-12);
-  for (const Candidate& candidate : outcome->feasible) EXPECT_LE(candidate.kl, p.max_kl);
+  EXPECT_NEAR(best.effect.kl, 0.018, 1e-12);
+  EXPECT_NEAR(best.effect.work, (4 + 3 * 0.4 + 2 * 0.1) / 9, 1e-12);
+  for (const Candidate& candidate : outcome->feasible) EXPECT_LE(candidate.effect.kl, p.max_kl);
   EXPECT_LE(calls, most_measurements(p));
 }
 
@@ -85,15 +85,15 @@ TEST(EvalTuneSearch, OnlyLayersThatCanRunSparseAreTried) {
     for (const int32_t layer : candidate.layers) EXPECT_EQ(layer % 3, 0);
   }
   EXPECT_EQ(outcome->feasible[0].layers, p.layers);
-  EXPECT_NEAR(outcome->feasible[0].work, (7 + 2 * 0.1) / 9, 1e-12) << "dense ones count";
+  EXPECT_NEAR(outcome->feasible[0].effect.work, (7 + 2 * 0.1) / 9, 1e-12) << "dense ones count";
   EXPECT_LE(calls, most_measurements(p));
 }
 
 TEST(EvalTuneSearch, AFailedMeasurementEndsIt) {
   int calls = 0;
   TuneProblem p = problem(1, &calls);
-  p.measure = [&](const Candidate&) -> Result<double> {
-    if (++calls < 5) return 0.1;
+  p.measure = [&](const Candidate&) -> Result<Candidate::Effect> {
+    if (++calls < 5) return Candidate::Effect{.kl = 0.1};
     return Status::error(StatusCode::kCancelled, "cancelled");
   };
   const Result<TuneOutcome> outcome = search(p);

@@ -60,7 +60,7 @@ tokensieve_select take_select(Bytes& bytes) {
 tokensieve_blocks take_blocks(Bytes& bytes) {
   tokensieve_blocks b;
   tokensieve_blocks_init(&b);
-  b.pattern = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 5)));
+  b.pattern = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 6)));
   b.share = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
   b.stride = bytes.odd_or<int32_t>(static_cast<int32_t>(8 << bytes.range(0, 2)));
   b.gamma = bytes.odd_or<double>(0.9);
@@ -73,6 +73,9 @@ tokensieve_blocks take_blocks(Bytes& bytes) {
   b.sink_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
   b.window_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
   b.last_tiles = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(0, 2)));
+  b.verticals = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.slashes = bytes.odd_or<int64_t>(bytes.range(0, 200));
+  b.slash_ratio = bytes.odd_or<double>(0.25 * static_cast<double>(bytes.range(0, 1)));
   return b;
 }
 
@@ -111,10 +114,12 @@ void disturb(Bytes& bytes, tokensieve_tensor& view) {
 struct BlockInputs {
   std::vector<uint32_t> bits;
   std::vector<float> scores, thresholds;
+  std::vector<int32_t> sizes;
+  bool bad_sizes = false;  // that the plan does not allow
   tokensieve_block_mask mask;
 
-  BlockInputs(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan_info& info,
-              tokensieve_inputs& inputs) {
+  BlockInputs(Bytes& bytes, const tokensieve_shape& s, const tokensieve_blocks& blocks,
+              const tokensieve_plan_info& info, tokensieve_inputs& inputs) {
     const int64_t rows = s.batch * info.num_masks * info.row_tiles;
     uint32_t seed = bytes.take<uint32_t>();
     const auto word = [&seed] { return seed = seed * 1664525u + 1013904223u; };
@@ -134,6 +139,16 @@ struct BlockInputs {
       inputs.block_scores = scores.data();
     }
     if (info.block_pattern < TOKENSIEVE_BLOCKS_SCORES || bytes.take<uint8_t>() % 2 == 0) return;
+    if (info.block_pattern == TOKENSIEVE_BLOCKS_VERTICAL_SLASH) {
+      bad_sizes = blocks.slash_ratio > 0;
+      for (int32_t i = 0; i < 2 * info.num_masks; ++i) {
+        const int32_t size = static_cast<int32_t>(word() >> 24) - 2;
+        bad_sizes = bad_sizes || size < 0 || (i % 2 == 0 && size > blocks.verticals);
+        sizes.push_back(size);
+      }
+      inputs.block_sizes = sizes.data();
+      return;
+    }
     for (int32_t m = 0; m < info.num_masks; ++m) {
       thresholds.push_back(static_cast<float>(word() >> 24) / 256);
     }
@@ -152,7 +167,8 @@ bool has_nan(const Buffer& buffer) {
   return false;
 }
 
-void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan* plan) {
+void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_blocks& settings,
+              const tokensieve_plan* plan) {
   const bool layout = bytes.take<uint8_t>() & 1;
   Buffer q(s.dtype, layout, s.batch, s.seqlen_q, s.num_q_heads, s.head_dim);
   Buffer k(s.kv_dtype, !layout, s.batch, s.seqlen_kv, s.num_kv_heads, s.head_dim);
@@ -180,7 +196,7 @@ void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan* pl
   tokensieve_plan_info info;
   tokensieve_plan_info_init(&info);
   tokensieve_plan_get_info(plan, &info, nullptr);
-  const BlockInputs blocks(bytes, s, info, inputs);
+  const BlockInputs blocks(bytes, s, settings, info, inputs);
   // Tiles of tokens that are yet to be chosen.
   const bool premature = info.path == TOKENSIEVE_PATH_SPARSE &&
                          (inputs.block_mask != nullptr || inputs.block_scores != nullptr);
@@ -197,11 +213,12 @@ void run_plan(Bytes& bytes, const tokensieve_shape& s, const tokensieve_plan* pl
   tokensieve_status_init(&status);
   tokensieve_run(plan, &inputs, &outputs, workspace.get(), workspace_bytes, &options, &status);
   FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || status.message[0] != '\0');
-  FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || disturbed || premature);
+  FUZZ_REQUIRE(status.code == TOKENSIEVE_OK || disturbed || premature || blocks.bad_sizes);
   if (status.code != TOKENSIEVE_OK) return;
-  FUZZ_REQUIRE(!premature);
+  FUZZ_REQUIRE(!premature && !blocks.bad_sizes);
   FUZZ_REQUIRE(report.block_density >= 0.0 && report.block_density <= 1.0);
   FUZZ_REQUIRE(report.keep_ratio >= 0.0 && report.keep_ratio <= 1.0);
+  FUZZ_REQUIRE(report.products == info.products && report.products != 0);
   if (finite && s.sm_scale == 0.0f && s.softcap == 0.0f) FUZZ_REQUIRE(!has_nan(out));
 }
 
@@ -219,7 +236,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   tokensieve_options options;
   tokensieve_options_init(&options);
   options.backend = bytes.odd_or<int32_t>(static_cast<int32_t>(bytes.range(1, 2)));
-  options.isa = bytes.odd_or<int32_t>(0);
+  // All kinds of products without a byte of the input, so that older corpora mean what they did.
+  const bool emulated = shape.seqlen_kv & 4;
+  options.products = static_cast<int32_t>(shape.seqlen_kv & 3);
+  options.isa = bytes.odd_or<int32_t>(emulated ? TOKENSIEVE_ISA_AMX_EMULATED : 0);
   options.num_threads = bytes.odd_or<int32_t>(1);
   const tokensieve_blocks blocks = take_blocks(bytes);
   tokensieve_status status;
@@ -229,7 +249,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FUZZ_REQUIRE((status.code == TOKENSIEVE_OK) == (plan != nullptr));
   FUZZ_REQUIRE((status.code == TOKENSIEVE_OK) == (status.message[0] == '\0'));
   FUZZ_REQUIRE(status.code != TOKENSIEVE_INTERNAL);
-  if (plan != nullptr && small(shape, plan)) run_plan(bytes, shape, plan);
+  if (plan != nullptr && small(shape, plan)) run_plan(bytes, shape, blocks, plan);
   tokensieve_plan_free(plan);
   return 0;
 }

@@ -75,7 +75,7 @@ class GemmaTest(unittest.TestCase):
             LLAMA / "bin/llama-perplexity", "-m", MODEL, "-f", HANDBOOK, "--chunks", 2,
             "-c", 1024, "-b", 1024, "-ub", 1024, "-t", 2, **environment))
         value = float(re.search(r"Final estimate: PPL = ([\d.]+)", output).group(1))
-        rows = re.findall(r"^tokensieve: +(\d+) +\d+ +(\d+) +\S+ +\S+ +\S+  (.*)$", output, re.M)
+        rows = re.findall(r"^tokensieve: +(\d+) +\d+ +(\d+) +\S+ +\S+ +\S+ +\S+  (.*)$", output, re.M)
         nodes = {int(layer): int(sparse) for layer, sparse, _ in rows}
         return value, nodes, {int(layer): reason for layer, _, reason in rows}
 

@@ -17,7 +17,7 @@ from tokensieve import BlockConfig, SelectConfig, _abi, _call, _results
 
 INCLUDE = pathlib.Path(__file__).parents[3] / "include"
 HEADERS = ("tokensieve/tokensieve_c.h", "tokensieve/tokensieve_blocks_c.h",
-           "tokensieve/tokensieve_profile_c.h")
+           "tokensieve/tokensieve_products_c.h", "tokensieve/tokensieve_profile_c.h")
 # Their fields go in and come out as JSON.
 OPAQUE = {"tokensieve_select": (SelectConfig, _abi.Select),
           "tokensieve_blocks": (BlockConfig, _abi.Blocks)}
@@ -36,6 +36,7 @@ ENUMERATORS = {
     "TOKENSIEVE_F16": _abi.DTYPES.index("float16"),
     "TOKENSIEVE_BF16": _abi.DTYPES.index("bfloat16"),
     **{f"TOKENSIEVE_BACKEND_{name.upper()}": i for i, name in enumerate(_abi.BACKENDS)},
+    **{f"TOKENSIEVE_PRODUCTS_{name.upper()}": i for i, name in enumerate(_abi.PRODUCTS)},
     **{f"TOKENSIEVE_PATH_{name.upper()}": i for i, name in enumerate(_results.PATHS)}}
 
 
@@ -97,7 +98,8 @@ def test_layout_is_the_header_s(compiled, name):
 
 def test_enumerators_are_the_header_s(compiled):
     assert ENUMERATORS == {name: compiled[name][0] for name in ENUMERATORS}
-    listed = re.compile(r"TOKENSIEVE_(?:BACKEND|PATH|KEYS)_\w+(?= =)|TOKENSIEVE_B?F\d+")
+    listed = re.compile(
+        r"TOKENSIEVE_(?:BACKEND|PATH|KEYS|PRODUCTS(?!_REASON))_\w+(?= =)|TOKENSIEVE_B?F\d+")
     assert set(listed.findall(header_text())) <= set(ENUMERATORS)
 
 

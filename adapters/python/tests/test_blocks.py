@@ -281,6 +281,8 @@ def test_what_the_pattern_does_not_read_is_refused() -> None:
             ("block_scores", scores, None), ("block_scores", scores, BlockConfig(pattern="flex")),
             ("block_thresholds", [0.5, 0.5], None),
             ("block_thresholds", [0.5, 0.5], BlockConfig(pattern="given")),
+            ("block_thresholds", [0.5, 0.5], BlockConfig(pattern="vertical_slash")),
+            ("block_sizes", [[30, 50]] * 4, BlockConfig(pattern="flex")),
             ("block_mask", mask, BlockConfig()), ("block_mask", mask, BlockConfig(pattern="flex"))):
         pattern = "none" if blocks is None else blocks.pattern
         with pytest.raises(ArgumentError, match=f"{name} was given, but the block pattern is "
@@ -390,7 +392,8 @@ def test_settings():
     for change, words in [(dict(gamma=1.5), r"gamma is 1.5; allowed: a number, \[0, 1\]"),
                           (dict(gamma=float("nan")), "gamma is nan"),
                           (dict(stride=24), "stride is 24; allowed: an integer, 8, 16 or 32"),
-                          (dict(pattern="x"), "none, given, scores, flex, pooled, antidiagonal"),
+                          (dict(pattern="x"), "none, given, scores, flex, pooled, antidiagonal, "
+                                               "vertical_slash"),
                           (dict(window_tiles=0), "window_tiles is 0"),
                           (dict(min_budget=-1), "min_budget is -1")]:
         with pytest.raises(ArgumentError, match=words):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from test_hf import make, tokens
 from test_models import prompt, with_model
 
 import tokensieve
@@ -86,6 +87,26 @@ def write_cases(path, tokenizer):
         {"type": "later kinds of lines are ignored"},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_tiles_are_written():
+    runner = object.__new__(evaluate.Runner)
+    runner.model = make()
+    case = {"prompt": tokens(700)[0].tolist(), "continuation": [0, 0]}
+    blocks = {"pattern": "pooled", "alpha": 1, "sink_tiles": 1, "window_tiles": 1,
+              "last_tiles": 0}
+    for extra in ({}, {"blocks": blocks}):
+        profile = {"tokensieve_profile": 1, "fingerprint": {"num_layers": 4}, "min_tokens": 0,
+                   "sparse_layers": [1, 3], "select": select_of(keep_ratio=0.8), **extra}
+        line, _ = runner.run(case, Resolved.parse({"config": "c", "profile": profile,
+                                                   "always_sparse": True}))
+        densities = [layer.get("block_density", 1) for layer in line["layers"]]
+        assert densities[0] == densities[2] == 1
+        if extra:
+            assert 0 < densities[1] < 1 and 0 < densities[3] < 1
+            assert line["block_density"] == pytest.approx((densities[1] + densities[3]) / 2)
+        else:
+            assert densities == [1] * 4 and "block_density" not in line
 
 
 @with_model

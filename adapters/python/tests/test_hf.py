@@ -236,6 +236,29 @@ def test_measured_work_is_that_of_all_pairs():
     assert computed < 0.9 * pairs and together[0].work == 1
 
 
+def test_tiles_of_padded_sequences_are_those_of_all():
+    model, ids = make(), tokens(900, batch=2)
+    blocks = BlockConfig(pattern="vertical_slash", verticals=30, slashes=100)
+    tokensieve.hf.configure(model, select=dataclasses.replace(SPARSE, keep_ratio=0.75),
+                            min_tokens=200, blocks=blocks)
+    padding = torch.ones_like(ids)
+    padding[1, 600:] = 0
+    with tokensieve.hf.measure() as together:
+        logits(model, ids, attention_mask=padding)
+    stats = tokensieve.hf.stats(model)[3]
+    assert stats.masked == 1 and stats.block_density == pytest.approx(together[3].block_density)
+    visited = pairs = 0.0
+    for row, length in enumerate((900, 600)):
+        with tokensieve.hf.measure() as alone:
+            logits(model, ids[row:row + 1, :length])
+        pairs += length * (length + 1) / 2
+        visited += alone[3].block_density * length * (length + 1) / 2
+    assert together[3].block_density == pytest.approx(visited / pairs, rel=1e-3)
+    assert visited < 0.99 * pairs
+    # The calls alone had masks as well.
+    assert tokensieve.hf.stats(model)[3].masked == 3
+
+
 @torch.no_grad()
 def test_a_chunk_of_padding():
     model, ids = make(), tokens(512)
@@ -437,6 +460,11 @@ def test_blocks(select):
         for layer in (1, 3):
             assert (layers[layer].work == plain[layer].work) == all_tiles
             assert layers[layer].work <= plain[layer].work
+            stats = tokensieve.hf.stats(model)[layer]
+            assert stats.masked == (0 if all_tiles else 1)
+            assert layers[layer].block_density == (stats.block_density or 1.0)
+            assert (layers[layer].block_density == 1.0) == all_tiles
+        assert layers[0].block_density == 1 and tokensieve.hf.stats(model)[0].block_density is None
         tokensieve.hf.configure(model, profile)
         assert torch.equal(logits(model, ids), out)
     tokensieve.hf.configure(model, select=select, layers=[1, 3], min_tokens=100)

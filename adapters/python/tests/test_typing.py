@@ -40,4 +40,5 @@ def test_the_operator_has_the_parameters_of_attention():
     mine = list(inspect.signature(tokensieve.ops.attention._init_fn).parameters)
     theirs = list(inspect.signature(tokensieve.attention).parameters)
     assert sorted(mine) == sorted(set(theirs) - {
-        "return_report", "out", "keep", "group", "block_mask", "block_scores", "block_thresholds"})
+        "return_report", "out", "keep", "group", "block_mask", "block_scores", "block_thresholds",
+        "block_sizes"})

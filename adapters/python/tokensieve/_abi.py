@@ -1,4 +1,4 @@
-"""The C ABI (tokensieve_c.h, _blocks_c.h, _profile_c.h) through ctypes: structs, calls, errors.
+"""The C ABI (tokensieve_c.h and the headers beside it) through ctypes: structs, calls, errors.
 
 Knows nothing of tensors.
 """
@@ -15,6 +15,7 @@ I32, I64, F32, F64, PTR = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_
 NUM_STAGES = 7
 DTYPES = ("float32", "float16", "bfloat16")  # position: enum tokensieve_dtype
 BACKENDS = ("auto", "ref", "cpu", "cuda")  # position: enum tokensieve_backend
+PRODUCTS = ("auto", "exact", "split", "bf16")  # position: enum tokensieve_products
 INVALID_ARGUMENT, UNSUPPORTED, DATA_ERROR = 1, 2, 6
 DISABLED, LAYER_NOT_LISTED, BELOW_MIN_TOKENS = 1, 9, 10  # of enum tokensieve_dense_reason
 KEYS_PROFILE, KEYS_ALL = 0, 1  # enum tokensieve_keys
@@ -38,20 +39,24 @@ Shape = _struct("Shape", [("causal", I32), ("batch", I64), ("seqlen_q", I64), ("
 Select = _struct("Select", [("fields", C.c_uint32 * 127)])
 Blocks = _struct("Blocks", [("fields", C.c_uint32 * 127)])
 Options = _struct("Options", [("backend", I32), ("isa", I32), ("num_threads", I32),
-                              ("num_ranks", I32), ("rank", I32)])
+                              ("num_ranks", I32), ("rank", I32), ("products", I32),
+                              ("require_products", I32)])
 PlanInfo = _struct("PlanInfo", [("path", I32), ("reason", I32), ("backend", I32), ("isa", I32),
                                 ("num_sets", I32), ("prefix_len", I64), ("keep_capacity", I64),
                                 ("workspace_bytes", C.c_uint64), ("block_pattern", I32),
-                                ("num_masks", I32), ("row_tiles", I64), ("mask_words", I64)])
+                                ("num_masks", I32), ("row_tiles", I64), ("mask_words", I64),
+                                ("products", I32), ("products_reason", I32)])
 Inputs = _struct("Inputs", [("q", PTR), ("k", PTR), ("v", PTR), ("sink_logits", PTR),
                             ("kv_indices", PTR), ("bias", PTR), ("bias_row_stride", I64),
                             ("bias_slopes", PTR), ("cu_seqlens_q", PTR),
                             ("cu_seqlens_kv", PTR), ("keep", PTR), ("block_mask", PTR),
-                            ("block_scores", PTR), ("block_thresholds", PTR)])
+                            ("block_scores", PTR), ("block_thresholds", PTR),
+                            ("block_sizes", PTR)])
 Outputs = _struct("Outputs", [("out", PTR), ("lse", PTR)])
 Report = _struct("Report", [("path", I32), ("reason", I32), ("isa", I32), ("keep_count", I64),
                             ("keep_ratio", F64), ("work", F64),
-                            ("stage_ns", I64 * NUM_STAGES), ("block_density", F64)])
+                            ("stage_ns", I64 * NUM_STAGES), ("block_density", F64),
+                            ("products", I32), ("products_reason", I32)])
 RunOptions = _struct("RunOptions", [("executor", PTR), ("should_cancel", PTR),
                                     ("cancel_context", PTR), ("report", PTR), ("stream", PTR),
                                     ("all_gather", PTR), ("gather_context", PTR)])
@@ -109,7 +114,7 @@ def library() -> C.CDLL:
                     "TOKENSIEVE_LIBRARY to a libtokensieve.so")
     c = C.CDLL(str(path))
     for name in ("version", "backend_name", "isa_name", "code_name", "dense_reason_text",
-                 "stage_name", "select_word", "blocks_word"):
+                 "products_reason_text", "stage_name", "select_word", "blocks_word"):
         getattr(c, f"tokensieve_{name}").restype = C.c_char_p
     c.tokensieve_run.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
     c.tokensieve_select_tokens.argtypes = [PTR, PTR, PTR, PTR, C.c_size_t, PTR, PTR]
@@ -161,6 +166,11 @@ def text(name: str, *arguments: Any) -> str:
 def reason_text(reason: int) -> str:
     """Of an enum tokensieve_dense_reason; "" for none."""
     return library().tokensieve_dense_reason_text(reason).decode() if reason else ""
+
+
+def products_reason_text(reason: int) -> str:
+    """Of an enum tokensieve_products_reason; "" for none."""
+    return library().tokensieve_products_reason_text(reason).decode() if reason else ""
 
 
 def error(code: int, message: str) -> Error:

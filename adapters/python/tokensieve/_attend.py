@@ -42,6 +42,7 @@ class Extras(NamedTuple):
     block_mask: BlockMask | None = None
     block_scores: Any = None  # [batch, masks, row_tiles, key_tiles]
     block_thresholds: Any = None  # [masks]
+    block_sizes: Any = None  # [query heads, 2]
 
 
 NONE = Extras()
@@ -75,7 +76,8 @@ class Arrays:
             settings = settings.but(lengths=(0, 0, tokens))
         self.cu_seqlens_q = self._integers("cu_seqlens_q", 1)
         self.cu_seqlens_kv = self._integers("cu_seqlens_kv", 1)
-        self.blocks = BlockInputs(extras.block_mask, extras.block_scores, extras.block_thresholds)
+        self.blocks = BlockInputs(extras.block_mask, extras.block_scores,
+                                  extras.block_thresholds, extras.block_sizes)
         self.settings = settings
 
     def _integers(self, name: str, dimensions: int) -> int | None:
@@ -145,7 +147,8 @@ def frame_of(views: tuple[_tensor.View, ...], settings: Settings, arrays: Arrays
     frame.inputs.sink_logits = None
     if settings.blocks is not None:
         inputs = frame.inputs
-        inputs.block_mask = inputs.block_scores = inputs.block_thresholds = None
+        inputs.block_mask = inputs.block_scores = None
+        inputs.block_thresholds = inputs.block_sizes = None
     if arrays is not None:
         arrays.give_to(frame)
     return frame, free

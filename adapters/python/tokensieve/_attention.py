@@ -14,7 +14,7 @@ from tokensieve._attend import (ALL, NONE, NOTHING, Arrays, Extras, attend, fram
 from tokensieve._block_inputs import host_bits, struct_of
 from tokensieve._block_mask import BlockMask
 from tokensieve._blocks import BlockConfig
-from tokensieve._call import Settings
+from tokensieve._call import Settings, products_here
 from tokensieve._ranks import gathering
 from tokensieve._results import PATHS, KeptTokens, Report
 from tokensieve._select import SelectConfig
@@ -33,7 +33,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               return_report: Literal[False] = ..., out: Any = ..., keep: KeptTokens | None = ...,
               kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
               block_mask: BlockMask | None = ..., block_scores: Any = ...,
-              block_thresholds: Any = ...) -> Any: ...
+              block_thresholds: Any = ..., block_sizes: Any = ..., products: str = ...) -> Any: ...
 
 
 @overload
@@ -43,7 +43,8 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = ...,
               return_report: Literal[True], out: Any = ..., keep: KeptTokens | None = ...,
               kv_indices: Any = ..., group: Any = ..., blocks: BlockConfig | None = ...,
               block_mask: BlockMask | None = ..., block_scores: Any = ...,
-              block_thresholds: Any = ...) -> tuple[Any, Report]: ...
+              block_thresholds: Any = ..., block_sizes: Any = ...,
+              products: str = ...) -> tuple[Any, Report]: ...
 
 
 def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
@@ -52,7 +53,7 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
               return_report: bool = False, out: Any = None, keep: KeptTokens | None = None,
               kv_indices: Any = None, group: Any = None, blocks: BlockConfig | None = None,
               block_mask: BlockMask | None = None, block_scores: Any = None,
-              block_thresholds: Any = None) -> Any:
+              block_thresholds: Any = None, block_sizes: Any = None, products: str = "auto") -> Any:
     """Attention over all tokens, or over those that `select` keeps.
 
     Queries are the last ``seqlen_q`` tokens of the keys (causality is aligned bottom right), and
@@ -108,6 +109,13 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         `keep`.
     block_thresholds : float array [masks], optional
         Each mask's own gamma, alpha or threshold.
+    block_sizes : int array [query heads, 2], optional
+        With ``pattern="vertical_slash"``: each head's own verticals, at most those of `blocks`, and
+        slashes.
+    products : {"auto", "exact", "split", "bf16"}
+        How q k^T and p v are computed on the CPU (docs/products.md): in float32, or on matrix tiles
+        of 16 bits. Where the machine or the tensors do not have them they are exact, and the report
+        says why.
 
     Returns
     -------
@@ -128,20 +136,20 @@ def attention(q: Any, k: Any, v: Any, *, select: SelectConfig | None = None,
         if return_report or not (out is keep is group is None):
             raise ArgumentError("return_report, out, keep and group are not possible inside "
                                 "torch.compile")
-        if not block_mask is block_scores is block_thresholds is None:
-            raise ArgumentError("block_mask, block_scores and block_thresholds are not possible "
-                                "inside torch.compile")
+        if not block_mask is block_scores is block_thresholds is block_sizes is None:
+            raise ArgumentError("block_mask, block_scores, block_thresholds and block_sizes are "
+                                "not possible inside torch.compile")
         from tokensieve import ops
         return ops.attention(q, k, v, sink_logits, "" if select is None else select.text, sm_scale,
                              softcap, causal, layout, backend, kv_indices,
-                             "" if blocks is None else blocks.text)
+                             "" if blocks is None else blocks.text, products)
     plain = (sink_logits is keep is kv_indices is block_mask is block_scores is block_thresholds
-             is None)
+             is block_sizes is None)
     result, report = attend(
-        q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend, blocks),
+        q, k, v, Settings.of(select, sm_scale, softcap, causal, layout, backend, blocks, products),
         NONE if plain else
         Extras(sink_logits, keep, kv_indices, block_mask=block_mask, block_scores=block_scores,
-               block_thresholds=block_thresholds),
+               block_thresholds=block_thresholds, block_sizes=block_sizes),
         out=out, group=group, report=ALL if return_report else NOTHING)
     return (result, report) if return_report else result
 
@@ -152,8 +160,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      select: SelectConfig | None = ..., sm_scale: float | None = ...,
                      softcap: float = ..., sink_logits: Any = ..., causal: bool = ...,
                      backend: str = ..., return_report: Literal[False] = ..., out: Any = ...,
-                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...
-                     ) -> Any: ...
+                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...,
+                     products: str = ...) -> Any: ...
 
 
 @overload
@@ -162,8 +170,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      select: SelectConfig | None = ..., sm_scale: float | None = ...,
                      softcap: float = ..., sink_logits: Any = ..., causal: bool = ...,
                      backend: str = ..., return_report: Literal[True], out: Any = ...,
-                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...
-                     ) -> tuple[Any, Report]: ...
+                     blocks: BlockConfig | None = ..., block_mask: BlockMask | None = ...,
+                     products: str = ...) -> tuple[Any, Report]: ...
 
 
 def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: Any,
@@ -171,7 +179,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
                      select: SelectConfig | None = None, sm_scale: float | None = None,
                      softcap: float = 0.0, sink_logits: Any = None, causal: bool = True,
                      backend: str = "auto", return_report: bool = False, out: Any = None,
-                     blocks: BlockConfig | None = None, block_mask: BlockMask | None = None) -> Any:
+                     blocks: BlockConfig | None = None, block_mask: BlockMask | None = None,
+                     products: str = "auto") -> Any:
     """Attention over sequences of several lengths, packed one behind the other without padding.
 
     Each sequence is computed as :func:`attention` computes it alone: on the CPU to the bit. On CUDA
@@ -189,7 +198,7 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
     max_seqlen_q, max_seqlen_kv : int, optional
         At least the longest sequence's; None: looked up, on CUDA waiting for the device. Calls with
         equal ones share a plan.
-    select, sm_scale, softcap, sink_logits, causal, backend, return_report, out : optional
+    select, sm_scale, softcap, sink_logits, causal, backend, return_report, out, products : optional
         As those of :func:`attention`. A sequence with all its queries there is a whole prompt; with
         ``queries="all"`` fewer queries are a chunk.
     blocks, block_mask : optional
@@ -219,9 +228,10 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
         return ops.attention_varlen(
             q, k, v, cu_seqlens_q, cu_seqlens_kv, max_seqlen_q, max_seqlen_kv, sink_logits,
             "" if select is None else select.text, sm_scale, softcap, causal, backend,
-            "" if blocks is None else blocks.text)
+            "" if blocks is None else blocks.text, products)
     settings, extras = packed(
-        q, Settings.of(select, sm_scale, softcap, causal, backend=backend, blocks=blocks),
+        q, Settings.of(select, sm_scale, softcap, causal, backend=backend, blocks=blocks,
+                       products=products),
         Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv,
                block_mask=block_mask),
         max_seqlen_q, max_seqlen_kv)
@@ -232,7 +242,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_kv: A
 
 def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | None = None,
                   softcap: float = 0.0, sink_logits: Any = None, layout: str = "bshd",
-                  backend: str = "auto", kv_indices: Any = None, group: Any = None) -> KeptTokens:
+                  backend: str = "auto", kv_indices: Any = None, group: Any = None,
+                  products: str = "auto") -> KeptTokens:
     """The tokens that :func:`attention` would keep.
 
     Parameters
@@ -241,7 +252,7 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
         Kinds of tensors, and the other parameters, are those of :func:`attention`.
     k : tensor [batch, seqlen_kv, num_kv_heads, head_dim]
     select : SelectConfig
-    sm_scale, softcap, sink_logits, layout, backend, kv_indices, group : optional
+    sm_scale, softcap, sink_logits, layout, backend, kv_indices, group, products : optional
         They change the scores by which tokens are kept as they change attention's logits.
 
     Returns
@@ -260,11 +271,13 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
     if _compiling():
         return sys.modules["torch"].compiler.disable(select_tokens)(
             q, k, select=select, sm_scale=sm_scale, softcap=softcap, sink_logits=sink_logits,
-            layout=layout, backend=backend, kv_indices=kv_indices, group=group)
+            layout=layout, backend=backend, kv_indices=kv_indices, group=group,
+            products=products)
     no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     arrays = Arrays(Extras(sink_logits, kv_indices=kv_indices),
-                    Settings.of(select, sm_scale, softcap, True, layout, backend), q)
+                    Settings.of(select, sm_scale, softcap, True, layout, backend,
+                                products=products), q)
     nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
     frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, group)
     info, batch = frame.plan.info, frame.batch
@@ -285,8 +298,11 @@ def select_tokens(q: Any, k: Any, *, select: SelectConfig, sm_scale: float | Non
 def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig | None = None,
                     keep: KeptTokens | None = None, sm_scale: float | None = None,
                     layout: str = "bshd", backend: str = "auto", kv_indices: Any = None,
-                    block_scores: Any = None, block_thresholds: Any = None) -> BlockMask:
+                    block_scores: Any = None, block_thresholds: Any = None,
+                    block_sizes: Any = None) -> BlockMask:
     """The block mask that :func:`attention` would estimate, also where none could win.
+
+    Of vertical_slash the tiles of its distances: no mask holds its columns.
 
     Parameters
     ----------
@@ -297,7 +313,7 @@ def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig
         With an estimated pattern, or "scores".
     select, keep : optional
         Both: the mask of the kept tokens' tiles. Its grid has room for all tokens.
-    sm_scale, layout, backend, kv_indices, block_scores, block_thresholds : optional
+    sm_scale, layout, backend, kv_indices, block_scores, block_thresholds, block_sizes : optional
 
     Returns
     -------
@@ -315,13 +331,13 @@ def estimate_blocks(q: Any, k: Any, *, blocks: BlockConfig, select: SelectConfig
         return sys.modules["torch"].compiler.disable(estimate_blocks)(
             q, k, blocks=blocks, select=select, keep=keep, sm_scale=sm_scale, layout=layout,
             backend=backend, kv_indices=kv_indices, block_scores=block_scores,
-            block_thresholds=block_thresholds)
+            block_thresholds=block_thresholds, block_sizes=block_sizes)
     no_gradients(q, k)
     q, k = _tensor.view(q, "q"), _tensor.view(k, "k")
     every = dataclasses.replace(select or SelectConfig(enabled=False), dense_policy="never")
     arrays = Arrays(
         Extras(keep=keep, kv_indices=kv_indices, block_scores=block_scores,
-               block_thresholds=block_thresholds),
+               block_thresholds=block_thresholds, block_sizes=block_sizes),
         Settings.of(every, sm_scale, 0.0, True, layout, backend, blocks), q)
     nowhere = k._replace(key=(*q.key[:4], False))  # `out`, which is not written
     frame, free = frame_of((q, k, k, nowhere), arrays.settings, arrays, None)
@@ -345,7 +361,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         version, library (path), backends (name to "available", "compiled" or "not in this
-        build"), isas (best first), num_threads.
+        build"), isas (of float32, best first), products (name to the instruction set that computes
+        them for a float16 cache, or to why none does), num_threads.
     """
     lib = _abi.library()
     isas = (_abi.I32 * 16)()
@@ -357,4 +374,5 @@ def info() -> dict[str, Any]:
     return {"version": lib.tokensieve_version().decode(), "library": str(_abi.library_path()),
             "backends": state,
             "isas": [lib.tokensieve_isa_name(isas[i]).decode() for i in range(min(count, 16))],
+            "products": {name: products_here(name) for name in _abi.PRODUCTS[1:]},
             "num_threads": _threads.pool.num_threads()}

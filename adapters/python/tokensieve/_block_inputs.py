@@ -28,10 +28,10 @@ def given_settings(settings: Settings, mask: Any, q: _tensor.View, k: _tensor.Vi
 
 
 class BlockInputs:
-    """Masks, scores and thresholds as the library reads them: alive until the call was made."""
+    """What the library reads of masks and their settings: alive until the call was made."""
 
-    def __init__(self, mask: Any, scores: Any, thresholds: Any) -> None:
-        self.mask, self.scores, self.thresholds = mask, scores, thresholds
+    def __init__(self, mask: Any, scores: Any, thresholds: Any, sizes: Any) -> None:
+        self.mask, self.scores, self.thresholds, self.sizes = mask, scores, thresholds, sizes
         self.alive: list[Any] = []
 
     def give_to(self, frame: Frame, q: _tensor.View, compact: bool) -> None:
@@ -50,13 +50,19 @@ class BlockInputs:
             thresholds, inputs.block_thresholds = _tensor.floats(
                 self.thresholds, q, "block_thresholds", (info.num_masks,), "one for each mask")
             self.alive.append(thresholds)
+        if self.sizes is not None and info.num_masks > 0:
+            sizes, inputs.block_sizes = _tensor.as_integers(self.sizes, q, "block_sizes", 2, 32)
+            _tensor.check_shape(sizes, "block_sizes", (info.num_masks, 2),
+                                "two for each query head")
+            self.alive.append(sizes)
 
     def _refuse_unread(self, pattern: str) -> None:
         """Raises ArgumentError for what a call with this pattern would ignore."""
         for name, value, readers in (
                 ("block_mask", self.mask, ("given",)), ("block_scores", self.scores, ("scores",)),
                 ("block_thresholds", self.thresholds,
-                 ("scores", "flex", "pooled", "antidiagonal"))):
+                 ("scores", "flex", "pooled", "antidiagonal")),
+                ("block_sizes", self.sizes, ("vertical_slash",))):
             if value is not None and pattern not in readers:
                 raise ArgumentError(f"{name} was given, but the block pattern is {pattern}; give "
                                     f"blocks with pattern {' or '.join(readers)}, which reads it")

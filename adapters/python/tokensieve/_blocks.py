@@ -19,9 +19,10 @@ class BlockConfig(Fields):
 
     Parameters
     ----------
-    pattern : {"none", "given", "scores", "flex", "pooled", "antidiagonal"}
+    pattern : {"none", "given", "scores", "flex", "pooled", "antidiagonal",
+               "vertical_slash"}
         Where masks come from: nowhere, the call's ``block_mask`` or ``block_scores``, or an
-        estimate from q and k: FlexPrefill, FlashPrefill, XAttention.
+        estimate from q and k: FlexPrefill, FlashPrefill, XAttention, MInference.
     share : {"head", "kv", "layer"}
         given, scores, pooled: masks per query head, kv head or layer.
     gamma : float
@@ -41,6 +42,11 @@ class BlockConfig(Fields):
         every tile.
     dense_rows : int
         Newest rows that visit every tile, whatever the pattern.
+    verticals, slashes : int
+        vertical_slash: columns (also the most that ``block_sizes`` may give) and distances of a
+        head.
+    slash_ratio : float
+        vertical_slash: [0, 1]: that share of the length for both, 1 : 4, instead of the counts (0).
 
     Raises
     ------
@@ -61,6 +67,9 @@ class BlockConfig(Fields):
     window_tiles: int = 4
     last_tiles: int = 2
     dense_rows: int = 0
+    verticals: int = 1000
+    slashes: int = 6096
+    slash_ratio: float = 0.0
     _c: ClassVar[tuple[str, Any]] = ("blocks", _abi.Blocks)
 
     __hash__ = Fields.__hash__

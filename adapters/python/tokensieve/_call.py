@@ -35,6 +35,7 @@ class Settings:
     keep_capacity: int = 0  # of the sets that the caller gives; 0: the call chooses
     ranks: tuple[int, int] = (1, 0)  # how many, and which one this is
     blocks: BlockConfig | None = None
+    products: str = "auto"
     _hash: ClassVar[int]
 
     def __post_init__(self) -> None:
@@ -46,7 +47,8 @@ class Settings:
 
     @staticmethod
     def of(select: Any, sm_scale: Any = None, softcap: Any = 0.0, causal: bool = True,
-           layout: str = "bshd", backend: str = "auto", blocks: Any = None) -> Settings:
+           layout: str = "bshd", backend: str = "auto", blocks: Any = None,
+           products: str = "auto") -> Settings:
         """Those of a caller. Equal ones are one object, so that looking them up costs little."""
         if select is not None and not isinstance(select, SelectConfig):
             raise ArgumentError(f"select is a {type(select).__name__}; allowed: a SelectConfig or "
@@ -54,8 +56,10 @@ class Settings:
         if blocks is not None and not isinstance(blocks, BlockConfig):
             raise ArgumentError(f"blocks is a {type(blocks).__name__}; allowed: a BlockConfig or "
                                 "None (every tile)")
+        if products not in _abi.PRODUCTS:
+            raise ArgumentError(f"products is {products!r}; allowed: {', '.join(_abi.PRODUCTS)}")
         return _settings(select, None if sm_scale is None else float(sm_scale), float(softcap),
-                         causal, layout, backend, blocks=blocks)
+                         causal, layout, backend, blocks=blocks, products=products)
 
     def but(self, **changes: Any) -> Settings:
         """A copy with other values, again one object."""
@@ -75,9 +79,11 @@ class _Plan:
     """A C plan, freed with this object."""
 
     def __init__(self, shape: Any, select: SelectConfig, backend: int, threads: int,
-                 ranks: tuple[int, int], blocks: BlockConfig | None = None) -> None:
+                 ranks: tuple[int, int], blocks: BlockConfig | None = None,
+                 products: str = "auto") -> None:
         options = _abi.new(_abi.Options)
         options.backend, options.num_threads = backend, threads
+        options.products = _abi.PRODUCTS.index(products)
         options.num_ranks, options.rank = ranks
         self.free = _abi.library().tokensieve_plan_free  # modules go first when Python ends
         self.handle = _abi.PTR()
@@ -94,11 +100,24 @@ class _Plan:
 
 @functools.lru_cache(maxsize=128)
 def _plan(shape: tuple[Any, ...], select: SelectConfig, backend: int, threads: int,
-          ranks: tuple[int, int], device: Any, blocks: BlockConfig | None) -> _Plan:
+          ranks: tuple[int, int], device: Any, blocks: BlockConfig | None,
+          products: str) -> _Plan:
     c = _abi.new(_abi.Shape)
     (c.batch, c.seqlen_q, c.seqlen_kv, c.num_q_heads, c.num_kv_heads, c.head_dim, c.dtype,
      c.kv_dtype, c.out_dtype, c.sm_scale, c.softcap, c.causal, c.packed) = shape
-    return _Plan(c, select, backend, threads, ranks, blocks)
+    return _Plan(c, select, backend, threads, ranks, blocks, products)
+
+
+def products_here(products: str) -> str:
+    """The instruction set that computes them for a float16 cache on the CPU, or why none does."""
+    shape = (1, 1, 1, 1, 1, 64, 0, _abi.DTYPES.index("float16"), 0, 0.0, 0.0, 1, 0)
+    cpu = _abi.BACKENDS.index("cpu")
+    try:
+        info = _plan(shape, _dense(), cpu, 1, (1, 0), None, None, products).info
+    except UnsupportedError as problem:
+        return str(problem)
+    return (_abi.products_reason_text(info.products_reason) or
+            str(_abi.library().tokensieve_isa_name(info.isa).decode()))
 
 
 class Frame:
@@ -140,7 +159,8 @@ class Frame:
                  self.q.shape[3], self.q.dtype, self.k.dtype, self.out.dtype,
                  settings.sm_scale or 0.0, settings.softcap, int(settings.causal),
                  int(settings.packed))
-        more = self.backend, self.threads, settings.ranks, self.device, settings.blocks
+        more = (self.backend, self.threads, settings.ranks, self.device, settings.blocks,
+                settings.products)
         if not settings.keep_capacity:
             return _plan(shape, settings.select or _dense(), *more)
         # Whatever budget and cost model would say: as much of the prefix as the sets may hold.

@@ -55,12 +55,15 @@ class LayerChoice:
         The reason as ``enum tokensieve_dense_reason``.
     blocks : BlockConfig or None
         Block masks of the call, over the selected tokens or over all.
+    products : {"auto", "exact", "split", "bf16"}
+        The profile's.
     """
 
     select: SelectConfig
     reason: str
     code: int
     blocks: BlockConfig | None = None
+    products: str = "auto"
 
     @property
     def is_for_the_library(self) -> bool:
@@ -92,6 +95,8 @@ class Profile:
         Block masks of sparse layers that ``layer_blocks`` does not name; with an estimated pattern.
     layer_blocks : tuple of (tuple of int, BlockConfig)
         Likewise.
+    products : {"auto", "exact", "split", "bf16"}
+        How the model's attention multiplies on the CPU (docs/products.md).
     """
 
     sparse_layers: tuple[int, ...]
@@ -103,6 +108,7 @@ class Profile:
     layer_select: LayerSelect = ()
     blocks: BlockConfig | None = None
     layer_blocks: LayerBlocks = ()
+    products: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("sparse_layers", "drift"):  # lists would not be hashable
@@ -278,7 +284,7 @@ class _Handle:
             model=root["model"], drift=root.get("drift", ()),
             layer_select=tuple((group["layers"], SelectConfig(**{**common, **group["select"]}))
                                for group in groups if group["select"] or "blocks" not in group),
-            blocks=BlockConfig(**blocks),
+            blocks=BlockConfig(**blocks), products=root["products"],
             layer_blocks=tuple((group["layers"], BlockConfig(**{**blocks, **group["blocks"]}))
                                for group in groups if "blocks" in group))
 
@@ -312,6 +318,7 @@ def _handle(profile: Profile) -> _Handle:
     root = {"tokensieve_profile": 1, "model": profile.model,
             "fingerprint": dataclasses.asdict(profile.fingerprint),
             "sparse_layers": profile.sparse_layers, "min_tokens": profile.min_tokens,
+            "products": profile.products,
             "select": json.loads(profile.select.text), "drift": profile.drift,
             "layer_select": _groups(profile)}
     if profile.blocks is not None:
@@ -332,4 +339,5 @@ def _choose(profile: Profile, layer: int, seqlen_q: int, seqlen_kv: int) -> Laye
                   C.byref(chosen))
         blocks = BlockConfig._from_c(chosen)
     return LayerChoice(SelectConfig._from_c(select), _abi.reason_text(reason.value), reason.value,
-                       None if blocks is None or blocks.pattern == "none" else blocks)
+                       None if blocks is None or blocks.pattern == "none" else blocks,
+                       profile.products)

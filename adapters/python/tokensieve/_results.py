@@ -33,6 +33,10 @@ class Report:
         Wall time by stage (CPU; zeros on CUDA).
     backend, isa : str
         What ran.
+    products : {"exact", "split", "bf16"}
+        How the two products were computed.
+    products_reason : str
+        Why they are exact although others were asked for, or "".
     """
 
     path: str
@@ -44,6 +48,8 @@ class Report:
     backend: str
     isa: str
     block_density: float = 1.0
+    products: str = "exact"
+    products_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,4 +86,5 @@ def report_of(c: Any, backend: int) -> Report:
     """The C struct as a Report."""
     return Report(PATHS[c.path], _abi.reason_text(c.reason), c.keep_count, c.keep_ratio,
                   c.work, dict(zip(_stage_names(), c.stage_ns)),
-                  _abi.BACKENDS[backend], _isa_name(c.isa), c.block_density)
+                  _abi.BACKENDS[backend], _isa_name(c.isa), c.block_density,
+                  _abi.PRODUCTS[c.products], _abi.products_reason_text(c.products_reason))

@@ -186,6 +186,10 @@ def floats(x: Any, q: View, name: str, shape: tuple[int, ...], what: str) -> tup
         import numpy as np
         array = np.ascontiguousarray(x, dtype="float32")
         data = array.ctypes.data
+    check_shape(array, name, shape, what)
+    return array, data
+
+
+def check_shape(array: Any, name: str, shape: tuple[int, ...], what: str) -> None:
     if tuple(array.shape) != shape:
         raise ArgumentError(f"{name} has shape {tuple(array.shape)}; allowed: {shape}, {what}")
-    return array, data

@@ -139,11 +139,19 @@ class Runner:
                 item["reason"] = next(iter(stats[index].reasons), "dense")
             elif resolved.work is not None:
                 item["work"] = resolved.work
+            if layer.block_density < 1:
+                item["block_density"] = layer.block_density
             layers.append(item)
         ratios = [item["keep_ratio"] for item in layers if "reason" not in item]
-        return {"attention_ms": sum(item["attention_ms"] for item in layers),
-                "keep_ratio": statistics.fmean(ratios) if ratios else 1.0,
-                "work": statistics.fmean(item["work"] for item in layers), "layers": layers}
+        result = {"attention_ms": sum(item["attention_ms"] for item in layers),
+                  "keep_ratio": statistics.fmean(ratios) if ratios else 1.0,
+                  "work": statistics.fmean(item["work"] for item in layers), "layers": layers}
+        if masked := [item["block_density"] for item in layers if "block_density" in item]:
+            result["block_density"] = statistics.fmean(masked)
+        products = ", ".join(sorted({text for index in measured for text in stats[index].products}))
+        if products not in ("", "exact"):
+            result["products"] = products
+        return result
 
 
 def _header(cases: Cases, names: list[str], device: torch.device) -> Json:

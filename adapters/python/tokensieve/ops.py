@@ -29,7 +29,8 @@ __all__ = ["attention", "attention_varlen"]
 def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None,
               select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
               causal: bool = True, layout: str = "bshd", backend: str = "auto",
-              kv_indices: Tensor | None = None, blocks: str = "") -> Tensor:
+              kv_indices: Tensor | None = None, blocks: str = "",
+              products: str = "auto") -> Tensor:
     """:func:`tokensieve.attention` with its parameters and errors; forward only.
 
     Parameters
@@ -43,6 +44,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
     kv_indices : Tensor [batch, seqlen_kv], optional
     blocks : str
         ``BlockConfig(...).text``; "": every tile.
+    products : str
 
     Returns
     -------
@@ -57,7 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sink_logits: Tensor | None = None
         Nothing in this build or on this device can do it.
     """
     settings = Settings.of(_config(SelectConfig, "select", select), sm_scale, softcap, causal,
-                           layout, backend, _config(BlockConfig, "blocks", blocks))
+                           layout, backend, _config(BlockConfig, "blocks", blocks), products)
     with torch.no_grad():
         return _attend.attend(q, k, v, settings, Extras(sink_logits, kv_indices=kv_indices))[0]
 
@@ -68,7 +70,8 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
                      cu_seqlens_kv: Tensor, max_seqlen_q: int | None = None,
                      max_seqlen_kv: int | None = None, sink_logits: Tensor | None = None,
                      select: str = "", sm_scale: float | None = None, softcap: float = 0.0,
-                     causal: bool = True, backend: str = "auto", blocks: str = "") -> Tensor:
+                     causal: bool = True, backend: str = "auto", blocks: str = "",
+                     products: str = "auto") -> Tensor:
     """:func:`tokensieve.attention_varlen` with its parameters and errors; forward only.
 
     Parameters
@@ -80,6 +83,7 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
         ``SelectConfig(...).text``; "": dense.
     blocks : str
         ``BlockConfig(...).text``; "": every tile.
+    products : str
 
     Returns
     -------
@@ -88,7 +92,8 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor,
     """
     settings, extras = _attend.packed(
         q, Settings.of(_config(SelectConfig, "select", select), sm_scale, softcap, causal,
-                       backend=backend, blocks=_config(BlockConfig, "blocks", blocks)),
+                       backend=backend, blocks=_config(BlockConfig, "blocks", blocks),
+                       products=products),
         Extras(sink_logits, cu_seqlens_q=cu_seqlens_q, cu_seqlens_kv=cu_seqlens_kv),
         max_seqlen_q, max_seqlen_kv)
     with torch.no_grad():

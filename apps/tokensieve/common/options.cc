@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "common/blocks.h"
 #include "tokensieve/names.h"
 
 namespace tokensieve::cli {
@@ -61,10 +62,8 @@ CLI::Option* add_field(CLI::App& command, const SelectField& about, SelectConfig
 }  // namespace
 
 CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& pattern) {
-  constexpr BlockPattern kEstimated[] = {BlockPattern::kNone, BlockPattern::kFlex,
-                                         BlockPattern::kPooled, BlockPattern::kAntidiagonal};
-  std::vector<std::string> words;
-  for (const BlockPattern estimated : kEstimated) words.emplace_back(name_of(estimated));
+  std::vector<std::string> words = {name_of(BlockPattern::kNone)};
+  for (const BlockPattern estimated : kEstimatedPatterns) words.emplace_back(name_of(estimated));
   return command
       .add_option_function<std::string>(
           "--blocks",
@@ -80,12 +79,25 @@ void add_block_options(CLI::App& command, BlockConfig& blocks) {
     if constexpr (std::is_arithmetic_v<Value>) {
       command
           .add_option(option_name(about.name), value,
-                      fmt::format("{}: {}", about.help, about.allowed))
+                      fmt::format("{}: {}: {}", readers_of(about), about.help, about.allowed))
           ->check(check_of(about))
           ->group("Block masks")
           ->capture_default_str();
     }
   });
+}
+
+Status check_block_options(const CLI::App& command, const BlockConfig& blocks) {
+  Status status;
+  for_each_field(blocks, [&]<typename Value>(const BlockField& about, const Value&) {
+    if constexpr (std::is_arithmetic_v<Value>) {
+      const std::string name = option_name(about.name);
+      if (!status.ok() || command.count(name) == 0 || about.used_by(blocks)) return;
+      const std::string given = name + " " + command.get_option(name)->as<std::string>();
+      status = unread_setting(about, given, blocks.pattern, "--blocks ");
+    }
+  });
+  return status;
 }
 
 void add_ubatch_option(CLI::App& command, int32_t& ubatch) {
@@ -95,6 +107,18 @@ void add_ubatch_option(CLI::App& command, int32_t& ubatch) {
       ->check(CLI::Range(1, 1 << 30))
       ->type_name("N")
       ->capture_default_str();
+}
+
+CLI::Option* add_products_option(CLI::App& command, Products& products, const std::string& help) {
+  return command
+      .add_option_function<std::string>(
+          "--products",
+          [&products](const std::string& word) { products = *parse<Products>(word); },
+          "how attention multiplies on the CPU (docs/products.md); " + help)
+      ->check(CLI::IsMember(std::vector<std::string>(kWords<Products>.begin(),
+                                                     kWords<Products>.end())))
+      ->envname("TOKENSIEVE_PRODUCTS")
+      ->type_name(fmt::format("{}", fmt::join(kWords<Products>, "|")));
 }
 
 CLI::Validator real_range(double least, double most) {

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "common/models.h"
+#include "tokensieve/backend.h"
 #include "tokensieve/blocks.h"
 #include "tokensieve/select.h"
+#include "tokensieve/status.h"
 
 namespace tokensieve::cli {
 
@@ -44,8 +46,14 @@ CLI::Option* add_blocks_option(CLI::App& command, std::optional<BlockPattern>& p
 // The other fields of BlockConfig, with the present values as defaults.
 void add_block_options(CLI::App& command, BlockConfig& blocks);
 
+// Error: one of them was given that the pattern does not read.
+Status check_block_options(const CLI::App& command, const BlockConfig& blocks);
+
 // --ubatch, with the present value as default.
 void add_ubatch_option(CLI::App& command, int32_t& ubatch);
+
+// --products, or TOKENSIEVE_PRODUCTS in the environment, as the plug-in has it.
+CLI::Option* add_products_option(CLI::App& command, Products& products, const std::string& help);
 
 // A finite number from `least` to `most` (CLI::Range lets NaN through).
 CLI::Validator real_range(double least, double most);

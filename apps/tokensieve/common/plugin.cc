@@ -1,9 +1,14 @@
 #include "common/plugin.h"
 
+#include <fmt/format.h>
 #include <ggml-backend.h>
+
+#include <map>
+#include <utility>
 
 #include "common/llama_log.h"
 #include "common/paths.h"
+#include "tokensieve/names.h"
 
 namespace tokensieve::cli {
 namespace {
@@ -20,6 +25,21 @@ Status missing_plugin() {
 }
 
 }  // namespace
+
+std::string products_text(const std::vector<LayerStats>& layers) {
+  std::map<std::pair<Products, std::string>, int> counts;
+  for (const LayerStats& layer : layers) ++counts[{layer.products, layer.products_reason}];
+  std::string text;
+  for (auto did = counts.rbegin(); did != counts.rend(); ++did) {  // exact last
+    const auto& [products, reason] = did->first;
+    text += (text.empty() ? "" : ", ") + std::string(name_of(products));
+    if (counts.size() > 1) {
+      text += fmt::format(" in {} layer{}", did->second, did->second == 1 ? "" : "s");
+    }
+    if (!reason.empty()) text += fmt::format(" ({})", reason);
+  }
+  return text;
+}
 
 Result<Plugin> Plugin::load() {
   const auto path = find_plugin();
@@ -61,6 +81,7 @@ Status Plugin::configure(tokensieve_ggml_mode mode, const Profile* profile,
   config.select_user = hook.user;
   config.always_sparse = hook.always_sparse;
   config.whole_prompts = hook.whole_prompts;
+  config.products = static_cast<int32_t>(hook.products);
   char error[256] = {};
   if (configure_(&config, error, sizeof(error)) == 0) return {};
   return Status::error(StatusCode::kInvalidArgument, "the plug-in refused its settings: %s", error);
@@ -81,7 +102,9 @@ std::vector<LayerStats> Plugin::stats() const {
                       .work = r.work,
                       .attention_ms = r.attention_ms,
                       .block_density = r.block_density,
-                      .dense_reason = r.reason});
+                      .dense_reason = r.reason,
+                      .products = static_cast<Products>(r.products),
+                      .products_reason = r.products_reason});
   }
   return layers;
 }

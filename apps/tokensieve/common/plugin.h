@@ -21,6 +21,8 @@ struct LayerStats {
   double attention_ms = 0;
   double block_density = 1;
   std::string dense_reason;
+  Products products = Products::kExact;
+  std::string products_reason;  // why some run was exact although others were asked for
 
   bool ran_sparse() const { return sparse_nodes > 0; }
 };
@@ -31,7 +33,12 @@ struct PluginHook {
   void* user = nullptr;
   bool always_sparse = false;  // also where dense is predicted to be faster
   bool whole_prompts = false;  // prompts are read in one ubatch: zero fill may drop queries
+  Products products = Products::kAuto;  // of all calls; auto: the profile's
 };
+
+// What the layers' products were: "exact", "split", "split in 20 layers, exact in 10 (attention is
+// not plainly causal)".
+std::string products_text(const std::vector<LayerStats>& layers);
 
 class Plugin {
  public:

@@ -44,7 +44,6 @@ Result<SparseLayers> find_sparse_layers(const LlamaModel& model, Plugin& plugin)
   }
   SparseLayers found{.layers = {}, .dense = {}, .num_layers = model.num_layers()};
   for (const LayerStats& layer : plugin.stats()) {
-    ++found.with_attention;
     if (layer.layer < 1 || layer.layer >= model.num_layers()) continue;
     if (layer.never_sparse_nodes > 0) {
       reasons[layer.layer] = layer.dense_reason;

@@ -16,8 +16,7 @@ namespace tokensieve::cli {
 struct SparseLayers {
   std::vector<int32_t> layers;  // that can; ascending, without 0
   std::map<std::string, std::vector<int32_t>> dense;  // the others but 0, by the reason
-  int32_t num_layers = 0;      // of the model
-  int32_t with_attention = 0;  // that the plug-in computes
+  int32_t num_layers = 0;  // of the model
 };
 
 // Seen in one short dense run, which is longer than the model's window. Error: none can.

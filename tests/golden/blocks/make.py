@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes blocks_1100.safetensors and .json: which tiles the estimators of block masks choose, in
 float64 numpy, written from the papers' formulas and apart from src/ref. Inputs come from an integer
-hash (make_inputs) that verify/block_inputs.cc repeats, so the file holds masks only.
+hash (make_inputs) that verify/block_inputs.cc repeats, so the file holds masks only, and of
+MInference columns and distances.
 
     python3 make.py        needs numpy
 
@@ -135,6 +136,19 @@ def pooled(heads, k, own, alpha, sinks=2, window=4, last=2):
     return mask
 
 
+def minference_lines(q, k, num_vertical, num_slash):
+    """Columns and distances, ascending."""
+    n, dim = k.shape
+    p = softmax(causal(q[n - 64:] @ k.T / math.sqrt(dim), n))
+    vertical = p.sum(axis=0)
+    slash = np.zeros(n)  # by distance
+    for i in range(64):
+        slash[:n - 64 + i + 1] += p[i, n - 64 + i::-1]
+    vertical[:30] = slash[:100] = np.inf
+    return (np.sort(top(vertical, min(n, max(num_vertical, 30)))).astype(np.int32),
+            np.sort(top(slash, min(n, max(num_slash, 50)))).astype(np.int32))
+
+
 # ---- inputs
 
 def mix(x):
@@ -227,6 +241,19 @@ def masks_of(q, k):
     return masks
 
 
+def lines_of(q, k):
+    n = len(q[0])
+    budget = int(0.1 * n)
+    sizes = {"v60_s260": (60, 260), "v200_s70": (200, 70),
+             "adaptive0.1": (int(0.2 * budget), int(0.8 * budget))}
+    lines = {}
+    for name, counts in sizes.items():
+        heads = [minference_lines(*pair, *counts) for pair in zip(q, k)]
+        for i, kind in enumerate(("verticals", "distances")):
+            lines[f"minference_{name}.{kind}"] = np.stack([head[i] for head in heads])
+    return lines
+
+
 def main():
     inputs = make_inputs(N, Q_HEADS, KV_HEADS, SEED)
     q, k, _ = (x.astype(np.float64) for x in inputs)
@@ -239,9 +266,10 @@ def main():
     kept = np.stack([np.concatenate([np.sort(np.argsort(hashed(99, h, np.arange(N - 128)))[:600]),
                                      np.arange(N - 128, N)]) for h in range(Q_HEADS)])
     tensors["tokens.indices"] = kept.astype(np.int32)
-    compact = masks_of([q[h][kept[h]] for h in range(Q_HEADS)],
-                       [k_of_q[h][kept[h]] for h in range(Q_HEADS)])
-    tensors |= {f"tokens_{name}.mask": mask for name, mask in compact.items()}
+    compact = ([q[h][kept[h]] for h in range(Q_HEADS)], [k_of_q[h][kept[h]] for h in range(Q_HEADS)])
+    tensors |= lines_of(q, k_of_q)
+    tensors |= {f"tokens_{name}.mask": mask for name, mask in masks_of(*compact).items()}
+    tensors |= {f"tokens_{name}": x for name, x in lines_of(*compact).items()}
 
     header, data = {}, b""
     for name, x in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):

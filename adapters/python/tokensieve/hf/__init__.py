@@ -42,7 +42,7 @@ _interface.register()
 def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None = None, *,
               select: SelectConfig | None = None, layers: Iterable[int] | None = None,
               min_tokens: int | None = None, group: Any = None,
-              blocks: BlockConfig | None = None) -> None:
+              blocks: BlockConfig | None = None, products: str | None = None) -> None:
     """Says which layers of a model run sparse, and how.
 
     Parameters
@@ -62,6 +62,8 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
         weights do not tell (they do with transformers' tp_plan and torch's parallelize_module).
     blocks : BlockConfig, optional
         Replaces the profile's block masks, in all layers.
+    products : {"auto", "exact", "split", "bf16"}, optional
+        Replaces the profile's: how sparse layers multiply on the CPU (docs/products.md).
 
     Raises
     ------
@@ -82,6 +84,8 @@ def configure(model: nn.Module, profile: Profile | str | os.PathLike[str] | None
         chosen = dataclasses.replace(chosen, blocks=blocks, layer_blocks=())
     if min_tokens is not None:
         chosen = dataclasses.replace(chosen, min_tokens=min_tokens)
+    if products is not None:
+        chosen = dataclasses.replace(chosen, products=products)
     chosen.to_json()  # raises for what no profile may say
     other = dataclasses.replace(chosen, sparse_layers=())
     for module, is_text in _layer.in_text_model(model).items():

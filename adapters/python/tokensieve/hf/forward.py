@@ -73,6 +73,11 @@ class _Part(NamedTuple):
     rows: slice  # of the queries
     choice: LayerChoice
 
+    def pairs(self) -> int:
+        """Causal (query, key) pairs of a sequence."""
+        queries, keys = (x.stop - x.start for x in (self.rows, self.keys))
+        return int(queries * keys - queries * (queries - 1) // 2)
+
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def say_training(reason: str) -> None:
@@ -180,7 +185,8 @@ def _run(call: Call, keys: VisibleKeys, parts: list[_Part]) -> tuple[Tensor, Rep
     with torch.no_grad():
         for part in parts:
             settings = Settings.of(part.choice.select, scaling, softcap or 0.0, layout="bhsd",
-                                   blocks=part.choice.blocks)
+                                   blocks=part.choice.blocks,
+                                   products=part.choice.products)
             reports.append(_attend.attend(
                 query[part.sequences, :, part.rows], key[part.sequences, :, part.keys],
                 value[part.sequences, :, part.keys], settings, Extras(sinks), group=group,
@@ -189,17 +195,20 @@ def _run(call: Call, keys: VisibleKeys, parts: list[_Part]) -> tuple[Tensor, Rep
     if not reports:
         return out, None
     tokens = sum(end - begin for begin, end in keys.spans)
-    return out, _sum(reports, tokens) if keys.spans else reports[0]
+    return out, _sum(reports, parts, tokens) if keys.spans else reports[0]
 
 
-def _sum(reports: list[Report], tokens: int) -> Report:
+def _sum(reports: list[Report], parts: list[_Part], tokens: int) -> Report:
     """One report of several sequences."""
     sparse = [r for r in reports if r.path == "sparse"]
     ratio = sum(r.keep_count for r in reports) / tokens
     if any(r.keep_count < 0 for r in reports):  # the device knows
         ratio = float("nan")
+    pairs = [part.pairs() for part in parts]
+    work, density = (sum(getattr(r, name) * p for r, p in zip(reports, pairs)) / sum(pairs)
+                     for name in ("work", "block_density"))
     return dataclasses.replace(
-        (sparse or reports)[0], keep_ratio=ratio,
+        (sparse or reports)[0], keep_ratio=ratio, work=work, block_density=density,
         stage_ns={name: sum(r.stage_ns[name] for r in reports) for name in reports[0].stage_ns})
 
 

@@ -43,6 +43,12 @@ class LayerStats:
         Time in the library (CPU).
     reasons : Counter of str
         Why the other calls ran dense.
+    masked : int
+        Calls whose block masks left tiles out; 0 on CUDA.
+    block_density : float or None
+        Visited / visible tiles, mean over those calls; None if there were none.
+    products : Counter of str
+        Those of the calls that the library computed: "split", "exact (why not split)".
     """
 
     calls: int = 0
@@ -50,19 +56,31 @@ class LayerStats:
     keep_ratio: float | None = None
     seconds: float = 0.0
     reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    masked: int = 0
+    block_density: float | None = None
+    products: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def _add(self, reason: str, report: Report | None) -> None:
         self.calls += 1
         if report is not None:
             self.seconds += sum(report.stage_ns.values()) * 1e-9
+            if report.block_density < 1:  # NaN: the device knows
+                self.masked += 1
+                self.block_density = _with(self.block_density, report.block_density, self.masked)
+            why = f" ({report.products_reason})" if report.products_reason else ""
+            self.products[report.products + why] += 1
             if report.path == "sparse":
                 self.sparse += 1
-                if report.keep_ratio == report.keep_ratio:  # NaN: the device knows
-                    before = (self.keep_ratio or 0.0) * (self.sparse - 1)
-                    self.keep_ratio = (before + report.keep_ratio) / self.sparse
+                if report.keep_ratio == report.keep_ratio:
+                    self.keep_ratio = _with(self.keep_ratio, report.keep_ratio, self.sparse)
                 return
             reason = report.reason
         self.reasons[reason] += 1
+
+
+def _with(mean: float | None, value: float, count: int) -> float:
+    """The mean of `count` values, of which `value` is new."""
+    return ((mean or 0.0) * (count - 1) + value) / count
 
 
 class _Layer:
@@ -190,13 +208,19 @@ def stats_of(modules: Iterable[nn.Module]) -> LayerStats | None:
 
 
 def _sum(parts: list[LayerStats]) -> LayerStats:
-    sparse = sum(part.sparse for part in parts)
-    ratios = [(part.keep_ratio, part.sparse) for part in parts if part.keep_ratio is not None]
+    def mean(shares: list[tuple[float | None, int]]) -> float | None:
+        known = [(share, count) for share, count in shares if share is not None]
+        return (sum(share * count for share, count in known) / sum(count for _, count in shares)
+                if known else None)
+
     return LayerStats(
-        sum(part.calls for part in parts), sparse,
-        sum(ratio * count for ratio, count in ratios) / sparse if ratios else None,
+        sum(part.calls for part in parts), sum(part.sparse for part in parts),
+        mean([(part.keep_ratio, part.sparse) for part in parts]),
         sum(part.seconds for part in parts),
-        sum((part.reasons for part in parts), collections.Counter()))
+        sum((part.reasons for part in parts), collections.Counter()),
+        sum(part.masked for part in parts),
+        mean([(part.block_density, part.masked) for part in parts]),
+        sum((part.products for part in parts), collections.Counter()))
 
 
 def forget_stats(module: nn.Module) -> None:

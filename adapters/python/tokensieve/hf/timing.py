@@ -29,12 +29,15 @@ class LayerMeasure:
         Kept tokens / tokens, mean over the sparse calls; None: none was sparse.
     work : float
         Computed (query, key) pairs / causal pairs, of all calls together; 1 where dense.
+    block_density : float
+        Visited / visible tiles of block masks, mean over all calls by their pairs; 1 without masks.
     """
 
     calls: int
     seconds: float
     keep_ratio: float | None
     work: float
+    block_density: float
 
 
 @dataclasses.dataclass
@@ -44,10 +47,11 @@ class _Call:
     seconds: Callable[[], float]
     reports: list[tuple[Any, int]]  # of its sequences, with their pairs; empty: dense elsewhere
 
-    def work(self) -> float:
+    def mean(self, name: str) -> float:
+        """Of a share that reports have, over their pairs."""
         if not self.reports:
             return 1.0
-        return (sum(report.work * pairs for report, pairs in self.reports) /
+        return (sum(getattr(report, name) * pairs for report, pairs in self.reports) /
                 sum(pairs for _, pairs in self.reports))
 
 
@@ -116,7 +120,8 @@ def _start(device: torch.device) -> Callable[[], Callable[[], float]]:
 def _layer(calls: list[_Call]) -> LayerMeasure:
     kept = [report.keep_ratio for call in calls for report, _ in call.reports
             if report.path == "sparse"]
-    computed = sum(call.pairs * call.work() for call in calls)
+    pairs = sum(call.pairs for call in calls)
+    work, density = (sum(call.pairs * call.mean(name) for call in calls) / pairs
+                     for name in ("work", "block_density"))
     return LayerMeasure(len(calls), sum(call.seconds() for call in calls),
-                        fmean(kept) if kept else None,
-                        computed / sum(call.pairs for call in calls))
+                        fmean(kept) if kept else None, work, density)

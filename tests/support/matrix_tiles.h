@@ -1,0 +1,43 @@
+// What tests of products on matrix tiles share: which tiles, which inputs, how exact.
+#pragma once
+
+#include <algorithm>
+
+#include "support/cases.h"
+#include "tokensieve/attention.h"
+
+namespace tokensieve::test {
+
+inline constexpr Products kTileProducts[] = {Products::kSplit, Products::kBf16};
+
+// Whether this CPU has matrix tiles and the system grants them.
+inline bool hardware_tiles() {
+  if (!isa_supported(Isa::kAmx)) return false;
+  const AttentionShape shape = self_attention(1, 1, 1, 16);
+  const PlanOptions options = {.isa = Isa::kAmx, .products = Products::kBf16};
+  return make_plan(shape, {.enabled = false}, options).value().options.products == Products::kBf16;
+}
+
+// The hardware's tiles where there are some, else the emulated ones.
+inline Isa best_tiles() { return hardware_tiles() ? Isa::kAmx : Isa::kAmxEmulated; }
+
+// The case with inputs that the products take.
+inline AttentionCase on_tiles(AttentionCase c, Products products) {
+  if (products == Products::kSplit && c.shape.kv_dtype == DType::kF32) {
+    c.shape.kv_dtype = DType::kF16;
+  }
+  return c;
+}
+
+// rel-L2 of the output. split: 16 bits of q and of the weights, about 2^-17 of each product, which
+// large logits (30 in the tables) carry into the weights. bf16: 2^-9 of q, k, weights and v each,
+// 3e-3 together where logits are about 1, and the more the larger they are.
+inline double tile_tolerance(const AttentionCase& c, Products products) {
+  return std::max(products == Products::kSplit ? 2e-5 : 2e-2, output_tolerance(c));
+}
+// The same of the log-sum-exp, which averages.
+inline double lse_tolerance(Products products) {
+  return products == Products::kSplit ? 1e-5 : 5e-3;
+}
+
+}  // namespace tokensieve::test
