@@ -52,7 +52,8 @@ def read(layer: Layer, row: Row, query: Tensor, keys: Callable[[], tuple[Tensor,
     if not choice.is_for_the_library:
         counters.count_dense(choice.reason)
         return False
-    settings = Settings.of(choice.select, layer.scale, layer.softcap, blocks=choice.blocks)
+    settings = Settings.of(choice.select, layer.scale, layer.softcap, blocks=choice.blocks,
+                           products=choice.products)
     try:
         k, v = keys()
         _, report = _attend.attend(
