@@ -12,8 +12,9 @@ usage() {
 usage: setup/test.sh [PART...]
 
 Runs the parts release, asan (address and undefined behaviour), tsan, aarch64 (NEON in an emulator),
-python and fuzz; all by default. 'release' needs a configured build/ (make build); the others
-configure their own build folder.
+python and fuzz; all of these by default. 'release' needs a configured build/ (make build); the
+others configure their own build folder. The part vllm (tests inside vLLM, whose environment takes
+3 GB) runs only if it is named.
   JOBS=N           how many compilers run at once (default: all CPUs)
   FUZZ_SECONDS=N   how long each fuzz target runs (default: 20)
 TEXT
@@ -62,6 +63,14 @@ part_python() {
   "$python" -m pytest -q -p no:cacheprovider adapters/python/tests
 }
 
+# The adapter inside vLLM, in an environment with vLLM for the CPU.
+part_vllm() {
+  local python
+  python="$(JOBS="$kJobs" setup/python.sh vllm)" || return 1
+  "$python" -c 'import vllm' && # else the tests would be skipped
+    "$python" -m pytest -q -p no:cacheprovider adapters/python/tests/serving
+}
+
 part_fuzz() {
   cmake --preset fuzz && cmake --build build-fuzz -j "$kJobs" --target fuzz_targets || return 1
   local targets
@@ -101,7 +110,7 @@ main() {
   [[ ${#parts[@]} -gt 0 ]] || parts=(release asan tsan aarch64 python fuzz)
   for part in "${parts[@]}"; do
     case "$part" in
-      release | asan | tsan | aarch64 | python | fuzz) ;;
+      release | asan | tsan | aarch64 | python | fuzz | vllm) ;;
       -h | --help) usage; exit 0 ;;
       *) echo "test: unknown part '$part'" >&2; usage >&2; exit 2 ;;
     esac

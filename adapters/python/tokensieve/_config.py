@@ -65,6 +65,11 @@ class LayerChoice:
     blocks: BlockConfig | None = None
     products: str = "auto"
 
+    @property
+    def is_for_the_library(self) -> bool:
+        """Also where selection is off: tokensieve's dense attention can be had so."""
+        return self.select.enabled or self.code == _abi.DISABLED
+
 
 @dataclasses.dataclass(frozen=True)
 class Profile:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from tokensieve._abi import ArgumentError
+from tokensieve._config import Profile
 from tokensieve._select import SelectConfig
 
 
@@ -74,6 +75,18 @@ def parse(text: str) -> Override | None:
     enabled, layers, min_tokens, select = root
     return Override(enabled, None if layers is None else tuple(layers), min_tokens,
                     tuple((name, value) for name, value in select))
+
+
+@functools.lru_cache(maxsize=64)
+def apply(override: Override, profile: Profile) -> Profile:
+    """The profile with the override's settings in all layers."""
+    count = profile.fingerprint.num_layers
+    layers = (profile.sparse_layers if override.layers is None else
+              tuple(n for n in override.layers if not count or n < count))
+    return dataclasses.replace(
+        profile.map_select(functools.partial(dataclasses.replace, **dict(override.select))),
+        sparse_layers=layers,
+        min_tokens=profile.min_tokens if override.min_tokens is None else override.min_tokens)
 
 
 def dense() -> Override:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from tokensieve import _abi
@@ -18,6 +20,7 @@ class _Pool:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.wanted = 0  # 0: as many as torch uses, or the process may
+        self.cpus: frozenset[int] = frozenset()  # that they may use; none: those of their maker
         self.size = 0
         self.handle = _abi.PTR()
         self.executor: Any = None
@@ -34,10 +37,25 @@ class _Pool:
             if self.handle:
                 _abi.library().tokensieve_thread_pool_free(self.handle)
             self.size, self.handle, self.executor = 0, _abi.PTR(), _abi.new(_abi.Executor)
-            _abi.call("thread_pool_create", threads, C.byref(self.handle))
+            with _bound_to(self.cpus):  # threads inherit it
+                _abi.call("thread_pool_create", threads, C.byref(self.handle))
             _abi.library().tokensieve_thread_pool_executor(self.handle, C.byref(self.executor))
             self.size = threads
         return self.executor
+
+
+@contextlib.contextmanager
+def _bound_to(cpus: frozenset[int]) -> Iterator[None]:
+    """Inside, this thread may use these CPUs; where that is not allowed, those of before."""
+    before = os.sched_getaffinity(0) if cpus else set()
+    with contextlib.suppress(OSError):
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        if cpus:
+            os.sched_setaffinity(0, before)
 
 
 pool = _Pool()
@@ -46,9 +64,9 @@ _local = threading.local()
 
 def _forget_pool() -> None:
     """In a forked child the workers do not exist, and the lock may be held for ever."""
-    wanted = pool.wanted
+    wanted, cpus = pool.wanted, pool.cpus
     pool.__init__()  # type: ignore[misc]
-    pool.wanted = wanted
+    pool.wanted, pool.cpus = wanted, cpus
 
 
 os.register_at_fork(after_in_child=_forget_pool)

@@ -25,10 +25,11 @@ from tokensieve import _models
 from tokensieve._abi import ArgumentError
 from tokensieve._blocks import BlockConfig
 from tokensieve._config import Profile
+from tokensieve._model_config import fingerprint
 from tokensieve._select import SelectConfig
 from tokensieve.hf import interface as _interface
 from tokensieve.hf import layer as _layer
-from tokensieve.hf.drift import fingerprint, profile
+from tokensieve.hf.drift import profile
 from tokensieve.hf.layer import LayerStats
 from tokensieve.hf.timing import LayerMeasure, measure
 

@@ -132,7 +132,7 @@ def _reasons(call: Call, keys: VisibleKeys | None, override: _context.Override |
         yield "custom mask"
     elif profile is not None:
         parts += _parts(call, keys, profile)
-        if parts and not any(_goes_to_the_library(part.choice) for part in parts):
+        if parts and not any(part.choice.is_for_the_library for part in parts):
             longest = max(parts, key=lambda part: part.keys.stop - part.keys.start)
             if longest.choice.code == _abi.BELOW_MIN_TOKENS and override is not None:
                 _say_short(profile, override)
@@ -151,11 +151,6 @@ def _say_short(profile: Profile, override: _context.Override) -> None:
         layer.say_once(
             f"tokensieve: a prompt shorter than min_tokens ({profile.min_tokens}) runs dense, also "
             "inside tokensieve.sparse(...); tokensieve.sparse(min_tokens=...) changes it")
-
-
-def _goes_to_the_library(choice: LayerChoice) -> bool:
-    """Also where selection is off: tokensieve's dense attention can be had so."""
-    return choice.select.enabled or choice.code == _abi.DISABLED
 
 
 def _choose(call: Call, profile: Profile, queries: int, keys: int) -> LayerChoice:

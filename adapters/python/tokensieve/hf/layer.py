@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import itertools
 import logging
 import os
@@ -20,8 +19,8 @@ from torch import nn
 from tokensieve import _context, _ranks
 from tokensieve._abi import UnsupportedError
 from tokensieve._config import Fingerprint, Profile
+from tokensieve._model_config import fingerprint, of_all_layers
 from tokensieve._results import Report
-from tokensieve.hf.drift import fingerprint, of_all_layers
 
 # Older torch cannot call Python code with a module while it traces (2.11 fails, 2.13 does not).
 NAMES_WHILE_TRACING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -163,7 +162,7 @@ def profile_of(module: nn.Module, override: _context.Override | None) -> Profile
         layer.profile = for_model(path or None, config)
         if not path:
             _say_default(layer.profile, config.get_text_config().model_type)
-    return _overridden(layer.profile, override) if override else layer.profile
+    return _context.apply(override, layer.profile) if override else layer.profile
 
 
 def for_model(profile: Profile | str | os.PathLike[str] | None, config: Any) -> Profile:
@@ -183,17 +182,6 @@ def _say_default(profile: Profile, model: str) -> None:
              f"{max(layers, default=0)} run sparse with {select.budget} "
              f"{getattr(select, select.budget)}, one set per {select.share} and {select.fill} fill "
              "(tokensieve.hf.configure changes it)")
-
-
-@functools.lru_cache(maxsize=64)
-def _overridden(profile: Profile, override: _context.Override) -> Profile:
-    count = profile.fingerprint.num_layers
-    layers = (profile.sparse_layers if override.layers is None else
-              tuple(n for n in override.layers if not count or n < count))
-    return dataclasses.replace(
-        profile.map_select(functools.partial(dataclasses.replace, **dict(override.select))),
-        sparse_layers=layers,
-        min_tokens=profile.min_tokens if override.min_tokens is None else override.min_tokens)
 
 
 def group_of(module: nn.Module, heads: int) -> Any:
