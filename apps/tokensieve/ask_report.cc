@@ -33,9 +33,9 @@ std::string layer_chart(const AskRun& run) {
   std::string text = fmt::format("Kept tokens per layer ({}):\n", attention_name(run.attention));
   for (const LayerStats& layer : run.layers) {
     const bool sparse = layer.ran_sparse();
-    text +=
-        fmt::format("  {:>3} ▕{}▏ {:>3.0f} %{}\n", layer.layer, bar(layer.keep_ratio, kChartCells),
-                    layer.keep_ratio * 100, sparse ? "" : "  dense");
+    text += fmt::format("  {:>3} ▕{}▏ {:>3.0f} %{}\n", layer.layer,
+                        bar(layer.keep_ratio, kChartCells), layer.keep_ratio * 100,
+                        sparse ? "" : "  dense");
   }
   return text;
 }

@@ -301,7 +301,7 @@ typedef struct tokensieve_inputs {
   const struct tokensieve_block_mask* block_mask; /* with `keep` also where tokens are selected */
   const float* block_scores; /* f32 [batch, num_masks, row_tiles, tiles of seqlen_kv], likewise */
   const float* block_thresholds; /* f32 [num_masks]: each one's gamma, alpha, threshold; or NULL */
-  const int32_t* block_sizes; /* i32 [num_q_heads, 2]: verticals (<= the plan's), slashes; or NULL */
+  const int32_t* block_sizes; /* i32 [num_q_heads, 2]: verticals (<= plan's), slashes; or NULL */
 } tokensieve_inputs;
 
 typedef struct tokensieve_outputs {

@@ -17,9 +17,9 @@ inline std::vector<Isa> tested_isas() {
   return isas;
 }
 
-// For reruns beside a serial run.
+// For reruns beside a serial run; under a sanitizer one.
 inline std::vector<int> tested_threads() {
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   return {5};
 #else
   return {1, 2, 5};

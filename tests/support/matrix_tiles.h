@@ -8,9 +8,9 @@
 
 namespace tokensieve::test {
 
-// Under AddressSanitizer, where the emulation takes ten times its time, split alone, whose kernel
-// does all that bf16's does, and the largest cases only on the hardware's tiles.
-#ifdef __SANITIZE_ADDRESS__
+// Under a sanitizer, where the emulation takes ten times its time, split alone, whose kernel does
+// all that bf16's does, and the largest cases only on the hardware's tiles.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr Products kTileProducts[] = {Products::kSplit};
 inline constexpr bool kSlowEmulation = true;
 #else
