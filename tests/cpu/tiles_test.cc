@@ -88,9 +88,6 @@ TEST_P(CpuTiles, AreBitEqualAcrossThreadsAndRuns) {
   for (const Products products : test::kTileProducts) {
     SCOPED_TRACE(name_of(products));
     const AttentionCase c = test::on_tiles(GetParam(), products);
-    if (test::kSlowEmulation && !test::hardware_tiles() && c.shape.head_dim > 64) {
-      GTEST_SKIP() << "emulated too slowly";
-    }
     CaseData data = test::make_data(c, 2);
     const Outcome serial = run_case(c, data, test::best_tiles(), products);
     for (const int threads : test::tested_threads()) {
@@ -100,7 +97,7 @@ TEST_P(CpuTiles, AreBitEqualAcrossThreadsAndRuns) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, CpuTiles, testing::ValuesIn(test::all_cases()), test::case_name);
+INSTANTIATE_TEST_SUITE_P(Cases, CpuTiles, testing::ValuesIn(test::tile_cases()), test::case_name);
 
 // Several blocks of keys, row tiles and heads of a group in one task.
 AttentionCase long_case(int32_t q_heads, int32_t kv_heads, int32_t head_dim) {

@@ -84,7 +84,9 @@ TEST(EvalConfig, ProductsAreAKeyOfWhateverIsOurs) {
   EXPECT_NE(error_of("stock:products=split").find("stock has no key products"), std::string::npos);
   Profile profile = model_profile();
   profile.products = Products::kSplit;
-  for (const Config& config : *parse_configs({"dense", "sparse", "paper", "none"}, profile)) {
+  const std::vector<Config> all =
+      parse_configs({"dense", "sparse", "paper", "none"}, profile).value();
+  for (const Config& config : all) {
     EXPECT_EQ(config.profile.products,
               config.method->selects() ? Products::kSplit : Products::kAuto)
         << config.name;

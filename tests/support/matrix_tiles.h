@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "support/cases.h"
 #include "tokensieve/attention.h"
@@ -17,6 +18,16 @@ inline constexpr bool kSlowEmulation = true;
 inline constexpr Products kTileProducts[] = {Products::kSplit, Products::kBf16};
 inline constexpr bool kSlowEmulation = false;
 #endif
+
+// All cases; where the emulation is slow every fourth, of narrow heads.
+inline std::vector<AttentionCase> tile_cases() {
+  std::vector<AttentionCase> cases = all_cases();
+  if (!kSlowEmulation) return cases;
+  std::erase_if(cases, [](const AttentionCase& c) { return c.shape.head_dim > 64; });
+  std::vector<AttentionCase> some;
+  for (size_t i = 0; i < cases.size(); i += 4) some.push_back(cases[i]);
+  return some;
+}
 
 // Whether this CPU has matrix tiles and the system grants them.
 inline bool hardware_tiles() {
